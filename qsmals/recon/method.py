@@ -1,0 +1,81 @@
+"""What a reconstruction method is to the rest of the program, and the registry of a stage."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A paper: key of its BibTeX entry, authors, title, journal with year, DOI."""
+
+    key: str
+    authors: str
+    title: str
+    journal: str
+    year: int
+    doi: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to do one stage.
+
+    Attributes
+    ----------
+    name : str
+        The word on the command line, e.g. ``v-sharp``.
+    title : str
+        The name in running text, e.g. ``V-SHARP``.
+    function : callable
+        The kernel; its signature is the same for every method of a stage.
+    parameters : type
+        Frozen dataclass with the defaults; each field's ``metadata`` has ``unit`` and ``source``.
+    sentence : str
+        One sentence for the methods text, a format string over the parameters' fields.
+    citations : tuple of Citation
+        Papers to cite when the method was used.
+    """
+
+    name: str
+    title: str
+    function: Callable[..., Any]
+    parameters: type
+    sentence: str
+    citations: tuple[Citation, ...]
+
+    def make_parameters(self, values: Mapping[str, Any] | None = None) -> Any:
+        """Parameters with ``values`` in place of the defaults; an unknown name is a ValueError."""
+        values = dict(values or {})
+        known = {f.name for f in fields(self.parameters)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(
+                f"{self.name} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
+            )
+        return self.parameters(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+class Registry(Mapping[str, Method]):
+    """The methods of one stage by name; the first is the default."""
+
+    def __init__(self, stage: str, *methods: Method) -> None:
+        self.stage = stage
+        self._methods = {m.name: m for m in methods}
+
+    @property
+    def default(self) -> str:
+        """Name of the default method."""
+        return next(iter(self._methods))
+
+    def __getitem__(self, name: str) -> Method:
+        try:
+            return self._methods[name]
+        except KeyError:
+            raise KeyError(f"{self.stage}: no method {name!r}; there are {', '.join(self._methods)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
