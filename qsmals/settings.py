@@ -4,7 +4,7 @@ import dataclasses
 import tomllib
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,7 +46,7 @@ class Reconstruction:
     reference: str = "brain"
     """``brain`` (consensus C8), ``csf`` or ``wm``."""
     relaxometry: str = "arlo"
-    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parameters: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Per method, e.g. ``{"tv": {"regularisation": 2e-4}}``."""
 
 
@@ -92,7 +92,7 @@ class Settings:
     work_dir: str
     selection: Selection = Selection()
     acquisition: Acquisition = Acquisition()
-    reconstruction: Reconstruction = field(default_factory=Reconstruction)
+    reconstruction: Reconstruction = dataclasses.field(default_factory=Reconstruction)
     anatomy: Anatomy = Anatomy()
     resources: Resources = Resources()
     behaviour: Behaviour = Behaviour()

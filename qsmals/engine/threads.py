@@ -36,7 +36,8 @@ def threads(n_threads: int) -> Iterator[None]:
 
     numba and BLAS can be narrowed to at most what they started with; scipy.fft follows at once.
     ITK reads ``ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS`` once, at its first filter: the variable is
-    set for a process that has not come that far and is restored afterwards.
+    lowered for a process that has not come that far (never raised: one ITK thread may have been
+    asked for to get equal bytes) and restored afterwards.
 
     Raises
     ------
@@ -86,7 +87,8 @@ def _itk_threads(n_threads: int) -> Iterator[None]:
         yield
         return
     before = os.environ.get(name)
-    os.environ[name] = str(n_threads)
+    allowed = int(before) if before and before.isdigit() else n_threads
+    os.environ[name] = str(min(n_threads, allowed))
     try:
         yield
     finally:

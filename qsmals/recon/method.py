@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import Any
 
 
@@ -57,25 +58,34 @@ class Method:
 
 
 class Registry(Mapping[str, Method]):
-    """The methods of one stage by name; the first is the default."""
+    """The methods of one stage by name; the first is the default.
 
-    def __init__(self, stage: str, *methods: Method) -> None:
+    A method is given as ``"module:ATTRIBUTE"`` and imported when it is asked for, so that the
+    command line can list the names without loading numerical libraries.
+    """
+
+    def __init__(self, stage: str, places: Mapping[str, str]) -> None:
         self.stage = stage
-        self._methods = {m.name: m for m in methods}
+        self._places = dict(places)
 
     @property
     def default(self) -> str:
         """Name of the default method."""
-        return next(iter(self._methods))
+        return next(iter(self._places))
 
     def __getitem__(self, name: str) -> Method:
-        try:
-            return self._methods[name]
-        except KeyError:
-            raise KeyError(f"{self.stage}: no method {name!r}; there are {', '.join(self._methods)}") from None
+        if name not in self._places:
+            raise KeyError(f"{self.stage}: no method {name!r}; there are {', '.join(self._places)}")
+        module, attribute = self._places[name].split(":")
+        method = getattr(import_module(module), attribute)
+        assert isinstance(method, Method) and method.name == name, f"{self._places[name]} is not the method {name}"
+        return method
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._methods)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._methods)
+        return len(self._places)

@@ -1,0 +1,5 @@
+"""Phase unwrapping."""
+
+from qsmals.recon.method import Registry
+
+UNWRAP = Registry("unwrap", {"romeo": "qsmals.recon.unwrap.romeo:ROMEO"})

@@ -175,6 +175,36 @@ def edge_costs(
     return _edge_costs(phase, second, ratio, amplitude, max(level, 1e-30), valid, use)  # type: ignore[no-any-return]
 
 
+def _seed(cost: NDArray[np.uint8], valid: NDArray[np.bool_]) -> int:
+    """Flat index of the voxel whose edges are the most reliable, or -1 without a valid voxel."""
+    return int(np.argmax(_mean_weight(cost, valid))) if valid.any() else -1
+
+
+def _add_wraps(
+    wrapped: NDArray[np.float32], wraps: NDArray[np.int16], valid: NDArray[np.bool_], out: NDArray[np.float32]
+) -> None:
+    """Write ``wrapped + 2 pi wraps`` at the valid voxels of ``out``."""
+    out[valid] = wrapped[valid] + TWO_PI * wraps[valid]
+
+
+def _unwrap_other_echoes(
+    unwrapped: NDArray[np.float32],
+    phase_rad: NDArray[np.float32],
+    magnitude: NDArray[np.float32] | None,
+    te_s: NDArray[np.float64],
+    valid: NDArray[np.bool_],
+    template: int,
+) -> None:
+    """Fill the echoes after the template, then those before it, in place of the zeros of ``unwrapped``."""
+    weighted = np.zeros(valid.shape, dtype=np.float32)
+    weight = np.zeros(valid.shape, dtype=np.float32)
+    order = [template, *range(template + 1, te_s.size), *range(template - 1, -1, -1)]
+    for echo in order:
+        wrapped = np.ascontiguousarray(phase_rad[..., echo], dtype=np.float32)
+        amplitude = None if magnitude is None else np.ascontiguousarray(magnitude[..., echo], dtype=np.float32)
+        _follow(unwrapped[echo], wrapped, amplitude, te_s[echo] / te_s[template], valid, weighted, weight, echo == template)
+
+
 def _valid_voxels(
     phase_rad: NDArray[np.float32], magnitude: NDArray[np.float32] | None, mask: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
@@ -264,6 +294,30 @@ def _mean_weight(cost: Any, valid: Any) -> NDArray[np.float32]:
                 if count > 0:
                     quality[x, y, z] = 1.0 - total / (count * BINS)
     return quality
+
+
+@njit(cache=True, parallel=True)
+def _follow(
+    out: Any, wrapped: Any, amplitude: Any, te: float, valid: Any, weighted: Any, weight: Any, is_template: bool
+) -> None:
+    """Unwrap one echo next to the field of the echoes before, and add it to that field.
+
+    The field is the mean of phase over echo time with the weights magnitude^2 TE^2, that is ``weighted / weight``;
+    echo times are relative to the template's.
+    """
+    nx, ny, nz = valid.shape
+    for x in prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                if not valid[x, y, z]:
+                    continue
+                if not is_template:
+                    expected = te * weighted[x, y, z] / weight[x, y, z]
+                    turns = np.rint((expected - wrapped[x, y, z]) / TWO_PI)
+                    out[x, y, z] = wrapped[x, y, z] + TWO_PI * turns
+                m = 1.0 if amplitude is None else max(amplitude[x, y, z], 1e-12)
+                weighted[x, y, z] += m * m * te * out[x, y, z]
+                weight[x, y, z] += m * m * te * te
 
 
 @njit(cache=True)

@@ -1,0 +1,34 @@
+# make demo: from nothing to maps, tables and their comparison with the truth
+# make test: the whole test suite in an environment of its own
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+SHELL := /bin/bash
+
+.PHONY: demo test lint clean
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "qsmals needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[tests,lint]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(VENV)/bin/qsmals-simulate $(DEMO)/bids --demo
+	$(VENV)/bin/qsmals $(DEMO)/bids $(DEMO)/derivatives participant
+	$(VENV)/bin/qsmals $(DEMO)/bids $(DEMO)/derivatives group
+	$(VENV)/bin/python benchmarks/compare_with_truth.py $(DEMO)/bids $(DEMO)/derivatives
+
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info

@@ -1,0 +1,43 @@
+"""What every background removal returns, and the checks that all of them make first."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qsmals.recon.grid import Grid
+
+
+@dataclass(frozen=True)
+class LocalField:
+    """Field of the sources inside the mask.
+
+    Attributes
+    ----------
+    field_ppm : (x, y, z) float32
+        Local field, ppm, 0 outside the mask.
+    mask : (x, y, z) bool
+        Where the method could separate the local field; at most the mask it was given.
+    """
+
+    field_ppm: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+
+def checked_field(field_ppm: NDArray[np.float32], mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.float32]:
+    """The field as float32 with 0 outside the mask.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, the mask is empty, or the field has a NaN or infinity inside the mask.
+    """
+    if field_ppm.shape != grid.shape or mask.shape != grid.shape:
+        raise ValueError(f"field {field_ppm.shape}, mask {mask.shape} and grid {grid.shape} must have one shape")
+    if not mask.any():
+        raise ValueError("the mask is empty")
+    field = np.where(mask, field_ppm, 0).astype(np.float32)
+    bad = int(np.count_nonzero(~np.isfinite(field)))
+    if bad:
+        raise ValueError(f"the field is not finite in {bad} voxels of the mask; exclude them from the mask")
+    return field

@@ -1,0 +1,60 @@
+"""What every dipole inversion returns, and the checks and shared pieces of all of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qsmals.recon.convergence import Convergence
+from qsmals.recon.grid import Grid
+
+ONE_STEP = Convergence(iterations=1, changes=(0.0,), tolerance=0.0)
+"""Convergence of a method with a closed form."""
+
+
+@dataclass(frozen=True)
+class Susceptibility:
+    """Result of a dipole inversion.
+
+    Attributes
+    ----------
+    chi_ppm : (x, y, z) float32
+        Susceptibility, ppm, 0 outside the mask, up to a constant (see :mod:`qsmals.recon.reference`).
+    convergence : Convergence
+        Iterations and changes.
+    """
+
+    chi_ppm: NDArray[np.float32]
+    convergence: Convergence
+
+
+def checked_inputs(
+    field_ppm: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    grid: Grid,
+    weights: NDArray[np.float32] | None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Field and weights as float32, both 0 outside the mask; the weights divided by their mean over the mask.
+
+    Without weights every voxel of the mask has the weight 1.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, the mask is empty, NaN in the mask, or weights that are negative or all zero.
+    """
+    shapes = {field_ppm.shape, mask.shape, grid.shape} | (set() if weights is None else {weights.shape})
+    if len(shapes) > 1:
+        raise ValueError(f"field, mask, weights and grid must have one shape, not {sorted(shapes)}")
+    if not mask.any():
+        raise ValueError("the mask is empty")
+    field = np.where(mask, field_ppm, 0).astype(np.float32)
+    if not np.isfinite(field).all():
+        raise ValueError("the local field has NaN or infinity in the mask; exclude those voxels from the mask")
+    if weights is None:
+        return field, mask.astype(np.float32)
+    inside = np.where(mask, weights, 0).astype(np.float32)
+    mean = float(inside.sum(dtype=np.float64)) / int(mask.sum())
+    if not np.isfinite(mean) or inside.min() < 0 or mean <= 0:
+        raise ValueError("weights must be finite, 0 or more and positive somewhere in the mask")
+    return field, inside / np.float32(mean)

@@ -1,0 +1,401 @@
+"""The methods section of a paper, and its bibliography, from what a run did.
+
+Every sentence about a reconstruction step comes from the :class:`~qsmals.recon.method.Method` that made it, so a
+new method brings its own words and papers.
+"""
+
+import itertools
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from qsmals.recon.method import Citation, Method
+from qsmals.reports import references
+
+SOFTWARE_NAMES = {"numpy": "NumPy", "scipy": "SciPy", "numba": "Numba", "python": "Python", "pybids": "PyBIDS"}
+REGION_NAMES = {
+    "brain": "the whole brain mask, which the consensus recommends as the common reference",
+    "csf": "cerebrospinal fluid",
+    "white_matter": "cerebral white matter",
+    "none": "no region: the maps have the arbitrary offset of the dipole inversion",
+}
+
+
+class _Bibliography:
+    """Papers in the order in which the text cites them, each once.
+
+    ``letters`` tells apart papers that would be cited alike: "Liu et al., 2011a".
+    """
+
+    def __init__(self, letters: Mapping[str, str] | None = None) -> None:
+        self._letters = letters or {}
+        self._papers: dict[str, Citation] = {}
+
+    def cite(self, *papers: Citation) -> str:
+        """The parenthesis that cites ``papers``, with a leading space; empty for none."""
+        kept = [self._papers.setdefault(_identity(paper), paper) for paper in papers]
+        labels = [author_year(paper) + self._letters.get(_identity(paper), "") for paper in kept]
+        return f" ({'; '.join(labels)})" if labels else ""
+
+    def sorted(self) -> list[Citation]:
+        """Papers by first author and year."""
+        return sorted(self._papers.values(), key=lambda p: (_surnames(p.authors)[0].lower(), p.year, p.title))
+
+
+def _identity(paper: Citation) -> str:
+    return (paper.doi or paper.key).lower()
+
+
+def _letters(papers: Sequence[Citation]) -> dict[str, str]:
+    """A letter for each paper that shares authors and year with another."""
+    shared = Counter(author_year(paper) for paper in papers)
+    following = {label: iter(string.ascii_lowercase) for label, number in shared.items() if number > 1}
+    return {_identity(p): next(following[author_year(p)]) for p in papers if author_year(p) in following}
+
+
+def methods_text(
+    steps: Sequence[tuple[Method, Any]],
+    *,
+    acquisition: Mapping[str, Any],
+    anatomy: Mapping[str, Any],
+    versions: Mapping[str, str],
+    reference: Mapping[str, Any] | None = None,
+) -> tuple[str, str]:
+    """Methods text ready to paste in a paper, and the papers it cites.
+
+    Parameters
+    ----------
+    steps : sequence of (Method, parameters)
+        Reconstruction in the order in which it ran; parameters are the method's dataclass or a mapping.
+    acquisition : mapping
+        Fields of the images' sidecars under their BIDS names (``MagneticFieldStrength`` in T, ``RepetitionTime``
+        in s, ``FlipAngle`` in degrees, ``Manufacturer``, ``ManufacturersModelName``, ``ReceiveCoilName``), and
+        ``EchoTimes`` (list, s), ``VoxelSize`` (list, mm), ``Readout`` (``monopolar`` or ``bipolar``). What is
+        missing is left out of the text.
+    anatomy : mapping
+        What was done with the T1w image, each key optional: ``bias_correction`` (bool, N4), ``brain_extraction``
+        (a noun phrase: "a brain template registered with ANTs"), ``gre_to_t1w`` (``rigid`` or ``affine``),
+        ``template`` (TemplateFlow name), ``registration`` (``SyN``), ``atlases`` (names; those of
+        :data:`~qsmals.reports.references.ATLASES` bring their paper), ``freesurfer`` (version or True),
+        ``output_spaces`` (list).
+    versions : mapping of package to version
+        ``qsmals`` is required.
+    reference : mapping, optional
+        ``region`` (``brain``, ``csf``, ``white_matter``, ``none`` or a noun phrase) and ``offsets_ppm`` (mapping of
+        region to its mean susceptibility, ppm).
+
+    Returns
+    -------
+    markdown, bibtex : str
+        The text cites by author and year and ends with the references; the second holds the same papers.
+
+    Raises
+    ------
+    ValueError
+        If a method's sentence names a parameter that it does not have, or ``versions`` has no ``qsmals``.
+    """
+    if "qsmals" not in versions:
+        raise ValueError("versions must hold the version of qsmals itself")
+    first = _Bibliography()
+    _body(first, steps, acquisition, anatomy, versions, reference or {})
+    letters = _letters(first.sorted())
+    papers = _Bibliography(letters)
+    body = _body(papers, steps, acquisition, anatomy, versions, reference or {})
+    cited = papers.sorted()
+    listing = "".join(f"- {_reference_line(paper, letters.get(_identity(paper), ''))}\n" for paper in cited)
+    return f"## Methods\n\n{body}### References\n\n{listing}", bibtex(cited)
+
+
+def _body(
+    papers: _Bibliography,
+    steps: Sequence[tuple[Method, Any]],
+    acquisition: Mapping[str, Any],
+    anatomy: Mapping[str, Any],
+    versions: Mapping[str, str],
+    reference: Mapping[str, Any],
+) -> str:
+    paragraphs = [
+        ("Overview", _overview(versions, papers)),
+        ("Acquisition", _acquisition(acquisition)),
+        ("Susceptibility mapping", _reconstruction(steps, reference, papers)),
+        ("Anatomy and regions", _anatomy(anatomy, papers)),
+        ("Software", _software(versions, papers)),
+    ]
+    return "".join(f"### {title}\n\n{text}\n\n" for title, text in paragraphs if text)
+
+
+def bibtex(papers: Iterable[Citation]) -> str:
+    """BibTeX entries, in the order given."""
+    return "\n".join(_bibtex_entry(paper) for paper in papers)
+
+
+def author_year(paper: Citation) -> str:
+    """How running text cites a paper.
+
+    Examples
+    --------
+    >>> author_year(references.FREESURFER), author_year(references.SYN)
+    ('Fischl, 2012', 'Avants et al., 2008')
+    """
+    names = _surnames(paper.authors)
+    if len(names) > 2 or (len(names) == 2 and names[1] == "others"):
+        return f"{names[0]} et al., {paper.year}"
+    return f"{' and '.join(names)}, {paper.year}"
+
+
+def join_words(words: Sequence[str]) -> str:
+    """A list in running text.
+
+    Examples
+    --------
+    >>> join_words(["a"]), join_words(["a", "b"]), join_words(["a", "b", "c"])
+    ('a', 'a and b', 'a, b, and c')
+    """
+    if len(words) < 3:
+        return " and ".join(words)
+    return f"{', '.join(words[:-1])}, and {words[-1]}"
+
+
+def _overview(versions: Mapping[str, str], papers: _Bibliography) -> str:
+    return (
+        f"Susceptibility maps and regional values were computed with qsmals {versions['qsmals']}, a BIDS App for "
+        f"quantitative susceptibility mapping (QSM) in amyotrophic lateral sclerosis. Input and output follow the "
+        f"Brain Imaging Data Structure{papers.cite(references.BIDS)}. Processing and reporting follow the "
+        f"recommendations of the QSM consensus{papers.cite(references.CONSENSUS)}."
+    )
+
+
+def _acquisition(facts: Mapping[str, Any]) -> str:
+    """One sentence about the gradient-echo scan from the fields that are known; empty without echo times."""
+    echoes = [1000 * float(t) for t in facts.get("EchoTimes") or ()]
+    if not echoes:
+        return ""
+    field = f" at {float(facts['MagneticFieldStrength']):.4g} T" if facts.get("MagneticFieldStrength") else ""
+    scanner = " ".join(str(facts[key]) for key in ("Manufacturer", "ManufacturersModelName") if facts.get(key))
+    on = f" on a {scanner} scanner" if scanner else ""
+    coil = f" with the {facts['ReceiveCoilName']} receive coil" if facts.get("ReceiveCoilName") else ""
+    kind = "Multi-echo" if len(echoes) > 1 else "Single-echo"
+    readout = f" with {facts['Readout']} readout" if facts.get("Readout") else ""
+    details = [f"{len(echoes)} echoes, {_echo_words(echoes)}" if len(echoes) > 1 else f"TE = {echoes[0]:.4g} ms"]
+    if facts.get("RepetitionTime"):
+        details.append(f"TR = {1000 * float(facts['RepetitionTime']):.4g} ms")
+    if facts.get("FlipAngle"):
+        details.append(f"flip angle = {float(facts['FlipAngle']):.4g}°")
+    if facts.get("VoxelSize"):
+        details.append("voxel size = " + " × ".join(f"{float(v):.3g}" for v in facts["VoxelSize"]) + " mm³")
+    return f"{kind} gradient-echo data{readout} were acquired{field}{on}{coil} ({'; '.join(details)})."
+
+
+def _echo_words(echoes_ms: Sequence[float]) -> str:
+    spacing = [b - a for a, b in itertools.pairwise(echoes_ms)]
+    first, last = f"{echoes_ms[0]:.4g}", f"{echoes_ms[-1]:.4g}"
+    if max(spacing) - min(spacing) < 0.02:
+        return f"first TE = {first} ms, last TE = {last} ms, spacing = {sum(spacing) / len(spacing):.3g} ms"
+    return "TE = " + ", ".join(f"{t:.4g}" for t in echoes_ms) + " ms"
+
+
+def _reconstruction(steps: Sequence[tuple[Method, Any]], reference: Mapping[str, Any], papers: _Bibliography) -> str:
+    sentences = [_step_sentence(method, parameters, papers) for method, parameters in steps]
+    return " ".join([*sentences, *_reference_sentences(reference)])
+
+
+def _step_sentence(method: Method, parameters: Any, papers: _Bibliography) -> str:
+    """The method's sentence with its parameters filled in and its papers before the full stop."""
+    values = (
+        {f.name: getattr(parameters, f.name) for f in fields(parameters)}
+        if is_dataclass(parameters)
+        else dict(parameters or {})
+    )
+    try:
+        sentence = method.sentence.format(**{k: _value_words(v) for k, v in values.items()}).strip()
+    except (KeyError, IndexError, ValueError) as error:
+        known = ", ".join(sorted(values)) or "none"
+        raise ValueError(
+            f"the sentence of {method.name} does not fit its parameters ({error}); they are {known}"
+        ) from None
+    return sentence.rstrip(".") + papers.cite(*method.citations) + "."
+
+
+class _Number(float):
+    """A number that prints short without a format, and as asked with one."""
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec or ".6g")
+
+    def __str__(self) -> str:
+        return format(float(self), ".6g")
+
+
+def _value_words(value: Any) -> Any:
+    """A parameter as running text shows it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return _Number(value)
+    if isinstance(value, tuple | list):
+        return join_words([str(_value_words(item)) for item in value])
+    return value
+
+
+def _reference_sentences(reference: Mapping[str, Any]) -> list[str]:
+    region = reference.get("region")
+    if not region:
+        return []
+    name = REGION_NAMES.get(region, region)
+    sentences = [
+        f"Susceptibility refers to {name}." if region == "none" else f"Susceptibility is given relative to {name}."
+    ]
+    offsets = {k: float(v) for k, v in (reference.get("offsets_ppm") or {}).items() if v is not None and k != region}
+    if offsets:
+        words = [f"{1000 * v:.1f}".replace("-", "−") + f" ppb in {_plain_region(k)}" for k, v in offsets.items()]
+        sentences.append(
+            f"The mean susceptibility under this reference was {join_words(words)}; subtracting such a value "
+            "re-references the maps and tables."
+        )
+    return sentences
+
+
+def _plain_region(name: str) -> str:
+    words = {"brain": "the whole brain mask", "csf": "cerebrospinal fluid", "white_matter": "white matter"}
+    return words.get(name, name.replace("_", " "))
+
+
+def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
+    sentences = []
+    if facts.get("bias_correction"):
+        sentences.append(f"The T1-weighted image was corrected for bias with N4{papers.cite(references.N4)}.")
+    if facts.get("brain_extraction"):
+        sentences.append(f"The brain was extracted with {facts['brain_extraction']}.")
+    if facts.get("gre_to_t1w"):
+        cited = papers.cite(references.ANTS)
+        sentences.append(
+            f"The gradient-echo magnitude was registered to the T1-weighted image by a {facts['gre_to_t1w']} "
+            f"transform with ANTs{cited}."
+        )
+    if facts.get("template"):
+        sentences.append(_template_sentence(facts, papers))
+    if facts.get("freesurfer"):
+        version = "" if facts["freesurfer"] is True else f" {facts['freesurfer']}"
+        sentences.append(
+            f"Regions are those of the subject's own FreeSurfer{version} segmentation"
+            f"{papers.cite(references.FREESURFER)}."
+        )
+    if facts.get("atlases"):
+        sentences.append(_atlas_sentence(facts, papers))
+    if facts.get("output_spaces"):
+        sentences.append(f"Maps were also resampled once to {join_words([str(s) for s in facts['output_spaces']])}.")
+    return " ".join(sentences)
+
+
+def _template_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
+    template = str(facts["template"])
+    paper = references.TEMPLATES.get(template)
+    name = f"{template} template{papers.cite(paper) if paper else ''}"
+    if str(facts.get("registration", "SyN")).lower().startswith("syn"):
+        how = f"by symmetric diffeomorphic normalization (SyN){papers.cite(references.SYN)}"
+    else:
+        how = f"by {facts['registration']}"
+    return f"The T1-weighted image was registered to the {name} {how}."
+
+
+def _atlas_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
+    words = []
+    for atlas in facts["atlases"]:
+        title, paper = references.ATLASES.get(str(atlas).lower(), (f"atlas {atlas}", None))
+        words.append(f"the {title}{papers.cite(paper) if paper else ''}")
+    return (
+        f"Regions of {join_words(words)} were brought to the gradient-echo grid in one interpolation, "
+        "and every statistic was computed there."
+    )
+
+
+def _software(versions: Mapping[str, str], papers: _Bibliography) -> str:
+    ants = versions.get("ants") or versions.get("antspyx")
+    cited = [("Nipype", versions.get("nipype"), references.NIPYPE), ("ANTsPy", ants, references.ANTS)]
+    cited.append(("NiBabel", versions.get("nibabel"), references.NIBABEL))
+    names = [f"{name} {version}" if version else name for name, version, _ in cited]
+    names = [name + papers.cite(paper) for name, (_, _, paper) in zip(names, cited, strict=True)]
+    others = {k: v for k, v in versions.items() if k not in ("qsmals", "nipype", "ants", "antspyx", "nibabel")}
+    names += [f"{SOFTWARE_NAMES.get(package, package)} {version}" for package, version in others.items()]
+    return f"The workflow runs on {join_words(names)}."
+
+
+def _surnames(authors: str) -> list[str]:
+    """Family names from BibTeX ("Last, First and Last, First") or Vancouver ("Last FM, Last F") lists.
+
+    Examples
+    --------
+    >>> _surnames("Dymerska B, de Rochefort L, et al."), _surnames("Avants, Brian B. and Gee, James C.")
+    (['Dymerska', 'de Rochefort', 'others'], ['Avants', 'Gee'])
+    """
+    return [person.split(",")[0].strip("{} ") for person in _people(authors)]
+
+
+def _people(authors: str) -> list[str]:
+    """Each author as BibTeX writes one: "Last, First", with "others" for et al."""
+    text = re.sub(r",?\s*(et al\.?|and others)\s*$", "", authors.strip())
+    more = ["others"] if text != authors.strip() else []
+    pieces = [piece.strip() for piece in re.split(r",|\s+and\s+|&|;", text) if piece.strip()]
+    vancouver = [re.fullmatch(r"(.+?)\s+([A-Z][A-Z.\- ]{0,5})", piece) for piece in pieces]
+    if all(vancouver):
+        return [f"{match[1]}, {match[2]}" for match in vancouver if match] + more
+    people = [person.strip() for person in re.split(r"\s+and\s+|;", text)]
+    return [person if "," in person or "{" in person else _last_first(person) for person in people] + more
+
+
+def _last_first(person: str) -> str:
+    *given, last = person.split()
+    return f"{last}, {' '.join(given)}" if given else last
+
+
+def _reference_line(paper: Citation, letter: str) -> str:
+    """A paper in the list of references."""
+    people = [_short_name(person) for person in _people(paper.authors)]
+    shown = [person for person in people if person != "others"]
+    names = ", ".join(shown[:6]) + (", et al." if len(people) > len(shown) or len(shown) > 6 else "")
+    title = paper.title if paper.title[-1:] in "?!." else f"{paper.title}."
+    journal, place = _journal(paper)
+    link = f" https://doi.org/{paper.doi}" if paper.doi else ""
+    return f"{names.rstrip('.')}. {title} *{journal}*{f' {place}' if place else ''} ({paper.year}{letter}).{link}"
+
+
+def _short_name(person: str) -> str:
+    """An author with initials.
+
+    Examples
+    --------
+    >>> _short_name("Avants, Brian B."), _short_name("Chan, Kwok-Shing"), _short_name("{QSM Committee}")
+    ('Avants BB', 'Chan KS', 'QSM Committee')
+    """
+    if "," not in person:
+        return person.strip("{}")
+    last, given = person.split(",", 1)
+    if given.strip().isupper():
+        return f"{last} {re.sub(r'[^A-Z]', '', given)}"
+    return f"{last} {''.join(part[0] for part in re.split(r'[ .-]+', given) if part)}"
+
+
+def _journal(paper: Citation) -> tuple[str, str]:
+    """Name of the journal, and volume with pages where the citation has them ("NeuroImage 54:2789-2807")."""
+    match = re.fullmatch(r"(.+?),?\s+(\d+(?:\(\w+\))?:\S+)", paper.journal)
+    return (match[1], match[2]) if match else (paper.journal, "")
+
+
+def _bibtex_entry(paper: Citation) -> str:
+    journal, place = _journal(paper)
+    volume, _, pages = place.partition(":")
+    lines = {
+        "author": " and ".join(_people(paper.authors)),
+        "title": "{" + paper.title + "}",
+        "journal": journal,
+        "volume": volume.partition("(")[0],
+        "pages": re.sub(r"(?<=\w)[-–](?=\w)", "--", pages),
+        "year": str(paper.year),
+        "doi": paper.doi,
+    }
+    escaped = {k: v if k == "doi" else re.sub(r"(?<!\\)([&%#_$])", r"\\\1", v) for k, v in lines.items() if v}
+    body = ",\n".join(f"  {name} = {{{value}}}" for name, value in escaped.items())
+    return f"@article{{{paper.key},\n{body}\n}}\n"

@@ -1,0 +1,134 @@
+"""Papers about standards, software, templates and atlases; those about a reconstruction method are with the method."""
+
+from qsmals.recon.method import Citation
+
+CONSENSUS = Citation(
+    key="qsm_consensus",
+    authors="{QSM Consensus Organization Committee} and Bilgic, Berkin and Costagli, Mauro and Chan, Kwok-Shing and "
+    "Duyn, Jeff and Langkammer, Christian and others",
+    title="Recommended implementation of quantitative susceptibility mapping for clinical research in the brain: "
+    "A consensus of the ISMRM electro-magnetic tissue properties study group",
+    journal="Magnetic Resonance in Medicine 91:1834-1862",
+    year=2024,
+    doi="10.1002/mrm.30006",
+)
+BIDS = Citation(
+    key="bids",
+    authors="Gorgolewski, Krzysztof J. and Auer, Tibor and Calhoun, Vince D. and others",
+    title="The brain imaging data structure, a format for organizing and describing outputs of neuroimaging "
+    "experiments",
+    journal="Scientific Data 3:160044",
+    year=2016,
+    doi="10.1038/sdata.2016.44",
+)
+NIPYPE = Citation(
+    key="nipype",
+    authors="Gorgolewski, Krzysztof and Burns, Christopher D. and Madison, Cindee and Clark, Dav and "
+    "Halchenko, Yaroslav O. and Waskom, Michael L. and Ghosh, Satrajit S.",
+    title="Nipype: a flexible, lightweight and extensible neuroimaging data processing framework in Python",
+    journal="Frontiers in Neuroinformatics 5:13",
+    year=2011,
+    doi="10.3389/fninf.2011.00013",
+)
+NIBABEL = Citation(
+    key="nibabel",
+    authors="Brett, Matthew and Markiewicz, Christopher J. and Hanke, Michael and others",
+    title="nipy/nibabel",
+    journal="Zenodo",
+    year=2024,
+    doi="10.5281/zenodo.591597",
+)
+ANTS = Citation(
+    key="ants",
+    authors="Avants, Brian B. and Tustison, Nicholas J. and Song, Gang and Cook, Philip A. and Klein, Arno and "
+    "Gee, James C.",
+    title="A reproducible evaluation of ANTs similarity metric performance in brain image registration",
+    journal="NeuroImage 54:2033-2044",
+    year=2011,
+    doi="10.1016/j.neuroimage.2010.09.025",
+)
+SYN = Citation(
+    key="syn",
+    authors="Avants, Brian B. and Epstein, Charles L. and Grossman, Murray and Gee, James C.",
+    title="Symmetric diffeomorphic image registration with cross-correlation: Evaluating automated labeling of "
+    "elderly and neurodegenerative brain",
+    journal="Medical Image Analysis 12:26-41",
+    year=2008,
+    doi="10.1016/j.media.2007.06.004",
+)
+N4 = Citation(
+    key="n4",
+    authors="Tustison, Nicholas J. and Avants, Brian B. and Cook, Philip A. and Zheng, Yuanjie and Egan, Alexander and "
+    "Yushkevich, Paul A. and Gee, James C.",
+    title="N4ITK: Improved N3 bias correction",
+    journal="IEEE Transactions on Medical Imaging 29:1310-1320",
+    year=2010,
+    doi="10.1109/TMI.2010.2046908",
+)
+FREESURFER = Citation(
+    key="freesurfer",
+    authors="Fischl, Bruce",
+    title="FreeSurfer",
+    journal="NeuroImage 62:774-781",
+    year=2012,
+    doi="10.1016/j.neuroimage.2012.01.021",
+)
+MNI_NLIN6 = Citation(
+    key="mni152nlin6asym",
+    authors="Evans, Alan C. and Janke, Andrew L. and Collins, D. Louis and Baillet, Sylvain",
+    title="Brain templates and atlases",
+    journal="NeuroImage 62:911-922",
+    year=2012,
+    doi="10.1016/j.neuroimage.2012.01.024",
+)
+MNI_2009C = Citation(
+    key="mni152nlin2009casym",
+    authors="Fonov, Vladimir and Evans, Alan C. and Botteron, Kelly and Almli, C. Robert and McKinstry, Robert C. and "
+    "Collins, D. Louis",
+    title="Unbiased average age-appropriate atlases for pediatric studies",
+    journal="NeuroImage 54:313-327",
+    year=2011,
+    doi="10.1016/j.neuroimage.2010.07.033",
+)
+DESIKAN_KILLIANY = Citation(
+    key="desikan_killiany",
+    authors="Desikan, Rahul S. and Ségonne, Florent and Fischl, Bruce and others",
+    title="An automated labeling system for subdividing the human cerebral cortex on MRI scans into gyral based "
+    "regions of interest",
+    journal="NeuroImage 31:968-980",
+    year=2006,
+    doi="10.1016/j.neuroimage.2006.01.021",
+)
+AAL3 = Citation(
+    key="aal3",
+    authors="Rolls, Edmund T. and Huang, Chu-Chung and Lin, Ching-Po and Feng, Jianfeng and Joliot, Marc",
+    title="Automated anatomical labelling atlas 3",
+    journal="NeuroImage 206:116189",
+    year=2020,
+    doi="10.1016/j.neuroimage.2019.116189",
+)
+CIT168 = Citation(
+    key="cit168",
+    authors="Pauli, Wolfgang M. and Nili, Amanda N. and Tyszka, J. Michael",
+    title="A high-resolution probabilistic in vivo atlas of human subcortical brain nuclei",
+    journal="Scientific Data 5:180063",
+    year=2018,
+    doi="10.1038/sdata.2018.63",
+)
+CEREBRA = Citation(
+    key="cerebra",
+    authors="Manera, Ana L. and Dadar, Mahsa and Fonov, Vladimir and Collins, D. Louis",
+    title="CerebrA, registration and manual label correction of Mindboggle-101 atlas for MNI-ICBM152 template",
+    journal="Scientific Data 7:237",
+    year=2020,
+    doi="10.1038/s41597-020-0557-9",
+)
+
+ALWAYS = (CONSENSUS, BIDS, NIPYPE, ANTS, NIBABEL)
+TEMPLATES = {"MNI152NLin6Asym": MNI_NLIN6, "MNI152NLin2009cAsym": MNI_2009C}
+ATLASES = {
+    "desikan-killiany": ("Desikan-Killiany atlas with FreeSurfer's subcortical structures", DESIKAN_KILLIANY),
+    "aal3": ("AAL3 atlas", AAL3),
+    "cit168": ("CIT168 subcortical atlas", CIT168),
+    "cerebra": ("CerebrA atlas", CEREBRA),
+}

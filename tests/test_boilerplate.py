@@ -1,0 +1,197 @@
+"""Methods text and bibliography."""
+
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from qsmals.recon.method import Citation, Method
+from qsmals.reports import references
+from qsmals.reports.boilerplate import author_year, bibtex, methods_text
+
+ROMEO_PAPER = Citation(
+    "romeo",
+    "Dymerska B, Eckstein K, Bachrata B, et al.",
+    "Phase unwrapping with a rapid opensource minimum spanning tree algorithm (ROMEO)",
+    "Magnetic Resonance in Medicine",
+    2021,
+    "10.1002/mrm.28563",
+)
+VSHARP_PAPER = Citation(
+    "vsharp", "Wu, B. and Li, W. and Guidon, A. and Liu, C.", "Whole brain QSM & more", "MRM", 2012, "10.1002/mrm.23000"
+)
+
+
+@dataclass(frozen=True)
+class RomeoParameters:
+    weights: tuple[str, ...] = ("phase coherence", "magnitude")
+    correct_global: bool = True
+
+
+@dataclass(frozen=True)
+class VsharpParameters:
+    radius_mm: float = 12.0
+    threshold: float = 0.05
+    radii_mm: tuple[float, ...] = (12.0, 6.5, 1.0)
+
+
+def nothing() -> None:
+    """Stands where a kernel would."""
+
+
+ROMEO = Method(
+    "romeo", "ROMEO", nothing, RomeoParameters, "Phase was unwrapped with ROMEO on {weights}.", (ROMEO_PAPER,)
+)
+VSHARP = Method(
+    "v-sharp",
+    "V-SHARP",
+    nothing,
+    VsharpParameters,
+    "Background fields were removed with V-SHARP (largest radius {radius_mm:g} mm, threshold {threshold}, {radii_mm}).",
+    (VSHARP_PAPER, ROMEO_PAPER),
+)
+ACQUISITION = {
+    "MagneticFieldStrength": 3,
+    "Manufacturer": "Siemens",
+    "ManufacturersModelName": "Prisma",
+    "RepetitionTime": 0.035,
+    "FlipAngle": 15,
+    "EchoTimes": [0.004, 0.009, 0.014, 0.019],
+    "VoxelSize": [1.0, 1.0, 1.0],
+    "Readout": "monopolar",
+}
+ANATOMY = {
+    "bias_correction": True,
+    "brain_extraction": "a brain template registered with ANTs",
+    "gre_to_t1w": "rigid",
+    "template": "MNI152NLin6Asym",
+    "registration": "SyN",
+    "atlases": ["desikan-killiany", "aal3", "mine"],
+}
+VERSIONS = {"qsmals": "1.2.3", "nipype": "1.11.0", "antspyx": "0.6.3", "nibabel": "5.4.2", "numpy": "2.3.5"}
+
+
+def text(**changes):
+    arguments = {
+        "steps": [
+            (ROMEO, RomeoParameters()),
+            (VSHARP, {"radius_mm": 12.0, "threshold": 0.05, "radii_mm": (12.0, 6.5)}),
+        ],
+        "acquisition": ACQUISITION,
+        "anatomy": ANATOMY,
+        "versions": VERSIONS,
+        "reference": {"region": "brain", "offsets_ppm": {"brain": 0.0, "csf": 0.0191, "white_matter": -0.0123}},
+    } | changes
+    return methods_text(arguments.pop("steps"), **arguments)
+
+
+def test_the_steps_stand_in_order_with_values_and_papers():
+    markdown, _ = text()
+    assert (
+        "Phase was unwrapped with ROMEO on phase coherence and magnitude (Dymerska et al., 2021). Background fields "
+        "were removed with V-SHARP (largest radius 12 mm, threshold 0.05, 12 and 6.5) (Wu et al., 2012; Dymerska et "
+        "al., 2021)."
+    ) in markdown
+
+
+def test_acquisition_reads_as_a_sentence():
+    markdown, _ = text()
+    assert (
+        "Multi-echo gradient-echo data with monopolar readout were acquired at 3 T on a Siemens Prisma scanner "
+        "(4 echoes, first TE = 4 ms, last TE = 19 ms, spacing = 5 ms; TR = 35 ms; flip angle = 15°; "
+        "voxel size = 1 × 1 × 1 mm³)." in markdown
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"EchoTimes": [0.02]}, "Single-echo gradient-echo data were acquired (TE = 20 ms)."),
+        ({"EchoTimes": [0.003, 0.009, 0.02]}, "(3 echoes, TE = 3, 9, 20 ms)."),
+    ],
+)
+def test_what_is_unknown_is_left_out(facts, expected):
+    markdown, _ = text(acquisition=facts)
+    assert expected in markdown
+    assert "### Acquisition" not in text(acquisition={})[0]
+
+
+def test_reference_region_and_offsets_are_stated():
+    markdown, _ = text()
+    assert "relative to the whole brain mask" in markdown
+    assert "19.1 ppb in cerebrospinal fluid and −12.3 ppb in white matter" in markdown
+    assert "no region" in text(reference={"region": "none"})[0]
+
+
+def test_anatomy_names_template_registration_and_atlases():
+    markdown, bib = text()
+    assert "corrected for bias with N4 (Tustison et al., 2010)" in markdown
+    assert "MNI152NLin6Asym template (Evans et al., 2012) by symmetric diffeomorphic normalization (SyN)" in markdown
+    assert "AAL3 atlas (Rolls et al., 2020), and the atlas mine" in markdown
+    for doi in ("10.1016/j.media.2007.06.004", "10.1109/TMI.2010.2046908", "10.1016/j.neuroimage.2006.01.021"):
+        assert doi in bib and doi in markdown
+
+
+def test_standards_and_software_are_always_cited():
+    markdown, bib = methods_text([], acquisition={}, anatomy={}, versions={"qsmals": "1.0"})
+    for paper in references.ALWAYS:
+        assert paper.doi in bib and paper.doi in markdown
+    assert "qsmals 1.0" in markdown
+
+
+def test_every_paper_is_listed_once_and_the_two_lists_agree():
+    markdown, bib = text()
+    in_text = re.findall(r"https://doi\.org/(\S+)", markdown)
+    in_bib = re.findall(r"doi = \{(.+)\}", bib)
+    assert len(in_text) == len(set(in_text)) and in_text == in_bib
+    keys = re.findall(r"@article\{(.+),", bib)
+    assert len(keys) == len(set(keys)) == len(in_bib)
+
+
+def test_bibtex_is_well_formed():
+    _, bib = text()
+    assert bib.count("{") == bib.count("}")
+    assert "Whole brain QSM \\& more" in bib
+    assert "author = {Dymerska, B and Eckstein, K and Bachrata, B and others}" in bib
+
+
+@pytest.mark.parametrize(
+    ("authors", "expected"),
+    [
+        ("Fischl B", "Fischl, 2020"),
+        ("Fischl, Bruce", "Fischl, 2020"),
+        ("Bruce Fischl", "Fischl, 2020"),
+        ("Li W, de Rochefort L", "Li and de Rochefort, 2020"),
+        ("Milovic, Carlos and Bilgic, Berkin", "Milovic and Bilgic, 2020"),
+        ("Acosta-Cabronero J, Milovic C and Tejos C", "Acosta-Cabronero et al., 2020"),
+        ("Li W et al.", "Li et al., 2020"),
+        ("{QSM Group} and Bilgic, Berkin and others", "QSM Group et al., 2020"),
+    ],
+)
+def test_authors_in_any_common_form(authors, expected):
+    paper = Citation("k", authors, "T", "J", 2020, "10.1/x")
+    assert author_year(paper) == expected
+    assert bibtex([paper]).count("{") == bibtex([paper]).count("}")
+
+
+def test_papers_cited_alike_get_letters():
+    one = Citation("a", "Li W, Wu B, Liu C", "First?", "NeuroImage 55:1645-1656", 2011, "10.1/a")
+    two = Citation("b", "Li W, Liu J, Liu C", "Second", "NeuroImage", 2011, "10.1/b")
+    method = Method("x", "X", nothing, RomeoParameters, "It was done.", (two, one))
+    markdown, bib = text(steps=[(method, RomeoParameters())])
+    assert "It was done (Li et al., 2011b; Li et al., 2011a)." in markdown
+    assert "Li W, Wu B, Liu C. First? *NeuroImage* 55:1645-1656 (2011a). https://doi.org/10.1/a" in markdown
+    assert "volume = {55},\n  pages = {1645--1656}" in bib
+
+
+def test_a_sentence_that_does_not_fit_is_an_error():
+    broken = Method("x", "X", nothing, RomeoParameters, "With {lambda_1}.", ())
+    with pytest.raises(ValueError, match="sentence of x does not fit"):
+        text(steps=[(broken, RomeoParameters())])
+    with pytest.raises(ValueError, match="version of qsmals"):
+        text(versions={})
+
+
+def test_grammar_has_no_debris():
+    for markdown in (text()[0], methods_text([], acquisition={}, anatomy={}, versions={"qsmals": "1"})[0]):
+        assert not re.search(r"\.\.|  |None| \.| ,|\(\)", markdown.replace("et al..", "")), markdown
