@@ -83,13 +83,18 @@ def _checked(key: str, entities: Any) -> dict[str, Any]:
     """One key's entities under their pybids names, labels without ``sub-`` and ``ses-``."""
     if not isinstance(entities, Mapping):
         raise InvalidInput(f'the filter "{key}" must be an object of entities, such as {{"suffix": "MEGRE"}}')
-    result = {}
+    result: dict[str, Any] = {}
     for entity, value in entities.items():
         for item in as_list(value):
             if not (item is None or isinstance(item, str | int)) or isinstance(item, bool):
                 raise InvalidInput(f'the filter "{key}": {entity} must be a text, a number, null or a list of them')
-        name = _SHORT_NAMES.get(entity, entity)
-        short = {"subject": "sub", "session": "ses"}.get(name)
-        clean = [strip_prefix(v, short) if short and isinstance(v, str) else v for v in as_list(value)]
+        name = _SHORT_NAMES.get(str(entity), str(entity))
+        clean = [_clean_label(name, item) for item in as_list(value)]
         result[name] = clean if isinstance(value, list | tuple) else clean[0]
     return result
+
+
+def _clean_label(entity: str, value: Any) -> Any:
+    """Subject and session labels without their prefix, anything else as it is."""
+    key = {"subject": "sub", "session": "ses"}.get(entity)
+    return strip_prefix(value, key) if key and isinstance(value, str) else value

@@ -41,9 +41,15 @@ class SidecarReader:
         self._root = root
         self._folders: dict[Path, list[Path]] = {}
         self._sidecars: dict[Path, Sidecar] = {}
+        self._applicable: dict[Path, list[Sidecar]] = {}
 
     def applicable(self, image: Path) -> list[Sidecar]:
         """Sidecars of ``image``, the most general first."""
+        if image not in self._applicable:
+            self._applicable[image] = self._find_applicable(image)
+        return self._applicable[image]
+
+    def _find_applicable(self, image: Path) -> list[Sidecar]:
         name = parse_name(image.name)
         found = []
         for folder in self._levels(image):

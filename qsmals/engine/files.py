@@ -39,11 +39,11 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.with_name(f"{HIDDEN_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{HIDDEN_SUFFIX}")
     try:
-        with open(hidden, "xb") as stream:
+        with hidden.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(hidden, path)
+        hidden.replace(path)
     except BaseException as error:
         with suppress(OSError):
             hidden.unlink()
@@ -134,7 +134,7 @@ def write_image(path: Path, image: Any) -> Path:
 
 def copy_file(source: Path, path: Path) -> Path:
     """Copy the bytes of ``source`` to ``path`` atomically (never a link: the work folder may go)."""
-    with open(source, "rb") as original, atomic(Path(path)) as stream:
+    with Path(source).open("rb") as original, atomic(Path(path)) as stream:
         while block := original.read(1 << 20):
             stream.write(block)
     return Path(path)
@@ -142,5 +142,5 @@ def copy_file(source: Path, path: Path) -> Path:
 
 def hash_file(path: Path, *, algorithm: str = "sha256") -> str:
     """Hexadecimal digest of the bytes of ``path``, read in blocks."""
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()

@@ -232,7 +232,7 @@ def _publish_without_links(own: Path, path: Path) -> bool:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except FileExistsError:
         return False
-    os.replace(own, path)
+    own.replace(path)
     return True
 
 
@@ -250,7 +250,7 @@ def _remove_if_dead(path: Path) -> bool:
         # renaming picks one winner among those who found it dead
         aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
         with suppress(FileNotFoundError):
-            os.rename(path, aside)
+            path.rename(aside)
             if not _same_file(handle, aside):  # somebody had renewed it in the meantime: give it back
                 with suppress(FileExistsError):
                     os.link(aside, path)

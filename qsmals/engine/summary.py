@@ -107,7 +107,7 @@ def merge_summary(path: Path, entries: Iterable[SubjectSummary]) -> dict[str, Su
             merged = read_summary(path)
         except ValueError as error:
             aside = path.with_name(f"{path.stem}.unreadable-{int(time.time())}.json")
-            os.replace(path, aside)
+            path.replace(aside)
             log.warning("%s; moved to %s", error, aside)
             merged = {}
         merged |= {entry.subject: entry for entry in entries}

@@ -72,7 +72,7 @@ def _numba_threads(n_threads: int) -> Iterator[None]:
 def _blas_threads(n_threads: int) -> Iterator[None]:
     """Where threadpoolctl is installed; else BLAS keeps the count of the process's environment."""
     try:
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     except ImportError:
         yield
         return

@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -19,14 +20,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any
 
 from qsmals.engine.resources import peak_memory_gb, reset_peak_memory, resident_memory_gb
 
-_SERVE = "import sys; sys.path[:] = {path!r}; from qsmals.engine.worker import serve; serve({handle})"
+_SERVE = "import sys; sys.path[:] = {path!r}; from qsmals.engine.worker import serve; serve({handle}, {parent})"
 _PR_SET_PDEATHSIG = 1
+_OOM_SCORE = 300  # of -1000 to 1000; anyone may raise his own
+_MEMORY_ERROR = re.compile(r"^\s*([\w.]+\.)?\w*MemoryError\b", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Worker:
     def start(cls, n_threads: int, environ: dict[str, str], hello: Hello) -> "Worker":
         """Start a process whose environment is ``environ``; it loads its libraries while we go on."""
         ours, theirs = Pipe()
-        code = _SERVE.format(path=sys.path, handle=theirs.fileno())
+        code = _SERVE.format(path=sys.path, handle=theirs.fileno(), parent=os.getpid())
         try:
             process = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -112,15 +117,19 @@ class Worker:
 
     def look(self) -> None:
         """Note the memory of a busy worker, so that a cause of death can be named."""
-        self.seen_peak_gb = max(self.seen_peak_gb, resident_memory_gb(self.process.pid) or 0.0)
+        self.seen_peak_gb = max(self.seen_peak_gb, peak_memory_gb(self.process.pid) or 0.0)
 
     def exit_status(self, timeout_s: float = 10.0) -> int:
         """Exit code, or minus the signal; kills a process that closed its pipe and stays."""
         try:
-            return self.process.wait(timeout_s)
+            status = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
             return self.process.wait()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # what it had started
+        self.connection.close()
+        return status
 
     def retire(self) -> None:
         """Let an idle worker end by itself."""
@@ -140,9 +149,10 @@ def dump_task(task: Task) -> bytes:
     return pickle.dumps(task, protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def serve(handle: int) -> None:
-    """Main loop of a worker process on the pipe ``handle``; returns when the parent closes it."""
-    _die_with_parent()
+def serve(handle: int, parent: int) -> None:
+    """Main loop of a worker process on the pipe ``handle``; ends when the parent closes it."""
+    _die_with_parent(parent)
+    _prefer_to_be_killed()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     connection = Connection(handle)
@@ -155,7 +165,9 @@ def serve(handle: int) -> None:
         while True:
             sender.send(_run(connection.recv_bytes()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent has closed the pipe: no more work
+        # the parent has closed the pipe: no more work, and nothing that an orderly end would save
+        logging.shutdown()
+        os._exit(0)
 
 
 def _run(payload: bytes) -> Answer:
@@ -168,24 +180,14 @@ def _run(payload: bytes) -> Answer:
         task: Task = pickle.loads(payload)
         task_id = task.task_id
         result = task.node.run(updatehash=task.updatehash)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an interface that calls sys.exit must not end the worker
         lines = traceback.format_exception(error)
-        memory = _is_memory_error(error)
-    except SystemExit as error:  # an interface that calls sys.exit must not end the worker
-        lines = traceback.format_exception(error)
+        # nipype turns what an interface raised into text
+        memory = _MEMORY_ERROR.search("".join(lines)) is not None
     seconds = time.perf_counter() - begin
     peak = peak_memory_gb()
     _free_memory()
     return Answer(task_id, result, lines, memory, seconds, peak, resident_memory_gb())
-
-
-def _is_memory_error(error: BaseException | None) -> bool:
-    """Whether a MemoryError is at the bottom of ``error`` (nipype wraps what an interface raises)."""
-    while error is not None:
-        if isinstance(error, MemoryError) or "MemoryError" in f"{type(error).__name__}: {error}":
-            return True
-        error = error.__cause__
-    return False
 
 
 def _free_memory() -> None:
@@ -197,20 +199,20 @@ def _free_memory() -> None:
             trim(0)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Be killed when the parent is (``kill -9`` of a run leaves no process behind)."""
-    parent = os.getppid()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent or parent == 1 and os.getpid() != 1 and not _is_container_init(parent):
+        if os.getppid() != parent:  # it died before we asked
             os._exit(1)
-        return
-    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    else:
+        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
 
 
-def _is_container_init(parent: int) -> bool:
-    """Whether our parent is the program itself running as process 1 of a container."""
-    return parent == 1 and os.getpgid(0) == os.getpid()
+def _prefer_to_be_killed() -> None:
+    """When memory runs out, let the kernel take this worker rather than the process that schedules."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
 
 
 def _watch_parent(parent: int) -> None:
@@ -258,15 +260,20 @@ class _PipeHandler(logging.Handler):
 
 
 def _forward_logs(sender: _Sender, levels: dict[str, int]) -> None:
+    """Send every log record to the parent, at the parent's levels, and write none here."""
     import nipype  # noqa: F401  (it installs handlers of its own, which would write twice)
 
-    handler = _PipeHandler(sender)
-    for name, level in levels.items():
+    for name in [*logging.root.manager.loggerDict, *levels]:
         logger = logging.getLogger(name)
-        for old in list(logger.handlers):
-            logger.removeHandler(old)
-        logger.setLevel(level)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
         logger.propagate = True
-    root = logging.getLogger()
-    root.handlers = [handler]
+        logger.setLevel(levels.get(name, logging.NOTSET))
+    logging.getLogger().addHandler(_PipeHandler(sender))
     logging.captureWarnings(True)
+
+
+def current_levels() -> dict[str, int]:
+    """Levels of this process's loggers by name (the root's is ``""``), for :class:`Hello`."""
+    named = {name: logging.getLogger(name).level for name in logging.root.manager.loggerDict}
+    return {"": logging.getLogger().level} | {name: level for name, level in named.items() if level}

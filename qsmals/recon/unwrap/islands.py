@@ -145,7 +145,7 @@ def _bridges(
     near = gap <= shortest[pair] + 1
     jumps = ndimage.median(jump[near], pair[near], np.arange(keys.size))
     size = int(label.max()) + 1
-    low, high = keys // size, keys % size
+    low, high = (keys // size).astype(np.int32), (keys % size).astype(np.int32)
     tree = minimum_spanning_tree(coo_array((shortest.astype(float), (low, high)), shape=(size, size)).tocsr())
     order, parents = breadth_first_order(tree, root, directed=False)
     known = {(int(a), int(b)): float(j) for a, b, j in zip(low, high, jumps, strict=True)}

@@ -105,16 +105,41 @@ def romeo(
     True
     """
     te = check_echoes(phase_rad, magnitude, te_s, mask)
-    valid = _valid_voxels(phase_rad, magnitude, mask)
+    valid = valid_voxels(phase_rad, magnitude, mask)
     template = min(params.template_echo, te.size) - 1
     cost = edge_costs(phase_rad, magnitude=magnitude, te_s=te, valid=valid, template=template, weights=params.weights)
+    quality = _mean_weight(cost)
     wrapped = np.ascontiguousarray(phase_rad[..., template], dtype=np.float32)
-    label, wraps = _grow(wrapped, cost, valid, _seed(cost, valid))
+    label, wraps = _grow(wrapped, cost, valid, int(np.argmax(quality)))
     wraps += component_offsets(label, wraps, phase_rad, magnitude, te, template)[label]
     unwrapped = np.zeros((te.size, *mask.shape), dtype=np.float32)
-    _add_wraps(wrapped, wraps, valid, unwrapped[template])
+    unwrapped[template][valid] = wrapped[valid] + TWO_PI * wraps[valid]
     _unwrap_other_echoes(unwrapped, phase_rad, magnitude, te, valid, template)
-    return Unwrapped(phase_rad=np.moveaxis(unwrapped, 0, -1), quality=_mean_weight(cost, valid))
+    return Unwrapped(phase_rad=np.moveaxis(unwrapped, 0, -1), quality=quality)
+
+
+def phase_quality(
+    phase_rad: NDArray[np.float32],
+    *,
+    magnitude: NDArray[np.float32] | None,
+    te_s: Sequence[float],
+    mask: NDArray[np.bool_],
+    params: RomeoParameters | None = None,
+) -> NDArray[np.float32]:
+    """The quality map of :func:`romeo` without unwrapping; arguments and errors are the same.
+
+    Returns
+    -------
+    (x, y, z) float32 in 0..1
+        Mean weight of a voxel's edges, 0 outside the mask.
+    """
+    params = params or RomeoParameters()
+    te = check_echoes(phase_rad, magnitude, te_s, mask)
+    valid = valid_voxels(phase_rad, magnitude, mask)
+    template = min(params.template_echo, te.size) - 1
+    return _mean_weight(  # type: ignore[no-any-return]
+        edge_costs(phase_rad, magnitude=magnitude, te_s=te, valid=valid, template=template, weights=params.weights)
+    )
 
 
 def check_echoes(
@@ -175,18 +200,6 @@ def edge_costs(
     return _edge_costs(phase, second, ratio, amplitude, max(level, 1e-30), valid, use)  # type: ignore[no-any-return]
 
 
-def _seed(cost: NDArray[np.uint8], valid: NDArray[np.bool_]) -> int:
-    """Flat index of the voxel whose edges are the most reliable, or -1 without a valid voxel."""
-    return int(np.argmax(_mean_weight(cost, valid))) if valid.any() else -1
-
-
-def _add_wraps(
-    wrapped: NDArray[np.float32], wraps: NDArray[np.int16], valid: NDArray[np.bool_], out: NDArray[np.float32]
-) -> None:
-    """Write ``wrapped + 2 pi wraps`` at the valid voxels of ``out``."""
-    out[valid] = wrapped[valid] + TWO_PI * wraps[valid]
-
-
 def _unwrap_other_echoes(
     unwrapped: NDArray[np.float32],
     phase_rad: NDArray[np.float32],
@@ -205,7 +218,7 @@ def _unwrap_other_echoes(
         _follow(unwrapped[echo], wrapped, amplitude, te_s[echo] / te_s[template], valid, weighted, weight, echo == template)
 
 
-def _valid_voxels(
+def valid_voxels(
     phase_rad: NDArray[np.float32], magnitude: NDArray[np.float32] | None, mask: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Voxels of the mask where every value of every echo is finite."""
@@ -275,11 +288,11 @@ def _edge_costs(
 
 
 @njit(cache=True, parallel=True)
-def _mean_weight(cost: Any, valid: Any) -> NDArray[np.float32]:
+def _mean_weight(cost: Any) -> NDArray[np.float32]:
     """Mean weight of the edges that a voxel has, 0 for a voxel without any."""
-    nx, ny, nz = valid.shape
+    _, nx, ny, nz = cost.shape
     strides = (ny * nz, nz, 1)
-    costs = cost.reshape(3, valid.size)
+    costs = cost.reshape(3, nx * ny * nz)
     quality = np.zeros((nx, ny, nz), dtype=np.float32)
     for x in prange(nx):
         for y in range(ny):
@@ -395,3 +408,23 @@ def _grow(phase: Any, cost: Any, valid: Any, first: int) -> tuple[NDArray[np.int
                     label[target] = component
                     voxel = target
     return label.reshape(valid.shape), wraps.reshape(valid.shape)
+
+
+ROMEO = Method(
+    name="romeo",
+    title="ROMEO",
+    function=romeo,
+    parameters=RomeoParameters,
+    sentence="The phase was unwrapped with ROMEO (template echo {template_echo}; weights: {weights}), "
+    "the other echoes following the field of the echoes before.",
+    citations=(
+        Citation(
+            key="dymerska2021",
+            authors="Dymerska B, Eckstein K, Bachrata B, Siow B, Trattnig S, Shmueli K, Robinson SD",
+            title="Phase unwrapping with a rapid opensource minimum spanning tree algorithm (ROMEO)",
+            journal="Magnetic Resonance in Medicine",
+            year=2021,
+            doi="10.1002/mrm.28563",
+        ),
+    ),
+)

@@ -1,0 +1,558 @@
+"""The local engine: runs a nipype graph on this machine and outlives the death of its workers.
+
+nipype's own MultiProc waits for ever when a worker is killed (out of memory, mostly). Here each
+worker is a process of its own behind a pipe, so that it is known which node died of what, and the
+others go on undisturbed. A node whose worker died is tried once more while nothing else runs; if it
+dies again it has failed, with a crash file that names the cause, and the rest of the graph that does
+not depend on it is run.
+"""
+
+import logging
+import os
+import re
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from nipype.pipeline.plugins.base import DistributedPluginBase
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin
+
+from qsmals.engine.files import write_text
+from qsmals.engine.resources import cpu_limit, memory_limit, oom_kills
+from qsmals.engine.signals import check_interrupted
+from qsmals.engine.summary import Failure, duration
+from qsmals.engine.threads import thread_environment
+from qsmals.engine.worker import Answer, Hello, Task, Worker, current_levels, dump_task
+
+log = logging.getLogger(__name__)
+progress_log = logging.getLogger("qsmals.progress")
+
+State = Literal["done", "cached", "failed", "again"]
+
+MEMORY_SHARE = 0.9  # of the limit, when the caller gives none: the scheduler itself and the page cache
+MAX_ATTEMPTS = 2
+POLL_S = 1.0
+SPARE_WORKERS = 2  # idle workers with other thread counts that are kept beyond the processors
+STALLED_PASSES = 5
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node that has finished or failed, as a person follows it.
+
+    Attributes
+    ----------
+    unit, name : str
+        Where in the data (``sub-01 run-1``) and what (``unwrap (ROMEO)``).
+    state : {'done', 'cached', 'failed', 'again'}
+        ``again``: its worker died and it will be tried once more, alone.
+    index, total : int
+        Steps finished so far in the unit, and all of them.
+    node : str
+        nipype's full name.
+    seconds, peak_gb : float or None
+        Time and largest resident memory; None for what was not run in a worker.
+    mem_gb, n_procs : float, int
+        What the node had asked for.
+    why : str
+        Cause, when it failed.
+    """
+
+    unit: str
+    name: str
+    state: State
+    index: int
+    total: int
+    node: str
+    seconds: float | None = None
+    peak_gb: float | None = None
+    mem_gb: float = 0.0
+    n_procs: int = 1
+    why: str = ""
+
+    def __str__(self) -> str:
+        where = f"[{self.unit}]" if self.unit else "[all]"
+        outcome = {
+            "done": duration(self.seconds) if self.seconds is not None else "done",
+            "cached": "already done",
+            "failed": f"FAILED: {self.why}",
+            "again": f"to be tried again, alone: {self.why}",
+        }[self.state]
+        return f"{where} {self.index:>3}/{self.total}  {self.name}  {outcome}"
+
+
+class NodesFailed(RuntimeError):
+    """At least one node failed; the rest of the graph has been run. ``failures`` says which and why."""
+
+    def __init__(self, failures: Iterable[Failure]) -> None:
+        self.failures = tuple(failures)
+        super().__init__("; ".join(f"{f.node} [{f.unit}]: {f.why}" for f in self.failures))
+
+
+@dataclass
+class _Job:
+    """A task that was handed out and whose answer nipype has not taken yet."""
+
+    node: Any
+    payload: bytes
+    attempts: int = 0
+    oom_kills: int | None = None
+    answer: Answer | None = None
+
+
+def announce(node: Any, *, unit: str, step: str) -> Any:
+    """Give ``node`` the words of its progress line (an empty ``step``: no line); returns the node."""
+    node.qsmals_unit, node.qsmals_step = unit, step
+    return node
+
+
+def name_node(node: Any) -> tuple[str, str]:
+    """Unit and step of ``node``: what :func:`announce` said, else read from its name.
+
+    ``wf.sub_01_wf.run_1_wf.unwrap_phase`` is step ``unwrap phase`` of ``sub-01 run-1``.
+    """
+    *parents, own = node.fullname.split(".")
+    found = re.findall(r"(?:^|[._])(sub|ses|acq|run)_([A-Za-z0-9]+)", ".".join(parents))
+    unit = getattr(node, "qsmals_unit", None)
+    step = getattr(node, "qsmals_step", None)
+    return (
+        " ".join(f"{key}-{value}" for key, value in dict(found).items()) if unit is None else unit,
+        own.replace("_", " ").strip() if step is None else step,
+    )
+
+
+def log_progress(step: Step) -> None:
+    """The default for ``progress``: a line of the logger ``qsmals.progress``."""
+    progress_log.log(logging.ERROR if step.state == "failed" else logging.INFO, "%s", step)
+
+
+def write_steps(path: Path, steps: Iterable[Step]) -> Path:
+    """Write time and memory of each step as a TSV table, asked for and measured side by side."""
+    columns = ("unit", "name", "state", "seconds", "n_procs", "mem_gb", "peak_gb", "node")
+    rows = ["\t".join(columns)]
+    for step in steps:
+        values = (getattr(step, column) for column in columns)
+        rows.append("\t".join("n/a" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in values))
+    return write_text(path, "\n".join(rows) + "\n")
+
+
+class LocalPlugin(MultiProcPlugin):  # type: ignore[misc]  # nipype has no types
+    """nipype plugin for one machine: ``workflow.run(plugin=LocalPlugin(plugin_args={...}))``.
+
+    ``plugin_args``, all optional:
+
+    n_procs : int
+        Threads that may run at once; default: what the job, container or machine allows.
+    memory_gb : float
+        Sum of ``mem_gb`` that may run at once; default: 90 % of the limit of the job, container
+        or machine. A node that asks for more runs while nothing else does, after a warning.
+    raise_insufficient : bool
+        Refuse such a graph instead (default False).
+    max_jobs : int
+        Nodes that may run at once.
+    progress : callable
+        Called with a :class:`Step` for each node that ends; default :func:`log_progress`.
+    naming : callable
+        ``naming(node) -> (unit, step)``; default :func:`name_node`.
+    initializer, initargs : callable, tuple
+        Called in each new worker; importable by name.
+    environ : dict
+        More variables for the workers.
+    itk_threads : int
+        Threads of ITK when not those of the node (1: registrations with equal bytes).
+    scheduler, status_callback
+        As in nipype's MultiProc.
+
+    Attributes
+    ----------
+    steps : list of Step
+        Every node that ended in the last run, for the log and for benchmarks.
+    failures : list of Failure
+        Every node that failed in the last run.
+    peak_gb : dict
+        Largest memory of any one node, by unit.
+    """
+
+    # accepted because nipype's MultiProc has them; a worker here is always a fresh, replaceable process
+    _WITHOUT_MEANING = frozenset({"non_daemon", "maxtasksperchild", "mp_context", "n_gpu_procs"})
+    _OWN = frozenset({"progress", "naming", "initializer", "initargs", "environ", "itk_threads"})
+    _SHARED = frozenset({"n_procs", "memory_gb", "raise_insufficient", "max_jobs", "scheduler", "status_callback"})
+
+    def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
+        args = dict(plugin_args or {})
+        unknown = sorted(set(args) - self._OWN - self._SHARED - self._WITHOUT_MEANING)
+        if unknown:
+            raise ValueError(f"the local engine knows no plugin_args {', '.join(unknown)}")
+        # not MultiProcPlugin.__init__: it makes the pool that hangs
+        DistributedPluginBase.__init__(self, {k: v for k, v in args.items() if k in self._SHARED})
+        self._progress: Callable[[Step], None] = args.get("progress") or log_progress
+        self._naming: Callable[[Any], tuple[str, str]] = args.get("naming") or name_node
+        self._initializer = args.get("initializer")
+        self._initargs = tuple(args.get("initargs", ()))
+        self._environ: dict[str, str] = dict(args.get("environ") or {})
+        self._itk_threads: int | None = args.get("itk_threads")
+        self.processors = int(args.get("n_procs") or cpu_limit().value)
+        self.memory_gb = float(args.get("memory_gb") or memory_limit().value * MEMORY_SHARE)
+        self.raise_insufficient = bool(args.get("raise_insufficient", False))
+        self.n_gpus_visible = self.n_gpu_procs = 0
+        self._most_jobs = float(args.get("max_jobs") or np.inf)
+        self.max_jobs = np.inf  # nipype's loop would spin at its limit; the limit is kept in _submit_job
+        self._cwd = str(Path.cwd())
+        self._stats = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.steps: list[Step] = []
+        self.failures: list[Failure] = []
+        self.peak_gb: dict[str, float] = {}
+        self._taskid = 0
+        self._jobs: dict[int, _Job] = {}
+        self._workers: list[Worker] = []
+        self._again: deque[int] = deque()
+        self._alone: int | None = None
+        self._answer: Answer | None = None
+        self._totals: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
+        self._ended: set[str] = set()
+        self._idle_passes = 0
+
+    # -- nipype's life cycle -------------------------------------------------------------------
+
+    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
+        """Run ``graph``; raises :class:`NodesFailed` at the end if a node failed.
+
+        Whatever ends the run, no worker is left behind.
+        """
+        self._reset()
+        for node in graph.nodes():
+            unit, step = self._naming(node)
+            if step:
+                self._totals[unit] = self._totals.get(unit, 0) + 1
+        # this class waits for events itself, so nipype's own pause between looks would only delay
+        config = {**config, "execution": {**config["execution"], "poll_sleep_duration": 0}}
+        try:
+            super().run(graph, config, updatehash=updatehash)
+        except Exception as error:
+            if self.failures:
+                raise NodesFailed(self.failures) from error
+            raise
+        finally:
+            self._kill_workers()
+
+    def _prerun_check(self, graph: Any) -> None:
+        """Name the nodes that ask for more than there is, before anything runs."""
+        for node in graph.nodes():
+            if node.mem_gb > self.memory_gb:
+                text = (
+                    f"{node.fullname} asks for {node.mem_gb:.1f} GB and the run may use {self.memory_gb:.1f} GB: "
+                    "it runs while nothing else does, and may be killed. More memory is given with --mem"
+                )
+                if self.raise_insufficient:
+                    raise RuntimeError(text)
+                log.warning("%s", text)
+            if node.n_procs > self.processors and self.raise_insufficient:
+                raise RuntimeError(f"{node.fullname} asks for {node.n_procs} threads of {self.processors}")
+
+    def _postrun_check(self) -> None:
+        for worker in self._workers:
+            worker.retire()
+        for worker in self._workers:
+            worker.exit_status()
+        self._workers = []
+
+    def _kill_workers(self) -> None:
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.process.wait()
+
+    # -- scheduling ----------------------------------------------------------------------------
+
+    def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
+        """One pass of nipype's loop: hand out what fits, then sleep until a worker has news."""
+        check_interrupted()
+        before = self._state()
+        self._answer = None
+        if self._again or self._alone is not None:
+            self._try_again()
+        else:
+            super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
+            if self._lacks_memory():
+                self._retire_idle(keep=0)
+                super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
+        if self._state() == before:
+            self._sleep()
+
+    def _state(self) -> tuple[int, ...]:
+        """Changes whenever a pass has handed out, finished or expanded a node."""
+        return (len(self.proc_done), int(self.proc_done.sum()), int(self.proc_pending.sum()), self._taskid)
+
+    def _sleep(self) -> None:
+        """Wait for news, or find out that none can come."""
+        if any(worker.task_id is not None for worker in self._workers):
+            self._idle_passes = 0
+            self._listen(POLL_S)
+            return
+        waiting = ~self.proc_done | self.proc_pending
+        news = self._again or any(job.answer is not None for job in self._jobs.values())
+        if not waiting.any() or news:
+            return
+        self._idle_passes += 1
+        if self._idle_passes > STALLED_PASSES:
+            names = ", ".join(self.procs[i].fullname for i in np.flatnonzero(waiting)[:5])
+            raise RuntimeError(f"nothing runs and these nodes can never start: {names}")
+
+    def _try_again(self) -> None:
+        """Hand out a node whose worker died, once nothing else runs."""
+        if self._alone is None and all(worker.task_id is None for worker in self._workers):
+            self._alone = self._again.popleft()
+            self._retire_idle(keep=1)  # all the memory there is
+            self._hand_out(self._alone)
+
+    def _check_resources(self, running_tasks: Any) -> tuple[float, int, int]:
+        """Free memory, processors and GPU slots; idle workers hold memory too."""
+        memory, processors, gpus = super()._check_resources(running_tasks)
+        idle = sum(worker.resident_gb for worker in self._workers if worker.task_id is None)
+        if len(running_tasks) >= self._most_jobs:
+            processors = 0
+        return max(0.0, memory - idle), processors, gpus
+
+    def _lacks_memory(self) -> bool:
+        """Whether a node is ready that only the memory of idle workers keeps from running."""
+        if all(worker.task_id is not None for worker in self._workers):
+            return False
+        memory, processors, _ = self._check_resources(self.pending_tasks)
+        ready = np.flatnonzero(~self.proc_done & (self.depidx.sum(axis=0) == 0).__array__())
+        return any(
+            min(self.procs[i].mem_gb, self.memory_gb) > memory and self._threads(self.procs[i]) <= processors
+            for i in ready
+        )
+
+    def _threads(self, node: Any) -> int:
+        return max(1, min(int(node.n_procs), self.processors))
+
+    # -- workers -------------------------------------------------------------------------------
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+        if len(self._jobs) >= self._most_jobs:
+            return None  # type: ignore[return-value]  # nipype's sign for "not now"
+        self._taskid += 1
+        node.use_plugin = None  # a MapNode carries the plugin's arguments, which need not pickle
+        try:
+            payload = dump_task(Task(self._taskid, node, updatehash))
+        except Exception as error:
+            lines = traceback.format_exception(error)
+            self._jobs[self._taskid] = _Job(node, b"", answer=Answer(self._taskid, traceback=lines))
+            return self._taskid
+        self._jobs[self._taskid] = _Job(node, payload)
+        self._hand_out(self._taskid)
+        return self._taskid
+
+    def _hand_out(self, task_id: int) -> None:
+        """Give a task to an idle worker with the right number of threads, or to a new one."""
+        job = self._jobs[task_id]
+        job.attempts += 1
+        job.oom_kills = oom_kills()
+        n_threads = self._threads(job.node)
+        for _ in range(3):
+            worker = self._idle_worker(n_threads) or self._new_worker(n_threads)
+            try:
+                worker.send(job.payload, task_id)
+                return
+            except OSError:  # it died while idle, which is nobody's fault
+                self._workers.remove(worker)
+                log.debug("a worker was found dead: %s", worker.exit_status())
+        self._finish(task_id, _failure(task_id, "worker processes die as soon as they are started"))
+
+    def _idle_worker(self, n_threads: int) -> Worker | None:
+        idle = (w for w in reversed(self._workers) if w.task_id is None and w.n_threads == n_threads)
+        return next(idle, None)
+
+    def _new_worker(self, n_threads: int) -> Worker:
+        self._retire_idle(keep=max(0, self.processors + SPARE_WORKERS - 1 - self._n_busy()))
+        environ = os.environ | thread_environment(n_threads, itk_threads=self._itk_threads) | self._environ
+        hello = Hello(current_levels(), self._cwd, self._initializer, self._initargs)
+        worker = Worker.start(n_threads, environ, hello)
+        self._workers.append(worker)
+        return worker
+
+    def _n_busy(self) -> int:
+        return sum(worker.task_id is not None for worker in self._workers)
+
+    def _retire_idle(self, keep: int) -> None:
+        """Let all idle workers but the ``keep`` youngest end."""
+        idle = [worker for worker in self._workers if worker.task_id is None]
+        for worker in idle[: max(0, len(idle) - keep)]:
+            self._workers.remove(worker)
+            worker.retire()
+            worker.exit_status()
+
+    def _listen(self, timeout_s: float) -> None:
+        """Take what the workers send within ``timeout_s``, and note their memory."""
+        by_connection = {worker.connection: worker for worker in self._workers}
+        for connection in wait(list(by_connection), timeout_s):
+            self._receive(by_connection[connection])  # type: ignore[index]
+        for worker in self._workers:
+            if worker.task_id is not None:
+                worker.look()
+
+    def _receive(self, worker: Worker) -> None:
+        try:
+            while worker.connection.poll():
+                message = worker.connection.recv()
+                if isinstance(message, Answer):
+                    self._answered(worker, message)
+                else:
+                    logging.getLogger(message.name).handle(message)
+        except (EOFError, OSError):
+            self._died(worker)
+        except Exception as error:  # a result that cannot be unpickled here
+            if worker.task_id is None:
+                raise
+            self._answered(worker, Answer(worker.task_id, traceback=traceback.format_exception(error)))
+
+    def _answered(self, worker: Worker, answer: Answer) -> None:
+        task_id, worker.task_id = worker.task_id, None
+        worker.resident_gb = answer.resident_gb or 0.0
+        if task_id is None:
+            return
+        if answer.out_of_memory and self._may_try_again(task_id):
+            job = self._jobs[task_id]
+            self._put_back(task_id, f"out of memory: it had asked for {job.node.mem_gb:.1f} GB")
+        else:
+            self._finish(task_id, answer)
+
+    def _died(self, worker: Worker) -> None:
+        """A worker's pipe has closed: find out why, and what becomes of its node."""
+        self._workers.remove(worker)
+        status = worker.exit_status()
+        if worker.task_id is None:
+            log.debug("an idle worker ended (%s)", status)
+            return
+        why = self._cause_of_death(worker, status)
+        if self._may_try_again(worker.task_id):
+            self._put_back(worker.task_id, why)
+        else:
+            self._finish(worker.task_id, _failure(worker.task_id, why))
+
+    def _cause_of_death(self, worker: Worker, status: int) -> str:
+        job = self._jobs[worker.task_id or 0]
+        asked = f"node {job.node.fullname} asked for {job.node.mem_gb:.1f} GB"
+        if worker.seen_peak_gb:
+            asked += f" and held at least {worker.seen_peak_gb:.1f} GB"
+        if status >= 0:
+            return f"its process ended with exit code {status}; {asked}"
+        how = f"killed by signal {-status} ({signal.Signals(-status).name})"
+        if -status != signal.SIGKILL:
+            return f"{how}; {asked}"
+        now = oom_kills()
+        sure = now is not None and job.oom_kills is not None and now > job.oom_kills
+        return f"{how}, {'out of memory, as the kernel counts' if sure else 'probably out of memory'}: {asked}"
+
+    def _may_try_again(self, task_id: int) -> bool:
+        return self._jobs[task_id].attempts < MAX_ATTEMPTS
+
+    def _put_back(self, task_id: int, why: str) -> None:
+        if self._alone == task_id:
+            self._alone = None
+        self._again.append(task_id)
+        self._answer = None
+        self._report(self._jobs[task_id].node, "again", why=why)
+
+    def _finish(self, task_id: int, answer: Answer) -> None:
+        if self._alone == task_id:
+            self._alone = None
+        self._jobs[task_id].answer = answer
+
+    # -- results, to nipype and to people --------------------------------------------------------
+
+    def _get_result(self, taskid: int) -> dict[str, Any] | None:
+        self._answer = self._jobs[taskid].answer
+        if self._answer is None:
+            return None
+        return {"taskid": taskid, "result": self._answer.result, "traceback": self._answer.traceback}
+
+    def _clear_task(self, taskid: int) -> None:
+        del self._jobs[taskid]
+
+    def _task_finished_cb(self, jobid: int, cached: bool = False) -> None:
+        super()._task_finished_cb(jobid, cached=cached)
+        node = self.procs[jobid]
+        # nipype calls this also for a node that failed in the main process
+        if node.fullname not in self._ended and jobid not in self.mapnodesubids:
+            self._ended.add(node.fullname)
+            self._report(node, "cached" if cached else "done")
+
+    def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
+        """Write the crash file and keep the cause; a crash file that cannot be written fails nobody else."""
+        lines = _as_lines(result["traceback"] if result else None)
+        why = cause(lines)
+        crash_file: str | None = None
+        try:
+            crash_file = super()._report_crash(node, result={"result": None, "traceback": lines})
+        except Exception as error:
+            log.error("no crash file for %s: %s\n%s", node.fullname, error, "".join(lines))
+        unit, step = self._naming(node)
+        self.failures.append(Failure(unit, step or node.fullname, why, crash_file))
+        self._ended.add(node.fullname)
+        self._report(node, "failed", why=why)
+        return crash_file or "could not be written"
+
+    def _report(self, node: Any, state: State, why: str = "") -> None:
+        unit, name = self._naming(node)
+        answer = self._answer
+        peak = answer.peak_gb if answer else None
+        if peak is not None:
+            self.peak_gb[unit] = max(peak, self.peak_gb.get(unit, 0.0))
+        if state in ("done", "cached") and name:
+            self._counts[unit] = self._counts.get(unit, 0) + 1
+        step = Step(
+            unit=unit,
+            name=name or node.name,
+            state=state,
+            index=self._counts.get(unit, 0),
+            total=self._totals.get(unit, 0),
+            node=node.fullname,
+            seconds=answer.seconds if answer else None,
+            peak_gb=peak,
+            mem_gb=float(node.mem_gb),
+            n_procs=self._threads(node),
+            why=why,
+        )
+        self.steps.append(step)
+        if name or state in ("failed", "again"):
+            self._progress(step)
+
+
+def cause(lines: Iterable[str], limit: int = 500) -> str:
+    """The exception's own words, on one line, from a traceback (nipype nests them as text).
+
+    Examples
+    --------
+    >>> cause(["Traceback (most recent call last):\\n", '  File "a.py", line 1\\n', "ValueError: echoes differ\\n"])
+    'ValueError: echoes differ'
+    """
+    text = [line.strip() for line in "".join(lines).splitlines() if line.strip()]
+    heads = [
+        i for i, line in enumerate(text) if re.match(r"([\w]+\.)*\w*(Error|Exception|Exit|Died|Locked|Held)\b", line)
+    ]
+    chosen = " ".join(text[heads[-1] :] if heads else text[-1:]) or "no cause was given"
+    return chosen if len(chosen) <= limit else chosen[: limit - 3] + "..."
+
+
+def _failure(task_id: int, why: str) -> Answer:
+    return Answer(task_id, traceback=[f"WorkerDied: {why}\n"])
+
+
+def _as_lines(trace: str | list[str] | None) -> list[str]:
+    """A traceback as the list of lines that nipype's crash report wants, whatever it was."""
+    if not trace:
+        return ["no traceback\n"]
+    return trace.splitlines(keepends=True) if isinstance(trace, str) else list(trace)

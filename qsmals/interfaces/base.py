@@ -1,0 +1,78 @@
+"""What all interfaces share: load, call, save, with the threads that the node was given."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
+from numpy.typing import ArrayLike, NDArray
+
+from qsmals.engine.threads import threads
+
+Float = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+
+class StepInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    """Inputs that every step has."""
+
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads that the step may use")
+
+
+class Step(SimpleInterface):  # type: ignore[misc]
+    """A node's work in one method: ``compute`` gets the node's folder and returns its outputs."""
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Outputs by name; files are written to ``folder``."""
+        raise NotImplementedError(type(self).__name__)
+
+    def _run_interface(self, runtime: Any) -> Any:
+        with threads(self.inputs.num_threads):
+            self._results.update(self.compute(Path(runtime.cwd)))
+        return runtime
+
+
+def load(path: str | Path) -> Float:
+    """Voxels of an image as float32."""
+    import nibabel as nib
+
+    return np.asanyarray(nib.load(path).dataobj).astype(np.float32, copy=False)  # type: ignore[attr-defined]
+
+
+def load_mask(path: str | Path) -> Bool:
+    """Voxels of an image as a mask: above one half."""
+    return load(path) > 0.5
+
+
+def load_labels(path: str | Path) -> NDArray[np.int32]:
+    """Voxels of a label image as whole numbers."""
+    import nibabel as nib
+
+    return np.rint(np.asanyarray(nib.load(path).dataobj)).astype(np.int32)  # type: ignore[attr-defined]
+
+
+def affine_of(path: str | Path) -> NDArray[np.float64]:
+    """(4, 4) voxel to scanner coordinates, mm."""
+    import nibabel as nib
+
+    return np.asarray(nib.load(path).affine, dtype=float)  # type: ignore[attr-defined]
+
+
+def save(values: ArrayLike, affine: ArrayLike, path: Path) -> str:
+    """Write an uncompressed image for the next node; masks become uint8. Returns the path as text."""
+    image(values, affine).to_filename(path)
+    return str(path)
+
+
+def image(values: ArrayLike, affine: ArrayLike) -> Any:
+    """A NIfTI image in scanner coordinates (both forms set), mm and s."""
+    import nibabel as nib
+
+    array = np.asarray(values)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    made = nib.Nifti1Image(array, np.asarray(affine, dtype=float))
+    made.header.set_xyzt_units("mm", "sec")
+    made.set_sform(made.affine, 1)
+    made.set_qform(made.affine, 1)
+    return made

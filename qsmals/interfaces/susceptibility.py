@@ -1,0 +1,201 @@
+"""From total field to referenced susceptibility, and relaxometry, as nipype interfaces."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import File, TraitedSpec, traits
+
+from qsmals.interfaces.base import Step, StepInput, affine_of, load, load_labels, load_mask, save
+
+
+class _MaskInput(StepInput):
+    brain_mask = File(exists=True, mandatory=True, desc="brain on the GRE grid")
+    quality = File(exists=True, mandatory=True, desc="phase quality, 0..1")
+    magnitude = File(exists=True, mandatory=True, desc="magnitude of all echoes")
+
+
+class _MaskOutput(TraitedSpec):  # type: ignore[misc]
+    brain_mask = File(desc="where susceptibility is reported")
+    reliable_mask = File(desc="where the field is used: the brain and its surroundings with reliable phase")
+    quality_mask = File(desc="voxels whose own phase is reliable")
+    facts = traits.Dict(desc="threshold and sizes")
+
+
+class MakeFieldMasks(Step):
+    """Brain and reliable masks from anatomy, phase quality and magnitude."""
+
+    input_spec = _MaskInput
+    output_spec = _MaskOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :func:`qsmals.recon.mask.quality.field_masks`."""
+        from qsmals.recon.grid import Grid
+        from qsmals.recon.mask.quality import field_masks
+
+        affine = affine_of(self.inputs.brain_mask)
+        brain = load_mask(self.inputs.brain_mask)
+        grid = Grid.from_affine(brain.shape, affine)
+        masks = field_masks(brain, quality=load(self.inputs.quality), magnitude=load(self.inputs.magnitude), grid=grid)
+        voxel_ml = float(np.prod(grid.voxel_size_mm)) / 1000
+        return {
+            "brain_mask": save(masks.brain, affine, folder / "brain_mask.nii"),
+            "reliable_mask": save(masks.reliable, affine, folder / "reliable_mask.nii"),
+            "quality_mask": save(masks.quality, affine, folder / "quality_mask.nii"),
+            "facts": {
+                "quality_threshold": float(masks.quality_threshold),
+                "brain_ml": float(masks.brain.sum()) * voxel_ml,
+                "brain_dropped_fraction": 1 - float(masks.brain.sum()) / float(brain.sum()),
+            },
+        }
+
+
+class _BackgroundInput(StepInput):
+    field_ppm = File(exists=True, mandatory=True, desc="total field, ppm")
+    noise_ppm = File(exists=True, mandatory=True, desc="standard deviation of the total field, ppm")
+    mask = File(exists=True, mandatory=True, desc="where the field is reliable")
+    method = traits.Str(mandatory=True)
+    parameters = traits.Dict(usedefault=True)
+
+
+class _BackgroundOutput(TraitedSpec):  # type: ignore[misc]
+    local_field_ppm = File(desc="local field, ppm")
+    mask = File(desc="where the local field is known")
+
+
+class RemoveBackground(Step):
+    """Background field removal by the method named."""
+
+    input_spec = _BackgroundInput
+    output_spec = _BackgroundOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.recon.background`."""
+        from qsmals.recon.background import BACKGROUND
+        from qsmals.recon.grid import Grid
+
+        method = BACKGROUND[self.inputs.method]
+        affine = affine_of(self.inputs.field_ppm)
+        mask = load_mask(self.inputs.mask)
+        local = method.function(
+            load(self.inputs.field_ppm),
+            mask=mask,
+            grid=Grid.from_affine(mask.shape, affine),
+            weights=inverse_noise(load(self.inputs.noise_ppm), mask),
+            params=method.make_parameters(self.inputs.parameters),
+        )
+        return {
+            "local_field_ppm": save(local.field_ppm, affine, folder / "local_field.nii"),
+            "mask": save(local.mask, affine, folder / "mask.nii"),
+        }
+
+
+class _InversionInput(StepInput):
+    local_field_ppm = File(exists=True, mandatory=True, desc="local field, ppm")
+    noise_ppm = File(exists=True, mandatory=True, desc="standard deviation of the total field, ppm")
+    mask = File(exists=True, mandatory=True, desc="where the local field is known")
+    method = traits.Str(mandatory=True)
+    parameters = traits.Dict(usedefault=True)
+
+
+class _InversionOutput(TraitedSpec):  # type: ignore[misc]
+    chi_ppm = File(desc="susceptibility, ppm, up to a constant")
+    facts = traits.Dict(desc="iterations, and the change that they reached")
+
+
+class InvertDipole(Step):
+    """Dipole inversion by the method named."""
+
+    input_spec = _InversionInput
+    output_spec = _InversionOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.recon.inversion`."""
+        from qsmals.recon.grid import Grid
+        from qsmals.recon.inversion import INVERSION
+
+        method = INVERSION[self.inputs.method]
+        affine = affine_of(self.inputs.local_field_ppm)
+        mask = load_mask(self.inputs.mask)
+        solution = method.function(
+            load(self.inputs.local_field_ppm),
+            mask=mask,
+            grid=Grid.from_affine(mask.shape, affine),
+            weights=inverse_noise(load(self.inputs.noise_ppm), mask),
+            params=method.make_parameters(self.inputs.parameters),
+        )
+        reached = solution.convergence
+        return {
+            "chi_ppm": save(solution.chi_ppm, affine, folder / "chi.nii"),
+            "facts": {
+                "iterations": reached.iterations,
+                "relative_change": reached.reached,
+                "tolerance": reached.tolerance,
+                "converged": reached.converged,
+            },
+        }
+
+
+class _RelaxometryInput(StepInput):
+    magnitude = File(exists=True, mandatory=True, desc="magnitude of all echoes")
+    mask = File(exists=True, mandatory=True, desc="where to fit")
+    te_s = traits.List(traits.Float, mandatory=True, desc="echo times, s")
+    method = traits.Str(mandatory=True)
+    parameters = traits.Dict(usedefault=True)
+
+
+class _RelaxometryOutput(TraitedSpec):  # type: ignore[misc]
+    r2star_hz = File(desc="R2*, 1/s")
+    t2star_s = File(desc="T2*, s")
+    s0 = File(desc="magnitude at echo time 0")
+
+
+class FitRelaxation(Step):
+    """R2*, T2* and S0 by the method named."""
+
+    input_spec = _RelaxometryInput
+    output_spec = _RelaxometryOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.recon.relaxometry`."""
+        from qsmals.recon.relaxometry import RELAXOMETRY
+
+        method = RELAXOMETRY[self.inputs.method]
+        affine = affine_of(self.inputs.magnitude)
+        maps = method.function(
+            load(self.inputs.magnitude),
+            te_s=tuple(self.inputs.te_s),
+            mask=load_mask(self.inputs.mask),
+            params=method.make_parameters(self.inputs.parameters),
+        )
+        return {
+            "r2star_hz": save(maps.r2star_hz, affine, folder / "r2star.nii"),
+            "t2star_s": save(maps.t2star_s, affine, folder / "t2star.nii"),
+            "s0": save(maps.s0, affine, folder / "s0.nii"),
+        }
+
+
+def inverse_noise(noise_ppm: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Weights for a field: one over its standard deviation, 0 where that is unknown, median 1 in the mask."""
+    known = mask & np.isfinite(noise_ppm) & (noise_ppm > 0)
+    if not known.any():
+        return mask.astype(np.float32)
+    weights = np.zeros(noise_ppm.shape, np.float32)
+    # a few voxels of exceptional signal must not outweigh the rest
+    ratio = np.float32(np.median(noise_ppm[known])) / noise_ppm[known]
+    weights[known] = np.minimum(ratio, 3)
+    return weights
+
+
+class _ReferenceInput(StepInput):
+    chi_ppm = File(exists=True, mandatory=True, desc="susceptibility, ppm, up to a constant")
+    mask = File(exists=True, mandatory=True, desc="where susceptibility was found")
+    brain_mask = File(exists=True, mandatory=True, desc="where it is reported")
+    tissue = File(exists=True, mandatory=True, desc="tissue classes on the GRE grid: 1 CSF, 2 grey, 3 white")
+    region = traits.Enum("brain", "csf", "wm", usedefault=True, desc="region whose mean is zero")
+
+
+class _ReferenceOutput(TraitedSpec):  # type: ignore[misc]
+    chi_ppm = File(desc="susceptibility, ppm, 0 outside the measured mask")
+    measured_mask = File(desc="brain voxels with a susceptibility")
+    facts = traits.Dict(desc="offsets to whole brain, CSF and white matter, ppm")

@@ -1,0 +1,412 @@
+"""Figures of maps, masks, labels and region tables, as bytes of a PNG or SVG file.
+
+Volumes are turned to the closest right-anterior-superior axes, never resampled, and drawn in millimetres, so
+anisotropic voxels keep their shape. The left of an image is the patient's left. Equal input gives equal bytes.
+"""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from matplotlib import style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from nibabel.affines import obliquity
+from numpy.typing import NDArray
+
+from qsmals.reports.published import Expected
+
+Array = NDArray[Any]
+
+WIDTH_INCHES = 12.0
+DPI = 140
+GAP_MM = 4.0
+PANEL_FOOT = 0.85
+OUTLINE_COLOUR = "#56B4E9"
+# Okabe and Ito's palette, without black and the yellow that vanishes on white matter.
+CONTOUR_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
+CONVENTION = "Left of the image = left of the patient (neurological)"
+STYLE = {"font.family": "sans-serif", "font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "qsmals"}
+PLANES = (("axial", "z", 2, (0, 1)), ("coronal", "y", 1, (0, 2)), ("sagittal", "x", 0, (1, 2)))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Grey (or colour) range of a quantity, the same for every subject, with the words for its colour bar."""
+
+    low: float
+    high: float
+    label: str
+    colours: str = "gray"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume in closest right-anterior-superior axes.
+
+    Attributes
+    ----------
+    data : (x, y, z) ndarray
+        Values; x grows to the right, y to the front, z to the top of the patient.
+    affine : (4, 4) ndarray
+        Voxel to scanner coordinates, mm.
+    """
+
+    data: Array
+    affine: Array
+
+    @classmethod
+    def from_array(cls, data: Array, affine: Array) -> "Volume":
+        """Turn an array in any orientation; only axes are swapped and flipped."""
+        image = nib.as_closest_canonical(nib.Nifti1Image(_plain(data), affine))
+        return cls(np.asarray(image.dataobj), image.affine)
+
+    @property
+    def size_mm(self) -> Array:
+        """Edge lengths of a voxel, mm."""
+        size: Array = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return size
+
+    @property
+    def tilt_deg(self) -> float:
+        """Largest angle between a voxel axis and the scanner axis closest to it, degrees."""
+        return float(np.degrees(obliquity(self.affine).max()))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One column of a comparison: a volume, its scale and its title."""
+
+    volume: Volume
+    scale: Scale
+    title: str
+
+
+def _plain(data: Array) -> Array:
+    """An array in a type that a NIfTI image holds."""
+    data = np.asarray(data)
+    if data.dtype == bool:
+        return data.astype(np.uint8)
+    return data.astype(np.float32 if np.issubdtype(data.dtype, np.floating) else np.int32, copy=False)
+
+
+def mosaic(
+    volume: Volume,
+    *,
+    scale: Scale,
+    title: str,
+    outline: Volume | None = None,
+    labels: Volume | None = None,
+    around: Volume | None = None,
+    columns: int = 7,
+) -> bytes:
+    """Slices in three planes with a colour bar, as PNG.
+
+    Parameters
+    ----------
+    volume : Volume
+        What is shown.
+    scale : Scale
+        Its range and unit.
+    title : str
+        One line above the slices.
+    outline : Volume, optional
+        A mask on the same grid whose outline is drawn.
+    labels : Volume of int, optional
+        Labels on the same grid whose borders are drawn, each in its colour.
+    around : Volume, optional
+        A mask on the same grid; the slices cover its bounding box and a margin (default: where the volume is
+        not zero).
+    columns : int
+        Slices in the row with the widest slices; narrower planes get more.
+    """
+    box = _bounding_box((around or outline or volume).data, volume.size_mm)
+    tiles = _mosaic_tiles(volume, box, columns)
+    width = max(t.left + t.width for t in tiles)
+    height = max(t.top for t in tiles)
+    with _figure(width, height, title, volume.tilt_deg, head=0.34, side=0.8, foot=0.28) as (figure, axes):
+        for tile in tiles:
+            _draw_tile(axes, tile, volume, scale, outline, labels)
+        _side_bar(figure, scale)
+        return _png(figure)
+
+
+def panels(columns: Sequence[Panel], *, title: str, outline: Volume | None = None) -> bytes:
+    """Several volumes on one grid side by side, each in its three middle planes, as PNG."""
+    first = columns[0].volume
+    box = _bounding_box((outline or first).data, first.size_mm)
+    placed = [_column_tiles(box, first.size_mm, at) for at in range(len(columns))]
+    pitch = max(tile.width for tile in placed[0]) + GAP_MM
+    height = max(tile.top for tile in placed[0])
+    share = 1 / len(columns)
+    with _figure(pitch * len(columns), height, title, first.tilt_deg, head=0.58, side=0.0, foot=PANEL_FOOT) as (
+        figure,
+        axes,
+    ):
+        for at, (panel, tiles) in enumerate(zip(columns, placed, strict=True)):
+            for tile in tiles:
+                _draw_tile(axes, tile, panel.volume, panel.scale, outline, None)
+            _panel_words(figure, panel, (at + 0.5) * share, share)
+        return _png(figure)
+
+
+def region_plot(
+    rows: Sequence[Mapping[str, Any]], *, expected: Mapping[str, Expected], unit_factor: float = 1000.0
+) -> bytes:
+    """Mean of each region, left and right, over what is published for healthy adults, as SVG.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Rows of a region table with ``name``, ``hemisphere`` and ``mean`` (ppm); only those named in ``expected``
+        are drawn.
+    expected : mapping of name to Expected
+        Published values, ppb, in the order in which the regions appear from the top.
+    unit_factor : float
+        From the table's unit to ppb.
+    """
+    drawn = [name for name in expected if any(r["name"] == name and np.isfinite(r["mean"]) for r in rows)]
+    with style.context(["default", STYLE]):
+        figure = Figure(figsize=(8.0, 1.3 + 0.32 * max(len(drawn), 1)))
+        axes = figure.add_subplot()
+        for place, name in enumerate(drawn):
+            _draw_expected(axes, place, expected[name])
+            found = {row["hemisphere"]: row["mean"] for row in rows if row["name"] == name and np.isfinite(row["mean"])}
+            for side, mean in found.items():
+                if side != "B" or len(found) == 1:  # both together only where there is no left and right
+                    marker, colour, shift = _SIDES[side]
+                    axes.plot(unit_factor * mean, place + shift, marker, color=colour, ms=7, mec="white", mew=0.6)
+        axes.axvline(0, color="0.6", lw=0.8, zorder=0)
+        axes.set_yticks(range(len(drawn)), [name.replace("_", " ") for name in drawn])
+        axes.set_ylim(max(len(drawn), 1) - 0.4, -0.6)
+        axes.set_xlabel("mean susceptibility (ppb)")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False)
+        _region_legend(figure, axes)
+        figure.subplots_adjust(
+            left=0.24, right=0.98, bottom=0.6 / figure.get_figheight(), top=1 - 0.45 / figure.get_figheight()
+        )
+        return _svg(figure)
+
+
+_SIDES = {"L": ("<", "#0072B2", -0.12), "R": (">", "#D55E00", 0.12), "B": ("D", "0.25", 0.0)}
+
+
+def _draw_expected(axes: Any, place: int, values: Expected) -> None:
+    if values.low_ppb is not None and values.high_ppb is not None:
+        axes.barh(place, values.high_ppb - values.low_ppb, left=values.low_ppb, height=0.62, color="0.88", zorder=0)
+    if values.mean_ppb is not None:
+        axes.plot([values.mean_ppb] * 2, [place - 0.31, place + 0.31], color="0.45", lw=1.5, zorder=1)
+
+
+def _region_legend(figure: Any, axes: Any) -> None:
+    axes.plot([], [], "<", color=_SIDES["L"][1], label="left")
+    axes.plot([], [], ">", color=_SIDES["R"][1], label="right")
+    axes.plot([], [], "D", color=_SIDES["B"][1], label="midline or both")
+    axes.bar(0, 0, color="0.88", label="expected range")
+    axes.plot([], [], color="0.45", lw=1.5, label="published mean")
+    figure.legend(loc="upper center", ncol=5, frameon=False, handletextpad=0.4, columnspacing=1.4)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One slice: which plane and voxel, the box inside it, and its place in the figure, mm."""
+
+    plane: int
+    at: int
+    low: tuple[int, int]
+    high: tuple[int, int]
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def _bounding_box(mask: Array, size_mm: Array, margin_mm: float = 5.0) -> Array:
+    """First and one-past-last voxel of what is not zero along each axis with a margin, (3, 2)."""
+    present = np.isfinite(mask) & (mask != 0)
+    box = np.array([[0, n] for n in mask.shape])
+    for axis in range(3):
+        where = np.flatnonzero(present.any(axis=tuple(a for a in range(3) if a != axis)))
+        if where.size:
+            margin = int(np.ceil(margin_mm / size_mm[axis]))
+            box[axis] = max(where[0] - margin, 0), min(where[-1] + 1 + margin, mask.shape[axis])
+    return box
+
+
+def _tile(plane: int, at: int, box: Array, size_mm: Array, left: float, bottom: float) -> _Tile:
+    across, up = PLANES[plane][3]
+    width = float((box[across, 1] - box[across, 0]) * size_mm[across])
+    height = float((box[up, 1] - box[up, 0]) * size_mm[up])
+    low = int(box[across, 0]), int(box[up, 0])
+    high = int(box[across, 1]), int(box[up, 1])
+    return _Tile(plane, at, low, high, left, bottom + height, width, height)
+
+
+def _mosaic_tiles(volume: Volume, box: Array, columns: int) -> list[_Tile]:
+    """Slices of each plane, equally spaced over the box, in three rows of one width."""
+    extent = (box[:, 1] - box[:, 0]) * volume.size_mm
+    row_width = columns * (max(extent[PLANES[p][3][0]] for p in range(3)) + GAP_MM)
+    tiles, bottom = [], 0.0
+    for plane in (2, 1, 0):
+        axis, (across, up) = PLANES[plane][2], PLANES[plane][3]
+        available = int(box[axis, 1] - box[axis, 0])
+        number = max(1, min(int(row_width / (extent[across] + GAP_MM)), available))
+        positions = box[axis, 0] + np.round(_spread(number) * (available - 1)).astype(int)
+        pitch = row_width / number
+        for column, at in enumerate(positions):
+            left = column * pitch + (pitch - extent[across]) / 2
+            tiles.append(_tile(plane, int(at), box, volume.size_mm, left, bottom))
+        bottom += extent[up] + GAP_MM
+    return tiles
+
+
+def _spread(number: int) -> Array:
+    """Places between 0 and 1 that leave out the first and last slices, where little is to be seen."""
+    return np.linspace(0.1, 0.9, number) if number > 1 else np.array([0.5])
+
+
+def _column_tiles(box: Array, size_mm: Array, column: int) -> list[_Tile]:
+    """The middle slice of each plane, one above the other."""
+    extent = (box[:, 1] - box[:, 0]) * size_mm
+    pitch = max(extent[PLANES[p][3][0]] for p in range(3)) + GAP_MM
+    tiles, bottom = [], 0.0
+    for plane in (2, 1, 0):
+        axis, (across, up) = PLANES[plane][2], PLANES[plane][3]
+        left = column * pitch + (pitch - extent[across]) / 2
+        tiles.append(_tile(plane, int(box[axis].sum() // 2), box, size_mm, left, bottom))
+        bottom += extent[up] + GAP_MM
+    return tiles
+
+
+def _slice(volume: Volume, tile: _Tile) -> Array:
+    """The part of a plane that a tile shows, rows from the bottom up."""
+    index: list[int | slice] = [tile.at] * 3
+    for axis, low, high in zip(PLANES[tile.plane][3], tile.low, tile.high, strict=True):
+        index[axis] = slice(low, high)
+    part: Array = volume.data[tuple(index)].T
+    return part
+
+
+def _draw_tile(
+    axes: Any, tile: _Tile, volume: Volume, scale: Scale, outline: Volume | None, labels: Volume | None
+) -> None:
+    bottom = tile.top - tile.height
+    extent = (tile.left, tile.left + tile.width, bottom, tile.top)
+    axes.imshow(
+        _slice(volume, tile),
+        origin="lower",
+        extent=extent,
+        cmap=scale.colours,
+        vmin=scale.low,
+        vmax=scale.high,
+        interpolation="nearest",
+        aspect="auto",
+    )
+    if outline is not None:
+        _draw_borders(axes, (_slice(outline, tile) != 0).astype(int), extent, (OUTLINE_COLOUR,), 0.7)
+    if labels is not None:
+        _draw_borders(axes, _slice(labels, tile).astype(int), extent, CONTOUR_COLOURS, 0.6)
+    sides = ("L", "R") if PLANES[tile.plane][3][0] == 0 else ("P", "A")
+    middle = bottom + tile.height / 2
+    _write(axes, tile.left + 1, tile.top - 1, _position(volume, tile), ha="left", va="top")
+    _write(axes, tile.left + 1, middle, sides[0], ha="left", va="center")
+    _write(axes, tile.left + tile.width - 1, middle, sides[1], ha="right", va="center")
+
+
+def _write(axes: Any, x: float, y: float, words: str, **place: str) -> None:
+    """Small words that stay legible on bright and dark tissue."""
+    axes.text(
+        x, y, words, color="0.9", fontsize=6.5, path_effects=[withStroke(linewidth=1.6, foreground="black")], **place
+    )
+
+
+def _position(volume: Volume, tile: _Tile) -> str:
+    """Where a slice lies: the scanner coordinate of its middle along its axis."""
+    _, letter, axis, (across, up) = PLANES[tile.plane]
+    centre = np.ones(4)
+    centre[axis] = tile.at
+    centre[across] = (tile.low[0] + tile.high[0] - 1) / 2
+    centre[up] = (tile.low[1] + tile.high[1] - 1) / 2
+    return f"{letter} = {(volume.affine @ centre)[axis]:.0f} mm".replace("-", "−").replace("−0 ", "0 ")
+
+
+def _draw_borders(axes: Any, labels: Array, extent: tuple[float, ...], colours: Sequence[str], width: float) -> None:
+    """Lines along the voxel edges where labels change, in the colour of the larger label."""
+    rows, columns = labels.shape
+    x = np.linspace(extent[0], extent[1], columns + 1)
+    y = np.linspace(extent[2], extent[3], rows + 1)
+    r, c = np.nonzero(labels[:, 1:] != labels[:, :-1])
+    upright = np.stack([x[c + 1], y[r], x[c + 1], y[r + 1]], axis=-1)
+    owner = [np.maximum(labels[r, c], labels[r, c + 1])]
+    r, c = np.nonzero(labels[1:] != labels[:-1])
+    level = np.stack([x[c], y[r + 1], x[c + 1], y[r + 1]], axis=-1)
+    owner.append(np.maximum(labels[r, c], labels[r + 1, c]))
+    colour = np.concatenate(owner) % len(colours)
+    lines = np.concatenate([upright, level])
+    for number in np.unique(colour):
+        points = np.full((int((colour == number).sum()), 3, 2), np.nan)  # the third point lifts the pen
+        points[:, :2] = lines[colour == number].reshape(-1, 2, 2)
+        axes.plot(*points.reshape(-1, 2).T, color=colours[number], linewidth=width, solid_capstyle="projecting")
+
+
+@contextmanager
+def _figure(
+    width_mm: float, height_mm: float, title: str, tilt_deg: float, *, head: float, side: float, foot: float
+) -> Iterator[tuple[Figure, Any]]:
+    """A black figure with axes in millimetres; inches above, to the right and below are kept free of images."""
+    body = WIDTH_INCHES - side
+    height = body * height_mm / width_mm
+    total = head + height + foot
+    with style.context(["default", STYLE]):
+        figure = Figure(figsize=(WIDTH_INCHES, total), dpi=DPI, facecolor="black")
+        axes = figure.add_axes((0, foot / total, body / WIDTH_INCHES, height / total))
+        axes.set_axis_off()
+        axes.set_xlim(0, width_mm)
+        axes.set_ylim(0, height_mm)
+        oblique = f"; slices follow the acquired axes, tilted {tilt_deg:.0f}° in the scanner" if tilt_deg > 0.5 else ""
+        figure.text(0.006, 1 - 0.08 / total, title, color="white", fontsize=11, va="top")
+        figure.text(0.006, 0.07 / total, CONVENTION + oblique + ".", color="0.75", fontsize=8, va="bottom")
+        yield figure, axes
+
+
+def _side_bar(figure: Figure, scale: Scale) -> None:
+    """Colour bar at the right edge of a mosaic."""
+    bar = figure.add_axes((1 - 0.72 / WIDTH_INCHES, 0.25, 0.13 / WIDTH_INCHES, 0.5))
+    _fill_bar(figure, bar, scale, "vertical")
+
+
+def _panel_words(figure: Figure, panel: Panel, centre: float, width: float) -> None:
+    """Title over and colour bar under one column; its place is given in shares of the figure's width."""
+    total = figure.get_figheight()
+    figure.text(centre, 1 - 0.38 / total, panel.title, color="white", fontsize=9, ha="center", va="top")
+    bar = figure.add_axes((centre - 0.35 * width, (PANEL_FOOT - 0.17) / total, 0.7 * width, 0.09 / total))
+    _fill_bar(figure, bar, panel.scale, "horizontal")
+
+
+def _fill_bar(figure: Figure, bar: Any, scale: Scale, orientation: Literal["vertical", "horizontal"]) -> None:
+    mappable = ScalarMappable(Normalize(scale.low, scale.high), scale.colours)
+    made = figure.colorbar(mappable, cax=bar, orientation=orientation)
+    made.set_label(scale.label, color="white", fontsize=8)
+    made.outline.set_edgecolor("0.5")
+    bar.tick_params(colors="white", labelsize=7)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
