@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from qsmals.roi.statistics import COLUMN_NAMES, MINIMUM_ADJACENT_VOXELS, STATISTICS, Region, region_statistics
+from qsmals.roi.columns import COLUMN_NAMES, MINIMUM_ADJACENT_VOXELS, STATISTICS
+from qsmals.roi.statistics import Region, region_statistics
 
 SHAPE = (23, 18, 15)
 VOXEL_MM = (1.0, 1.2, 2.0)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qsmals.roi.statistics import COLUMN_NAMES, Region, region_statistics
+from qsmals.roi.columns import COLUMN_NAMES
+from qsmals.roi.statistics import Region, region_statistics
 from qsmals.roi.table import COLUMNS, column_dictionary, read_table, table_text
 
 CONTRACT = (

@@ -270,10 +270,11 @@ class _Checker:
         if gre.parts == "polar":
             self._check_radians(gre, images)
         rms = _magnitude_rms(gre, images)
-        known = [(echo, value) for echo, value in zip(gre.echoes, rms, strict=True) if isfinite(value)]
+        known = [(value, echo) for echo, value in zip(gre.echoes, rms, strict=True) if isfinite(value)]
         if list(gre.te_s) != sorted(gre.te_s):
             return
-        for (first, before), (second, after) in pairwise(known):
+        for count, (after, second) in enumerate(known[1:], 1):
+            before, first = min(known[:count], key=lambda pair: pair[0])
             if after > MAX_MAGNITUDE_RISE * before > 0:
                 what = (
                     f"the magnitude rises from echo {first.index} to echo {second.index} by {after / before:.2f} times"
@@ -281,6 +282,7 @@ class _Checker:
                 remedy = "A gradient echo decays: check that the files of the echoes are not shuffled or rescaled"
                 part = PART_PAIRS[gre.parts][0]
                 self.fault("echo-order", what, remedy, [first.files[part], second.files[part]])
+                return
 
     def _check_radians(self, gre: GreScan, images: Mapping[Path, ImageFacts]) -> None:
         """Phase that its sidecar calls rad must be a wrapped phase."""

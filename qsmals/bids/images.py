@@ -103,14 +103,25 @@ def _open(path: Path) -> Any:
 
     try:
         image = nib.load(path)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadImage("truncated", f"is cut off or damaged ({error})", _AGAIN) from error
     except Exception as error:  # a damaged header can make nibabel raise nearly anything
+        _require_sound_start(path)
         hint = " ".join(str(error).split())[:160]
         raise BadImage("not-nifti", f"is not a NIfTI image ({type(error).__name__}: {hint})", _AGAIN) from error
     if not isinstance(image, nib.Nifti1Image):
         raise BadImage("not-nifti", f"is not a NIfTI image but {type(image).__name__}", _AGAIN)
     return image
+
+
+def _require_sound_start(path: Path) -> None:
+    """Raise BadImage when the compressed stream itself is damaged near its start."""
+    try:
+        with _stream(path) as stream:
+            stream.read(1 << 20)
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):
+            raise BadImage("truncated", f"is cut off or damaged ({error})", _AGAIN) from error
+    except (EOFError, zlib.error) as error:
+        raise BadImage("truncated", f"is cut off or damaged ({error})", _AGAIN) from error
 
 
 def _volume_shape(image: Any) -> tuple[int, int, int]:

@@ -318,7 +318,7 @@ class _Finder:
         if images and not groups:
             faults.append(self._no_gre(label))
         scans = (self._gre_scan(label, group, faults) for group in groups.values())
-        return [scan for scan in scans if scan]
+        return sorted((scan for scan in scans if scan), key=lambda scan: natural_key(scan.prefix))
 
     def _gre_scan(self, label: str, images: list[Path], faults: list[Fault]) -> GreScan | None:
         names = {path: parse_name(path.name) for path in images}

@@ -9,90 +9,34 @@ not depend on it is run.
 
 import logging
 import os
-import re
 import signal
+import subprocess
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from nipype.pipeline.plugins.base import DistributedPluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
-from qsmals.engine.files import write_text
+from qsmals.engine.progress import Measure, Reporting
 from qsmals.engine.resources import cpu_limit, memory_limit, oom_kills
 from qsmals.engine.signals import check_interrupted
-from qsmals.engine.summary import Failure, duration
 from qsmals.engine.threads import thread_environment
 from qsmals.engine.worker import Answer, Hello, Task, Worker, current_levels, dump_task
 
 log = logging.getLogger(__name__)
-progress_log = logging.getLogger("qsmals.progress")
-
-State = Literal["done", "cached", "failed", "again"]
 
 MEMORY_SHARE = 0.9  # of the limit, when the caller gives none: the scheduler itself and the page cache
 MAX_ATTEMPTS = 2
 POLL_S = 1.0
 SPARE_WORKERS = 2  # idle workers with other thread counts that are kept beyond the processors
 STALLED_PASSES = 5
-
-
-@dataclass(frozen=True)
-class Step:
-    """A node that has finished or failed, as a person follows it.
-
-    Attributes
-    ----------
-    unit, name : str
-        Where in the data (``sub-01 run-1``) and what (``unwrap (ROMEO)``).
-    state : {'done', 'cached', 'failed', 'again'}
-        ``again``: its worker died and it will be tried once more, alone.
-    index, total : int
-        Steps finished so far in the unit, and all of them.
-    node : str
-        nipype's full name.
-    seconds, peak_gb : float or None
-        Time and largest resident memory; None for what was not run in a worker.
-    mem_gb, n_procs : float, int
-        What the node had asked for.
-    why : str
-        Cause, when it failed.
-    """
-
-    unit: str
-    name: str
-    state: State
-    index: int
-    total: int
-    node: str
-    seconds: float | None = None
-    peak_gb: float | None = None
-    mem_gb: float = 0.0
-    n_procs: int = 1
-    why: str = ""
-
-    def __str__(self) -> str:
-        where = f"[{self.unit}]" if self.unit else "[all]"
-        outcome = {
-            "done": duration(self.seconds) if self.seconds is not None else "done",
-            "cached": "already done",
-            "failed": f"FAILED: {self.why}",
-            "again": f"to be tried again, alone: {self.why}",
-        }[self.state]
-        return f"{where} {self.index:>3}/{self.total}  {self.name}  {outcome}"
-
-
-class NodesFailed(RuntimeError):
-    """At least one node failed; the rest of the graph has been run. ``failures`` says which and why."""
-
-    def __init__(self, failures: Iterable[Failure]) -> None:
-        self.failures = tuple(failures)
-        super().__init__("; ".join(f"{f.node} [{f.unit}]: {f.why}" for f in self.failures))
+KILL_WAIT_S = 10.0
 
 
 @dataclass
@@ -106,43 +50,7 @@ class _Job:
     answer: Answer | None = None
 
 
-def announce(node: Any, *, unit: str, step: str) -> Any:
-    """Give ``node`` the words of its progress line (an empty ``step``: no line); returns the node."""
-    node.qsmals_unit, node.qsmals_step = unit, step
-    return node
-
-
-def name_node(node: Any) -> tuple[str, str]:
-    """Unit and step of ``node``: what :func:`announce` said, else read from its name.
-
-    ``wf.sub_01_wf.run_1_wf.unwrap_phase`` is step ``unwrap phase`` of ``sub-01 run-1``.
-    """
-    *parents, own = node.fullname.split(".")
-    found = re.findall(r"(?:^|[._])(sub|ses|acq|run)_([A-Za-z0-9]+)", ".".join(parents))
-    unit = getattr(node, "qsmals_unit", None)
-    step = getattr(node, "qsmals_step", None)
-    return (
-        " ".join(f"{key}-{value}" for key, value in dict(found).items()) if unit is None else unit,
-        own.replace("_", " ").strip() if step is None else step,
-    )
-
-
-def log_progress(step: Step) -> None:
-    """The default for ``progress``: a line of the logger ``qsmals.progress``."""
-    progress_log.log(logging.ERROR if step.state == "failed" else logging.INFO, "%s", step)
-
-
-def write_steps(path: Path, steps: Iterable[Step]) -> Path:
-    """Write time and memory of each step as a TSV table, asked for and measured side by side."""
-    columns = ("unit", "name", "state", "seconds", "n_procs", "mem_gb", "peak_gb", "node")
-    rows = ["\t".join(columns)]
-    for step in steps:
-        values = (getattr(step, column) for column in columns)
-        rows.append("\t".join("n/a" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in values))
-    return write_text(path, "\n".join(rows) + "\n")
-
-
-class LocalPlugin(MultiProcPlugin):  # type: ignore[misc]  # nipype has no types
+class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype has no types
     """nipype plugin for one machine: ``workflow.run(plugin=LocalPlugin(plugin_args={...}))``.
 
     ``plugin_args``, all optional:
@@ -169,19 +77,12 @@ class LocalPlugin(MultiProcPlugin):  # type: ignore[misc]  # nipype has no types
     scheduler, status_callback
         As in nipype's MultiProc.
 
-    Attributes
-    ----------
-    steps : list of Step
-        Every node that ended in the last run, for the log and for benchmarks.
-    failures : list of Failure
-        Every node that failed in the last run.
-    peak_gb : dict
-        Largest memory of any one node, by unit.
+    What became of the nodes is in ``steps``, ``failures`` and ``peak_gb`` (:class:`Reporting`).
     """
 
     # accepted because nipype's MultiProc has them; a worker here is always a fresh, replaceable process
     _WITHOUT_MEANING = frozenset({"non_daemon", "maxtasksperchild", "mp_context", "n_gpu_procs"})
-    _OWN = frozenset({"progress", "naming", "initializer", "initargs", "environ", "itk_threads"})
+    _OWN = Reporting.REPORTING_ARGS | frozenset({"initializer", "initargs", "environ", "itk_threads"})
     _SHARED = frozenset({"n_procs", "memory_gb", "raise_insufficient", "max_jobs", "scheduler", "status_callback"})
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
@@ -191,8 +92,6 @@ class LocalPlugin(MultiProcPlugin):  # type: ignore[misc]  # nipype has no types
             raise ValueError(f"the local engine knows no plugin_args {', '.join(unknown)}")
         # not MultiProcPlugin.__init__: it makes the pool that hangs
         DistributedPluginBase.__init__(self, {k: v for k, v in args.items() if k in self._SHARED})
-        self._progress: Callable[[Step], None] = args.get("progress") or log_progress
-        self._naming: Callable[[Any], tuple[str, str]] = args.get("naming") or name_node
         self._initializer = args.get("initializer")
         self._initargs = tuple(args.get("initargs", ()))
         self._environ: dict[str, str] = dict(args.get("environ") or {})
@@ -205,45 +104,22 @@ class LocalPlugin(MultiProcPlugin):  # type: ignore[misc]  # nipype has no types
         self.max_jobs = np.inf  # nipype's loop would spin at its limit; the limit is kept in _submit_job
         self._cwd = str(Path.cwd())
         self._stats = None
-        self._reset()
+        self._init_reporting(args)
 
-    def _reset(self) -> None:
-        self.steps: list[Step] = []
-        self.failures: list[Failure] = []
-        self.peak_gb: dict[str, float] = {}
+    def _reset_reporting(self) -> None:
+        super()._reset_reporting()
         self._taskid = 0
         self._jobs: dict[int, _Job] = {}
         self._workers: list[Worker] = []
         self._again: deque[int] = deque()
         self._alone: int | None = None
-        self._answer: Answer | None = None
-        self._totals: dict[str, int] = {}
-        self._counts: dict[str, int] = {}
-        self._ended: set[str] = set()
         self._idle_passes = 0
 
     # -- nipype's life cycle -------------------------------------------------------------------
 
-    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
-        """Run ``graph``; raises :class:`NodesFailed` at the end if a node failed.
-
-        Whatever ends the run, no worker is left behind.
-        """
-        self._reset()
-        for node in graph.nodes():
-            unit, step = self._naming(node)
-            if step:
-                self._totals[unit] = self._totals.get(unit, 0) + 1
+    def _execution_settings(self) -> dict[str, Any]:
         # this class waits for events itself, so nipype's own pause between looks would only delay
-        config = {**config, "execution": {**config["execution"], "poll_sleep_duration": 0}}
-        try:
-            super().run(graph, config, updatehash=updatehash)
-        except Exception as error:
-            if self.failures:
-                raise NodesFailed(self.failures) from error
-            raise
-        finally:
-            self._kill_workers()
+        return {"poll_sleep_duration": 0}
 
     def _prerun_check(self, graph: Any) -> None:
         """Name the nodes that ask for more than there is, before anything runs."""
@@ -266,12 +142,13 @@ class LocalPlugin(MultiProcPlugin):  # type: ignore[misc]  # nipype has no types
             worker.exit_status()
         self._workers = []
 
-    def _kill_workers(self) -> None:
+    def _abandon(self) -> None:
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.kill()
         for worker in workers:
-            worker.process.wait()
+            with suppress(subprocess.TimeoutExpired):  # stuck in the kernel on a dead network share
+                worker.process.wait(KILL_WAIT_S)
 
     # -- scheduling ----------------------------------------------------------------------------
 
@@ -279,7 +156,7 @@ class LocalPlugin(MultiProcPlugin):  # type: ignore[misc]  # nipype has no types
         """One pass of nipype's loop: hand out what fits, then sleep until a worker has news."""
         check_interrupted()
         before = self._state()
-        self._answer = None
+        self._measure = Measure()
         if self._again or self._alone is not None:
             self._try_again()
         else:
@@ -463,7 +340,6 @@ class LocalPlugin(MultiProcPlugin):  # type: ignore[misc]  # nipype has no types
         if self._alone == task_id:
             self._alone = None
         self._again.append(task_id)
-        self._answer = None
         self._report(self._jobs[task_id].node, "again", why=why)
 
     def _finish(self, task_id: int, answer: Answer) -> None:
@@ -471,88 +347,18 @@ class LocalPlugin(MultiProcPlugin):  # type: ignore[misc]  # nipype has no types
             self._alone = None
         self._jobs[task_id].answer = answer
 
-    # -- results, to nipype and to people --------------------------------------------------------
+    # -- results -------------------------------------------------------------------------------
 
     def _get_result(self, taskid: int) -> dict[str, Any] | None:
-        self._answer = self._jobs[taskid].answer
-        if self._answer is None:
+        answer = self._jobs[taskid].answer
+        if answer is None:
             return None
-        return {"taskid": taskid, "result": self._answer.result, "traceback": self._answer.traceback}
+        self._measure = Measure(answer.seconds, answer.peak_gb)
+        return {"taskid": taskid, "result": answer.result, "traceback": answer.traceback}
 
     def _clear_task(self, taskid: int) -> None:
         del self._jobs[taskid]
 
-    def _task_finished_cb(self, jobid: int, cached: bool = False) -> None:
-        super()._task_finished_cb(jobid, cached=cached)
-        node = self.procs[jobid]
-        # nipype calls this also for a node that failed in the main process
-        if node.fullname not in self._ended and jobid not in self.mapnodesubids:
-            self._ended.add(node.fullname)
-            self._report(node, "cached" if cached else "done")
-
-    def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
-        """Write the crash file and keep the cause; a crash file that cannot be written fails nobody else."""
-        lines = _as_lines(result["traceback"] if result else None)
-        why = cause(lines)
-        crash_file: str | None = None
-        try:
-            crash_file = super()._report_crash(node, result={"result": None, "traceback": lines})
-        except Exception as error:
-            log.error("no crash file for %s: %s\n%s", node.fullname, error, "".join(lines))
-        unit, step = self._naming(node)
-        self.failures.append(Failure(unit, step or node.fullname, why, crash_file))
-        self._ended.add(node.fullname)
-        self._report(node, "failed", why=why)
-        return crash_file or "could not be written"
-
-    def _report(self, node: Any, state: State, why: str = "") -> None:
-        unit, name = self._naming(node)
-        answer = self._answer
-        peak = answer.peak_gb if answer else None
-        if peak is not None:
-            self.peak_gb[unit] = max(peak, self.peak_gb.get(unit, 0.0))
-        if state in ("done", "cached") and name:
-            self._counts[unit] = self._counts.get(unit, 0) + 1
-        step = Step(
-            unit=unit,
-            name=name or node.name,
-            state=state,
-            index=self._counts.get(unit, 0),
-            total=self._totals.get(unit, 0),
-            node=node.fullname,
-            seconds=answer.seconds if answer else None,
-            peak_gb=peak,
-            mem_gb=float(node.mem_gb),
-            n_procs=self._threads(node),
-            why=why,
-        )
-        self.steps.append(step)
-        if name or state in ("failed", "again"):
-            self._progress(step)
-
-
-def cause(lines: Iterable[str], limit: int = 500) -> str:
-    """The exception's own words, on one line, from a traceback (nipype nests them as text).
-
-    Examples
-    --------
-    >>> cause(["Traceback (most recent call last):\\n", '  File "a.py", line 1\\n', "ValueError: echoes differ\\n"])
-    'ValueError: echoes differ'
-    """
-    text = [line.strip() for line in "".join(lines).splitlines() if line.strip()]
-    heads = [
-        i for i, line in enumerate(text) if re.match(r"([\w]+\.)*\w*(Error|Exception|Exit|Died|Locked|Held)\b", line)
-    ]
-    chosen = " ".join(text[heads[-1] :] if heads else text[-1:]) or "no cause was given"
-    return chosen if len(chosen) <= limit else chosen[: limit - 3] + "..."
-
 
 def _failure(task_id: int, why: str) -> Answer:
     return Answer(task_id, traceback=[f"WorkerDied: {why}\n"])
-
-
-def _as_lines(trace: str | list[str] | None) -> list[str]:
-    """A traceback as the list of lines that nipype's crash report wants, whatever it was."""
-    if not trace:
-        return ["no traceback\n"]
-    return trace.splitlines(keepends=True) if isinstance(trace, str) else list(trace)

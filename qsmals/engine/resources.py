@@ -160,7 +160,7 @@ def _cgroup_folders(controller: str) -> Iterator[Path]:
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        root = _SYS_CGROUP / controller if controllers else _SYS_CGROUP
+        root = _SYS_CGROUP / controllers
         inside = Path(path.lstrip("/"))
         for part in (inside, *inside.parents):
             if (root / part).is_dir():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qsmals.roi.statistics import ADJACENT_MM, COLUMN_NAMES, MINIMUM_ADJACENT_VOXELS, MINIMUM_COVERAGE
+from qsmals.roi.columns import ADJACENT_MM, COLUMN_NAMES, MINIMUM_ADJACENT_VOXELS, MINIMUM_COVERAGE
 
 MISSING = "n/a"
 WHOLE_NUMBERS = ("index", "n_voxels")

@@ -20,15 +20,15 @@ class TVParameters:
     """Settings of :func:`tv`."""
 
     regularisation: float = field(
-        default=2e-4, metadata={"unit": "mm, at fields in ppm", "source": "benchmark on heads with known truth"}
+        default=1e-4, metadata={"unit": "mm, at fields in ppm", "source": "benchmark on heads with known truth"}
     )
     gradient_penalty: float = field(
-        default=100.0, metadata={"unit": "multiple of the regularisation", "source": "QSM.jl; FANSI"}
+        default=300.0, metadata={"unit": "multiple of the regularisation", "source": "benchmark (fastest)"}
     )
-    field_penalty: float = field(default=1.0, metadata={"unit": "1", "source": "FANSI (mu2)"})
+    field_penalty: float = field(default=0.3, metadata={"unit": "1", "source": "benchmark (fastest); FANSI mu2"})
     padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "STI Suite pads 12 voxels"})
-    tolerance: float = field(default=5e-3, metadata={"unit": "relative change", "source": "benchmark"})
-    max_iterations: int = field(default=100, metadata={"unit": "iterations", "source": "benchmark"})
+    tolerance: float = field(default=0.015, metadata={"unit": "relative change", "source": "benchmark"})
+    max_iterations: int = field(default=60, metadata={"unit": "iterations", "source": "benchmark"})
 
 
 def tv(

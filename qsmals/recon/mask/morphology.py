@@ -100,7 +100,6 @@ def _box(mask: Mask, margin_mm: float, voxel_size_mm: Size) -> tuple[slice, slic
     (found,) = ndimage.find_objects(mask.astype(np.uint8), max_label=1)
     margins = [int(np.ceil(margin_mm / size)) + 1 for size in voxel_size_mm]
     x, y, z = (
-        slice(max(s.start - m, 0), min(s.stop + m, n))
-        for s, m, n in zip(found, margins, mask.shape, strict=True)
+        slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in zip(found, margins, mask.shape, strict=True)
     )
     return x, y, z

@@ -1,0 +1,106 @@
+"""The zero of a susceptibility map, which the field does not determine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ReferenceOffset:
+    """Susceptibility of a region that could serve as reference, in a map referenced to the whole brain.
+
+    Attributes
+    ----------
+    mean_ppm, sd_ppm : float or None
+        Mean and standard deviation over the region, ppm; subtract the mean to reference the map
+        to the region. None where the region could not be measured.
+    n_voxels : int
+        Voxels with a finite value.
+    reason : str
+        Why there is no mean, empty if there is one.
+    """
+
+    mean_ppm: float | None
+    sd_ppm: float | None
+    n_voxels: int
+    reason: str = ""
+
+
+def reference_to(chi_ppm: NDArray[np.float32], region: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
+    """Shift a map so that its mean over a region is zero.
+
+    Parameters
+    ----------
+    chi_ppm : (x, y, z) float32
+        Susceptibility, ppm. NaN stays NaN and does not count in the mean.
+    region : (x, y, z) bool
+        The reference: the brain mask by default of the program, as the consensus recommends.
+
+    Returns
+    -------
+    chi_ppm : (x, y, z) float32
+        The map minus the offset at every voxel, those outside the region too.
+    offset_ppm : float
+        Mean over the region before the shift.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or the region has no finite voxel.
+
+    References
+    ----------
+    QSM Consensus Organization Committee, Bilgic B, et al. Magn Reson Med 2024;91:1834-1862. doi:10.1002/mrm.30006
+
+    Examples
+    --------
+    >>> reference_to(np.array([[[1.0, 3.0]]], dtype=np.float32), np.array([[[True, True]]]))[1]
+    2.0
+    """
+    values = _finite(chi_ppm, region)
+    if values.size == 0:
+        raise ValueError("the reference region has no voxel with a susceptibility")
+    offset = float(values.mean(dtype=np.float64))
+    return chi_ppm - chi_ppm.dtype.type(offset), offset
+
+
+def reference_offsets(
+    chi_ppm: NDArray[np.float32], regions: Mapping[str, NDArray[np.bool_] | None], min_voxels: int = 10
+) -> dict[str, ReferenceOffset]:
+    """Mean and standard deviation of candidate references, e.g. CSF and white matter.
+
+    Parameters
+    ----------
+    chi_ppm : (x, y, z) float32
+        Susceptibility referenced to the whole brain, ppm. NaN does not count.
+    regions : mapping of str to (x, y, z) bool or None
+        Masks by name; None for a region that was not found.
+    min_voxels : int
+        Fewer voxels than this are no reference.
+
+    Returns
+    -------
+    dict of str to ReferenceOffset
+        In the order given.
+    """
+    return {name: _offset(chi_ppm, region, min_voxels) for name, region in regions.items()}
+
+
+def _offset(chi_ppm: NDArray[np.float32], region: NDArray[np.bool_] | None, min_voxels: int) -> ReferenceOffset:
+    if region is None:
+        return ReferenceOffset(None, None, 0, "the region was not found")
+    values = _finite(chi_ppm, region)
+    if values.size < max(min_voxels, 1):
+        return ReferenceOffset(None, None, values.size, f"the region has {values.size} of at least {min_voxels} voxels")
+    mean = float(values.mean(dtype=np.float64))
+    sd = float(values.std(dtype=np.float64, ddof=1)) if values.size > 1 else 0.0
+    return ReferenceOffset(mean, sd, values.size)
+
+
+def _finite(chi_ppm: NDArray[np.float32], region: NDArray[np.bool_]) -> NDArray[np.float32]:
+    if chi_ppm.shape != region.shape:
+        raise ValueError(f"the map has shape {chi_ppm.shape}, the region {region.shape}")
+    values = chi_ppm[region]
+    return values[np.isfinite(values)]

@@ -1,0 +1,266 @@
+"""Which figures a subject's page has, and what each needs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
+from qsmals.reports import figures
+from qsmals.reports.collect import RegionTable, Scan
+from qsmals.reports.figures import Panel, Scale, Volume
+from qsmals.reports.published import EXPECTED
+
+DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
+CHI_SCALE = Scale(-0.1, 0.2, "susceptibility (ppm)")
+PHASE_SCALE = Scale(-np.pi, np.pi, "phase (rad)")
+QUALITY_SCALE = Scale(0, 1, "phase quality (0 to 1)", "viridis")
+
+
+class Images:
+    """The volumes of one scan, read when a figure asks for them."""
+
+    def __init__(self, scan: Scan) -> None:
+        self.files = scan.files
+        self.b0_tesla = scan.facts.b0_tesla if scan.facts else None
+
+    def has(self, *roles: str) -> bool:
+        """Whether each role has a file."""
+        return all(role in self.files for role in roles)
+
+    def volume(self, role: str, echo: int | None = None) -> Volume:
+        """A volume, or one echo of it where the file has several."""
+        image = nib.load(self.files[role])
+        data = np.asarray(image.dataobj[..., echo] if image.ndim > 3 and echo is not None else image.dataobj)
+        return Volume.from_array(data, image.affine)
+
+    @cached_property
+    def mask(self) -> Volume | None:
+        """The brain mask, where there is one."""
+        return self.volume("mask") if self.has("mask") else None
+
+    def inside(self, role: str) -> Volume:
+        """A map with what the mask leaves out shown as background."""
+        volume = self.volume(role)
+        if self.mask is None or self.mask.data.shape != volume.data.shape:
+            return volume
+        return Volume(np.where(self.mask.data != 0, volume.data, np.nan), volume.affine)
+
+    def field(self, role: str, limit_ppm: float) -> tuple[Volume, Scale]:
+        """A field map in ppm where the field strength is known, else in Hz with the range of 3 T."""
+        volume, name = self.inside(role), role.replace("_", " ")
+        if self.b0_tesla is None:
+            limit_hz = limit_ppm * GAMMA_BAR_MHZ_PER_TESLA * 3
+            return volume, Scale(-limit_hz, limit_hz, f"{name} (Hz)")
+        hz_per_ppm = GAMMA_BAR_MHZ_PER_TESLA * self.b0_tesla
+        label = f"{name} (ppm; 1 ppm = {hz_per_ppm:.1f} Hz)"
+        return Volume(volume.data / hz_per_ppm, volume.affine), Scale(-limit_ppm, limit_ppm, label)
+
+    def grey(self, role: str, echo: int | None = None) -> tuple[Volume, Scale]:
+        """An image without a unit, from zero to nearly its brightest in the brain."""
+        volume = self.volume(role, echo)
+        same_grid = self.mask is not None and self.mask.data.shape == volume.data.shape
+        values = volume.data[self.mask.data != 0] if self.mask is not None and same_grid else volume.data
+        values = values[np.isfinite(values)]
+        high = float(np.percentile(values, 99.5)) if values.size else 1.0
+        return volume, Scale(0, high if high > 0 else 1.0, "signal (arbitrary)")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Atlas to role of its label image."""
+        return {role.removeprefix("labels:"): role for role in self.files if role.startswith("labels:")}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that can be drawn: where it stands on the page, its file name, its words, and how to make it."""
+
+    section: str
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[], bytes]
+
+
+def drawings(scan: Scan) -> Iterator[Drawing]:
+    """Every figure for which the scan has the files, in the order of the page."""
+    images = Images(scan)
+    yield from _phase_drawings(images)
+    yield from _map_drawings(images)
+    yield from _label_drawings(images)
+    for table in scan.tables:
+        if table.quantity == "Chimap":
+            yield _region_drawing(table)
+
+
+OUTLINE = "The line is the border of the brain mask."
+
+
+def _phase_drawings(images: Images) -> Iterator[Drawing]:
+    if images.has("magnitude", "phase"):
+        yield Drawing(
+            "phase",
+            "desc-echoes_MEGRE.png",
+            "First and last echo",
+            f"Magnitude and phase before unwrapping. {OUTLINE}",
+            lambda: _echoes(images),
+        )
+    if images.has("total_field"):
+        yield Drawing(
+            "phase",
+            "desc-field_MEGRE.png",
+            "Unwrapped phase and total field",
+            f"Steps of one colour to the other that follow no anatomy are jumps of 2π. {OUTLINE}",
+            lambda: _field_panels(images),
+        )
+
+
+def _echoes(images: Images) -> bytes:
+    first, scale = images.grey("magnitude", 0)
+    last, last_scale = images.grey("magnitude", -1)
+    columns = [
+        Panel(first, scale, "magnitude, first echo"),
+        Panel(last, last_scale, "magnitude, last echo"),
+        Panel(images.volume("phase", 0), PHASE_SCALE, "phase, first echo"),
+        Panel(images.volume("phase", -1), PHASE_SCALE, "phase, last echo"),
+    ]
+    return figures.panels(columns, title="First and last echo", outline=images.mask)
+
+
+def _field_panels(images: Images) -> bytes:
+    columns = []
+    if images.has("unwrapped"):
+        last = images.volume("unwrapped", -1)
+        limit = float(np.ceil(np.nanpercentile(np.abs(last.data), 99) / np.pi) * np.pi) or np.pi
+        columns.append(Panel(last, Scale(-limit, limit, "phase (rad)"), "unwrapped phase, last echo"))
+    columns.append(Panel(*images.field("total_field", 1.0), "total field"))
+    if images.has("local_field"):
+        columns.append(Panel(*images.field("local_field", 0.05), "local field"))
+    if images.has("quality"):
+        columns.append(Panel(images.volume("quality"), QUALITY_SCALE, "phase quality"))
+    return figures.panels(columns, title="Unwrapped phase and fields", outline=images.mask)
+
+
+def _map_drawings(images: Images) -> Iterator[Drawing]:
+    if images.has("chi"):
+        yield Drawing(
+            "maps",
+            "desc-mosaic_Chimap.png",
+            "Susceptibility",
+            "Grey from −0.1 to 0.2 ppm for every subject; bright is paramagnetic (iron), dark is diamagnetic (myelin).",
+            lambda: figures.mosaic(images.inside("chi"), scale=CHI_SCALE, title="Susceptibility", around=images.mask),
+        )
+    if images.has("local_field"):
+        yield Drawing(
+            "maps",
+            "desc-local_fieldmap.png",
+            "Local field",
+            "What remains of the total field without the background; slow gradients at the border are its remains.",
+            lambda: _field_mosaic(images),
+        )
+    if images.has("r2star"):
+        yield Drawing(
+            "maps",
+            "desc-mosaic_R2starmap.png",
+            "R2*",
+            "The same range for every subject at one field strength.",
+            lambda: _r2star(images),
+        )
+
+
+def _field_mosaic(images: Images) -> bytes:
+    volume, scale = images.field("local_field", 0.05)
+    return figures.mosaic(volume, scale=scale, title="Local field", around=images.mask)
+
+
+def _r2star(images: Images) -> bytes:
+    high = max(round(17 * (images.b0_tesla or 3.0), -1), 20.0)
+    scale = Scale(0, high, "R2* (1/s)")
+    return figures.mosaic(images.inside("r2star"), scale=scale, title="R2*", around=images.mask)
+
+
+def _label_drawings(images: Images) -> Iterator[Drawing]:
+    if images.has("magnitude", "mask"):
+        yield Drawing(
+            "registration",
+            "desc-mask_MEGRE.png",
+            "Brain mask on the gradient echo",
+            "Brain outside the line is lost to every map and table.",
+            lambda: _mask_mosaic(images),
+        )
+    if images.has("t1w", "t1w_labels"):
+        yield _contours("T1w", "desc-regions_T1w.png", lambda: _labels_on(images, "t1w", "t1w_labels"))
+    elif images.has("t1w_on_gre") and images.labels:
+        role = next(iter(images.labels.values()))
+        yield _contours("T1w", "desc-regions_T1w.png", lambda: _labels_on(images, "t1w_on_gre", role))
+    for atlas, role in images.labels.items():
+        yield from _atlas_drawings(images, atlas, role)
+
+
+def _contours(on: str, name: str, draw: Callable[[], bytes]) -> Drawing:
+    caption = "The lines are the regions' borders; they should follow the cortex, the deep nuclei and the ventricles."
+    return Drawing("registration", name, f"Regions on {on}", caption, draw)
+
+
+def _atlas_drawings(images: Images, atlas: str, role: str) -> Iterator[Drawing]:
+    """Contours of one atlas on the gradient echo, and a close view of the deep nuclei on susceptibility."""
+    if images.has("magnitude"):
+        yield _contours(
+            f"the gradient echo ({atlas})",
+            f"seg-{atlas}_desc-regions_MEGRE.png",
+            lambda: _labels_on(images, "magnitude", role),
+        )
+    if images.has("chi"):
+        yield Drawing(
+            "registration",
+            f"seg-{atlas}_desc-deep_Chimap.png",
+            f"Deep nuclei on susceptibility ({atlas})",
+            "Bright nuclei should lie inside their lines.",
+            lambda: _deep(images, role),
+        )
+
+
+def _mask_mosaic(images: Images) -> bytes:
+    volume, scale = images.grey("magnitude", 0)
+    return figures.mosaic(volume, scale=scale, title="Brain mask, first echo", outline=images.mask)
+
+
+def _labels_on(images: Images, background: str, role: str) -> bytes:
+    volume, scale = images.grey(background, 0)
+    labels = images.volume(role)
+    return figures.mosaic(volume, scale=scale, title="Regions", labels=labels, around=labels)
+
+
+def _deep(images: Images, role: str) -> bytes:
+    """Susceptibility around the deep nuclei that the label table names, else around all labels."""
+    labels = images.volume(role)
+    chosen = _deep_labels(images.files[role])
+    near = Volume(np.isin(labels.data, chosen) if chosen else labels.data != 0, labels.affine)
+    shown = Volume(np.where(near.data, labels.data, 0), labels.affine)
+    return figures.mosaic(
+        images.inside("chi"), scale=CHI_SCALE, title="Deep nuclei", labels=shown, around=near, columns=5
+    )
+
+
+def _deep_labels(image: Path) -> list[int]:
+    """Label values of the deep nuclei in the table beside a label image."""
+    table = image.with_name(image.name.removesuffix(".nii.gz") + ".tsv")
+    if not table.exists():
+        return []
+    header, *rows = [line.split("\t") for line in table.read_text().splitlines()]
+    entries: list[Mapping[str, Any]] = [dict(zip(header, row, strict=False)) for row in rows]
+    return [int(entry["index"]) for entry in entries if any(name in entry.get("name", "").lower() for name in DEEP)]
+
+
+def _region_drawing(table: RegionTable) -> Drawing:
+    return Drawing(
+        "regions",
+        f"seg-{table.atlas}_desc-regions_Chimap.svg",
+        f"Mean susceptibility of the regions ({table.atlas})",
+        "Published values come from other scanners, ages and reference regions: they orient and do not decide.",
+        lambda: figures.region_plot(table.rows, expected=EXPECTED),
+    )
