@@ -1,6 +1,7 @@
 """Discovery of scans: names, sessions, filters, choices, and what is said when nothing fits."""
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_participant_label_with_and_without_prefix(tmp_path: Path, label: str) -
 
 def test_unknown_participant_lists_those_there(tmp_path: Path) -> None:
     write_tree(tmp_path, Visit("01"), Visit("02"), empty=True)
-    with pytest.raises(NothingMatched, match="no participant 07.*there are 01, 02"):
+    with pytest.raises(NothingMatched, match=r"no participant 07.*there are 01, 02"):
         find_subjects(tmp_path, participant_labels=["01", "sub-07"])
 
 
@@ -130,7 +131,7 @@ def test_subject_without_phase_says_what_to_do(tmp_path: Path) -> None:
 def test_magnitude_without_part_next_to_phase(tmp_path: Path) -> None:
     write_tree(tmp_path, Visit("01", gres=(Gre(parts=("", "phase")),)), empty=True)
     (subject,) = find_subjects(tmp_path)
-    assert [path.name for path in subject.units[0].gre.files("mag")][0] == "sub-01_echo-1_MEGRE.nii.gz"
+    assert subject.units[0].gre.files("mag")[0].name == "sub-01_echo-1_MEGRE.nii.gz"
     assert subject.faults == ()
 
 
@@ -295,6 +296,18 @@ def test_links_in_circles(tmp_path: Path) -> None:
     assert third.label == "03" and codes(third) == ["no-megre"]
 
 
+def test_names_that_are_no_text_are_passed_over(tmp_path: Path) -> None:
+    anat = Visit("01").anat(write_tree(tmp_path, Visit("01"), empty=True))
+    (anat / os.fsdecode(b"sub-01_acq-\xff_MEGRE.nii.gz")).touch()
+    (tmp_path / os.fsdecode(b"sub-\xff")).mkdir()
+    (subject,) = find_subjects(tmp_path)
+    assert prefixes(subject) == ["sub-01"] and subject.faults == ()
+    odd = tmp_path / os.fsdecode(b"data\xff")
+    write_tree(odd, Visit("01"), empty=True)
+    with pytest.raises(InvalidInput, match="cannot be read as text"):
+        find_subjects(odd)
+
+
 def test_linked_subject_folder(tmp_path: Path) -> None:
     elsewhere = write_tree(tmp_path / "elsewhere", Visit("01"), empty=True)
     root = tmp_path / "data"
@@ -339,5 +352,5 @@ def test_broken_sidecar_is_kept_for_the_check(tmp_path: Path) -> None:
 def test_importing_the_module_does_not_import_pybids() -> None:
     import subprocess
 
-    code = "import sys, qsmals.bids.checks, qsmals.bids.layout; sys.exit('bids' in sys.modules or 'nibabel' in sys.modules)"
+    code = "import sys, qsmals.bids.checks; sys.exit('bids' in sys.modules or 'nibabel' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -184,6 +184,11 @@ def test_papers_cited_alike_get_letters():
     assert "volume = {55},\n  pages = {1645--1656}" in bib
 
 
+def test_a_shared_key_is_told_apart():
+    papers = [Citation("li", "Li W", "T", "J", 2011, f"10.1/{n}") for n in "xyz"]
+    assert re.findall(r"@article\{(\w+),", bibtex(papers)) == ["li", "lib", "lic"]
+
+
 def test_a_sentence_that_does_not_fit_is_an_error():
     broken = Method("x", "X", nothing, RomeoParameters, "With {lambda_1}.", ())
     with pytest.raises(ValueError, match="sentence of x does not fit"):

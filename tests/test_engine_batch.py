@@ -124,7 +124,7 @@ def write(path, text):
     return path
 
 
-def test_plugin_file_as_fmriprep_has_it(tmp_path):
+def test_plugin_file_as_fmriprep_has_it(tmp_path, cluster):
     yaml = write(tmp_path / "a.yml", "plugin: LegacyMultiProc\nplugin_args: {maxtasksperchild: 1, n_procs: 3}\n")
     settings = load_plugin_file(yaml)
     assert settings == PluginSettings("LegacyMultiProc", {"maxtasksperchild": 1, "n_procs": 3})
@@ -154,8 +154,12 @@ def test_plugin_file_refused(tmp_path, text, message):
         load_plugin_file(tmp_path / "missing.yml")
 
 
-@pytest.mark.parametrize("name", ["SGE", "PBS", "LSF", "OAR", "Condor"])
-def test_other_engines_report_alike(name, monkeypatch):
+@pytest.mark.parametrize(("name", "command"), [("PBS", "qsub"), ("LSF", "bsub"), ("OAR", "oarsub")])
+def test_other_engines_report_alike(name, command, monkeypatch, tmp_path):
     monkeypatch.delenv("LOGNAME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=f"needs the command {command}"):
+        make_plugin(PluginSettings(name))
+    write(tmp_path / command, "#!/bin/sh\n").chmod(0o755)
     plugin = make_plugin(PluginSettings(name), n_procs=2, progress=print)
     assert type(plugin).__name__ == f"{name}Plugin" and plugin.failures == [] and os.environ["LOGNAME"]

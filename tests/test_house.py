@@ -46,7 +46,7 @@ def imported_modules(path: Path) -> set[str]:
     return names
 
 
-FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE)
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.name == "settings.py")
 FILES += sorted((PACKAGE / "workflows").glob("*.py"))
 
 

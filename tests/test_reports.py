@@ -175,7 +175,7 @@ def test_a_complete_subject(tree):
         "the sign of the phase was flipped",
         "radius_mm = 12.0",
         "12.3",
-        "Not in the sidecars: model",
+        "Not recorded: model, scanner software, receive coil, sequence, 2D or 3D, flip angle",
         "qsmals in out participant",
     ):
         assert words in page.text, words
@@ -258,6 +258,12 @@ def test_figures_of_vanished_images_are_kept(tree):
     shutil.rmtree(tree / "sub-01/figures")
     written, _ = report(tree)
     assert any("figure “First and last echo”" in m for m in written.missing)
+
+
+def test_a_scan_without_t1w_lacks_nothing(tmp_path):
+    make_scan(tmp_path, "sub-01", facts={"images": {k: v for k, v in images("sub-01").items() if k != "t1w_on_gre"}})
+    written, page = report(tmp_path)
+    assert written.missing == () and "Regions on T1w" not in page.text
 
 
 def test_a_failed_subject_says_what_failed_and_what_to_try(tmp_path):

@@ -1,0 +1,1 @@
+"""The graphs, from small builders: anatomy, field, susceptibility, regions, outputs."""

@@ -1,12 +1,14 @@
 """Brain extraction of a T1w image with a brain-only template.
 
-The template has no skull, so that the skull must never pull on it: the scalp, known by its depth
-under the air, is removed first, the first alignment looks at the inside of the brain alone and from many
-starts, and the warped template mask is only a prior: the edge is then found in the image.
+The template has no skull, so that the skull must never pull on it. The scalp, known by its depth under
+the air, is removed first; the alignment starts from many poses and sizes and looks at the inside of the
+template and at the dark rim around it; and the aligned template is only a prior for where the brain lies:
+its surface is found in the image, by opening the bright tissue until the scalp and the dura fall off.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +19,26 @@ from qsmals.anatomy.bias import correct_bias
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import (
     Image,
-    ball,
+    bounding_box,
+    cropped,
     distance_mm,
     index_to_physical,
     largest_component,
     resampled,
     with_data,
 )
-from qsmals.anatomy.stages import Metric, Stage, run_stages, write_affine
+from qsmals.anatomy.stages import write_affine
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 SCALP_MM = 8.0
-"""Depth under the air within which no adult has brain (scalp of 5-7 mm over a skull of 4-8 mm)."""
+"""Depth under the air within which no adult has brain (scalp of 4-8 mm over a skull of 4-8 mm)."""
 
-BINS = 24
+MARGIN_MM = 3.0
+"""Fluid and pia kept around the closed surface of the bright tissue."""
+
+PLAUSIBLE_ML = (500.0, 2500.0)
 
 
 @dataclass(frozen=True)
@@ -42,19 +48,19 @@ class Brain:
     Attributes
     ----------
     mask : image
-        1 in the brain with the fluid that surrounds it, 0 elsewhere; grid of the T1w image.
+        1 in the brain and the fluid that surrounds it, 0 elsewhere; grid of the T1w image.
     image : image
-        The T1w image, bias-corrected, 0 outside the mask, white matter near 100.
+        The T1w image, bias-corrected, 0 outside the mask, 98th percentile inside it 100.
     skull_stripped : bool
         The T1w image was brain-only when it came.
-    to_template : Path or None
-        Affine, T1w image to template, with which a registration may start; None without a template.
+    initial : Path
+        Linear transform (T1w image to template) with which a registration may start.
     """
 
     mask: Image
     image: Image
     skull_stripped: bool
-    to_template: Path
+    initial: Path
 
 
 def extract_brain(t1w: Image, template: Image, *, compute: Compute) -> Brain:
@@ -67,16 +73,234 @@ def extract_brain(t1w: Image, template: Image, *, compute: Compute) -> Brain:
     template : image
         T1-weighted template brain, 0 outside it.
     compute : Compute
-        Resources; `sloppy` works at 3 mm and skips the deformation.
+        Resources; `sloppy` looks for the surface at 2 mm instead of 1 mm.
 
     Raises
     ------
     ValueError
-        The image is empty, or no brain of a plausible size (500 to 2500 ml) was found in it.
+        The image is empty, or no brain of a plausible size was found in it.
     """
     with ants_session(compute):
         coarse = Compute(compute.work_dir, compute.threads, compute.seed, sloppy=True)
-        head = resampled(correct_bias(t1w, compute=coarse), 3.0 if compute.sloppy else 2.0)
-        start = align_template(head, template, compute=compute)
-        stripped = is_brain_only(head, template, start)
-        ...
+        level = resampled(correct_bias(t1w, compute=coarse), 2.0 if compute.sloppy else 1.0)
+        stripped = is_brain_only(level)
+        matrix, centre = align_template(level, template, brain_only=stripped, seed=compute.seed)
+        initial = write_affine(matrix, compute.folder("brain") / "initial.mat", centre_mm=centre)
+        found = brain_only_mask(level) if stripped else find_surface(level, template, initial)
+        mask = _on_grid(found, t1w)
+        volume_ml = float(mask.numpy().sum()) * float(np.prod(mask.spacing)) / 1000
+        if not PLAUSIBLE_ML[0] <= volume_ml <= PLAUSIBLE_ML[1]:
+            raise ValueError(
+                f"brain extraction found {volume_ml:.0f} ml, outside {PLAUSIBLE_ML[0]:.0f} to {PLAUSIBLE_ML[1]:.0f}: "
+                "check that the image is a T1w head with the right orientation, or give a brain mask"
+            )
+        image = correct_bias(t1w, mask=mask, compute=compute)
+        return Brain(mask, with_data(image, image.numpy() * mask.numpy()), stripped, initial)
+
+
+def brain_from_mask(t1w: Image, mask: Image, template: Image, *, compute: Compute) -> Brain:
+    """The same result with a mask that is already known, on the grid of the T1w image.
+
+    Raises
+    ------
+    ValueError
+        The mask is empty or lies on another grid.
+    """
+    from qsmals.anatomy.images import same_grid
+
+    if not same_grid(t1w, mask):
+        raise ValueError(f"the brain mask (shape {mask.shape}) is not on the grid of the T1w image ({t1w.shape})")
+    binary = with_data(mask, mask.numpy() > 0)
+    if not binary.numpy().any():
+        raise ValueError("the brain mask is empty")
+    with ants_session(compute):
+        image = correct_bias(t1w, mask=binary, compute=compute)
+        brain = with_data(image, image.numpy() * binary.numpy())
+        matrix, centre = align_template(resampled(brain, 2.0), template, brain_only=True, seed=compute.seed)
+        initial = write_affine(matrix, compute.folder("brain") / "initial.mat", centre_mm=centre)
+        return Brain(binary, brain, bool((t1w.numpy()[binary.numpy() == 0] == 0).all()), initial)
+
+
+def is_brain_only(head: Image) -> bool:
+    """Whether nothing but the brain is in a T1w image (skull and scalp were removed or never there).
+
+    Under the air a head has its scalp, brighter than the tissue below it, then the dark skull; a brain has
+    its cortex, darker than the white matter below. Judged by the mean brightness in shells: the outer
+    4 mm of the object relative to the shell 12 to 20 mm deep, and by the volume of the object.
+    """
+    data, depth = head.numpy(), depth_under_air(head)
+    volume_ml = float((depth > 0).sum()) * float(np.prod(head.spacing)) / 1000
+    if volume_ml > PLAUSIBLE_ML[1]:
+        return False
+    dark = np.median(data[(depth > 20)]) * 0.35 if (depth > 20).any() else 0.0
+    ring = (depth > 5) & (depth < 14)
+    return bool(ring.any() and float((data[ring] < dark).mean()) < 0.12)
+
+
+def depth_under_air(head: Image) -> Floats:
+    """Distance of each voxel of the object to the air outside it, mm; 0 in the air. Sinuses are filled."""
+    data = head.numpy()
+    bright = data > 0.12 * np.percentile(data[data > 0], 98)
+    closed = closing_mm(largest_component(bright), 4.0, head.spacing)
+    filled = _fill_slices(closed)
+    padded = np.pad(filled, 1)
+    depth = ndimage.distance_transform_edt(padded, sampling=tuple(head.spacing))[1:-1, 1:-1, 1:-1]
+    return np.asarray(depth, dtype=np.float32)
+
+
+def _fill_slices(mask: Mask) -> Mask:
+    """Fill the holes of the volume and of every axial, coronal and sagittal slice."""
+    filled = ndimage.binary_fill_holes(mask)
+    for axis in range(3):
+        moved = np.moveaxis(filled, axis, 0)
+        for plane in moved:
+            plane[...] = ndimage.binary_fill_holes(plane)
+    return np.asarray(filled)
+
+
+def closing_mm(mask: Mask, radius_mm: float, spacing: Any) -> Mask:
+    """Closing by a ball of any radius, by distances: seconds where structuring elements take minutes."""
+    step = np.asarray(spacing, dtype=float)
+    pad = [(int(n), int(n)) for n in np.ceil(radius_mm / step).astype(int) + 1]
+    padded = np.pad(mask, pad)
+    grown = ndimage.distance_transform_edt(~padded, sampling=tuple(step)) <= radius_mm
+    shrunk = ndimage.distance_transform_edt(grown, sampling=tuple(step)) > radius_mm
+    inner = tuple(slice(before, -after) for before, after in pad)
+    return np.asarray(shrunk[inner] | mask)
+
+
+def align_template(
+    head: Image, template: Image, *, brain_only: bool, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rigid motion and scale from template points to head points, by mutual information from many starts.
+
+    Returns
+    -------
+    matrix : (4, 4) array
+        LPS mm, template to head.
+    centre : (3,) array
+        Centre of the template brain, LPS mm.
+    """
+    coarse = resampled(template, 4.0)
+    inside = coarse.numpy() > 0.1 * np.percentile(coarse.numpy()[coarse.numpy() > 0], 98)
+    to_physical = index_to_physical(coarse)
+    centre = to_physical[:3, :3] @ np.argwhere(inside).mean(0) + to_physical[:3, 3]
+    moving = resampled(head if brain_only else with_data(head, without_scalp(head)), 4.0)
+    data = moving.numpy()
+    bright = data > 0.2 * np.percentile(data[data > 0], 98)
+    rng = np.random.default_rng(seed)
+    near = distance_mm(inside, coarse.spacing) < 4.0
+    fixed = search.sample(coarse.numpy(), to_physical, near, count=6000, bins=search.BINS, rng=rng)
+    volume = search.volume(data, index_to_physical(moving), bright, bins=search.BINS)
+    starts = _poses(bright, index_to_physical(moving), centre, brain_only=brain_only)
+    best, _ = search.multistart(fixed, volume, starts, centre, keep=6, step_mm=1.0)
+    return search.similarity_matrix(best, centre), centre
+
+
+def without_scalp(head: Image) -> Floats:
+    """The head without its outer 8 mm, and with fat no brighter than white matter may be."""
+    data, depth = head.numpy(), depth_under_air(head)
+    deep = data[depth > SCALP_MM]
+    ceiling = float(np.percentile(deep[deep > 0], 99)) if (deep > 0).any() else float(data.max())
+    return np.where(depth > SCALP_MM, np.minimum(data, ceiling), 0).astype(np.float32)
+
+
+def _poses(bright: Mask, to_physical: NDArray[np.float64], centre: NDArray[np.float64], *, brain_only: bool) -> Any:
+    """Starts (n, 7) for the search: pitch, place and size of the brain in the bright part of a head."""
+    points = np.argwhere(bright) @ to_physical[:3, :3].T + to_physical[:3, 3]
+    top = float(np.percentile(points[:, 2], 99.9))
+    upper = points[points[:, 2] > top - 140]
+    middle = (np.percentile(upper, 1, axis=0) + np.percentile(upper, 99, axis=0)) / 2
+    heights = [middle[2]] if brain_only else [top - drop for drop in (45.0, 60.0, 75.0, 90.0)]
+    return np.array(
+        [
+            [pitch, 0, 0, middle[0] - centre[0], middle[1] + forward - centre[1], height - centre[2], size]
+            for height in heights
+            for forward in (-12.0, 0.0, 12.0)
+            for pitch in (-0.35, 0.0, 0.35)
+            for size in (-0.25, -0.1, 0.05)
+        ]
+    )
+
+
+def brain_only_mask(head: Image) -> Image:
+    """Mask of an image that is brain-only: what is not background, its largest part, closed and filled."""
+    data = head.numpy()
+    positive = data[data > 0]
+    bright = largest_component(data > 0.02 * np.percentile(positive, 98))
+    return with_data(head, ndimage.binary_fill_holes(closing_mm(bright, 4.0, head.spacing)))
+
+
+def find_surface(head: Image, template: Image, initial: Path) -> Image:
+    """Mask of the brain in a bias-corrected head, given a linear transform of the template to it.
+
+    The intensities of fluid, grey and white matter are learned inside the aligned template. The bright
+    tissue is eroded by 2 mm, which cuts the thin bridges to dura and scalp; what still hangs together
+    with the inside is grown back, closed over the sulci (10 mm) and widened into the fluid around it.
+    """
+    import ants
+
+    support = with_data(template, template.numpy() > 0)
+    warped = ants.apply_transforms(head, support, [str(initial)], interpolator="linear", whichtoinvert=[True])
+    box = bounding_box(warped.numpy() > 0.5, 22.0 / np.asarray(head.spacing))
+    small = cropped(head, box)
+    from_prior = distance_mm(warped.numpy()[box] > 0.5, head.spacing)
+    tissue, not_brighter = tissue_voxels(small.numpy(), from_prior)
+    core = connected_core(tissue & (from_prior < 12), from_prior, head.spacing)
+    closed = ndimage.binary_fill_holes(closing_mm(core, 10.0, head.spacing))
+    grown = (distance_mm(closed, head.spacing) <= MARGIN_MM) & not_brighter
+    solid = ndimage.binary_fill_holes(closing_mm(largest_component(grown | closed), 2.0, head.spacing))
+    whole = np.zeros(head.shape, dtype=np.float32)
+    whole[box] = solid
+    return with_data(head, whole)
+
+
+def tissue_voxels(data: Floats, from_prior_mm: Floats) -> tuple[Mask, Mask]:
+    """Voxels as bright as grey or white matter, and voxels not brighter than white matter."""
+    smooth = ndimage.gaussian_filter(data, 0.5)
+    inside = data[from_prior_mm < -5]
+    if inside.size < 1000:
+        raise ValueError("the aligned template holds no voxels: the image is not a head, or its orientation is wrong")
+    fluid, grey, white = three_classes(inside)
+    ceiling = white + 0.35 * (white - fluid)
+    return (smooth > (fluid + grey) / 2) & (smooth < ceiling), smooth < ceiling
+
+
+def three_classes(values: Floats) -> tuple[float, float, float]:
+    """Centres of three intensity classes (k-means from fixed starts), dark to bright."""
+    low, high = np.percentile(values, [2, 98])
+    x = values[(values > low) & (values < high)].astype(np.float64)
+    if x.size == 0:
+        raise ValueError("the image is constant where the brain should be")
+    centres = np.array([low + 0.15 * (high - low), np.percentile(x, 40), np.percentile(x, 80)])
+    for _ in range(100):
+        edges = (centres[1:] + centres[:-1]) / 2
+        label = np.searchsorted(edges, x)
+        count = np.maximum(np.bincount(label, minlength=3), 1)
+        moved = np.bincount(label, weights=x, minlength=3) / count
+        if np.abs(moved - centres).max() < 1e-3:
+            break
+        centres = moved
+    return float(centres[0]), float(centres[1]), float(centres[2])
+
+
+def connected_core(tissue: Mask, from_prior_mm: Floats, spacing: Any) -> Mask:
+    """Tissue that a 2 mm erosion leaves connected to the inside of the prior, grown back."""
+    step = tuple(np.asarray(spacing, dtype=float))
+    radius = max(2.0, 1.01 * max(step))
+    eroded = (ndimage.distance_transform_edt(tissue, sampling=step) > radius) & (from_prior_mm < 8)
+    labels, _ = ndimage.label(eroded)
+    sizes = np.bincount(labels.ravel())
+    wanted = np.unique(labels[eroded & (from_prior_mm < -12)])
+    kept = np.isin(labels, [n for n in wanted if n and sizes[n] * np.prod(step) > 500])
+    if not kept.any():
+        raise ValueError("no brain tissue was found inside the aligned template: is the image a T1w head?")
+    return np.asarray((ndimage.distance_transform_edt(~kept, sampling=step) <= radius + 1.0) & tissue)
+
+
+def _on_grid(mask: Image, reference: Image) -> Image:
+    """A mask resampled to the grid of ``reference`` (linear, cut at one half)."""
+    import ants
+
+    moved = ants.resample_image_to_target(mask, reference, interp_type="linear")
+    return with_data(reference, moved.numpy() > 0.5)

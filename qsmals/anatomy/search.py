@@ -12,6 +12,9 @@ from scipy import ndimage, optimize
 
 Array = NDArray[np.float64]
 
+BINS = 24
+"""Intensity classes of both images."""
+
 
 @dataclass(frozen=True)
 class Sampled:

@@ -139,7 +139,8 @@ def _check_earlier(output_dir: Path, version: str) -> tuple[str, ...]:
     ours = [p for p in programs if p.get("Name") == NAME]
     if not ours:
         raise InvalidInput(
-            f"OUTPUT_DIR {output_dir} holds another data set ({content.get('Name', 'no name')}). Choose a folder of its own"
+            f"OUTPUT_DIR {output_dir} holds another data set ({content.get('Name', 'no name')}). "
+            "Choose a folder of its own"
         )
     versions = sorted({str(p.get("Version")) for p in ours} - {version})
     if not versions:

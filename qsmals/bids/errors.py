@@ -32,7 +32,8 @@ class Fault:
     def __str__(self) -> str:
         names = [path.name for path in self.files]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        return f"sub-{self.subject}: {shown + ': ' if shown else ''}{self.what}. {self.remedy}."
+        text = f"sub-{self.subject}: {shown + ': ' if shown else ''}{self.what}. {self.remedy}."
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 class InputError(Exception):

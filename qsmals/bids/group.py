@@ -9,6 +9,7 @@ from typing import Any
 
 from qsmals.bids.errors import InvalidInput, NothingMatched
 from qsmals.bids.naming import LABEL, Name, natural_key, parse_name, strip_prefix
+from qsmals.bids.sidecars import strict_json
 from qsmals.engine.files import write_json, write_text
 
 MISSING = "n/a"
@@ -220,7 +221,7 @@ def _write_group(
         **{new: dictionary.get(c, {"Description": f"{c} of participants.tsv"}) for c, new in person_columns.items()},
         **_described_values(tables, values),
     }
-    write_json(path.with_suffix(".json"), described)
+    write_json(path.with_suffix(".json"), strict_json(described))
     return path
 
 

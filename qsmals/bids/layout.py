@@ -209,6 +209,8 @@ def find_subjects(
         An unknown label, or no gradient-echo scan in any chosen subject.
     """
     root = Path(bids_dir).absolute()
+    if not str(root).isprintable():
+        raise InvalidInput(f"the path of BIDS_DIR has characters that cannot be read as text: {str(root)!r}")
     labels = select_participants(list_participants(root), participant_labels)
     queries = merged_queries(bids_filters)
     images = _query_images(root, labels, queries, database_dir)
@@ -558,13 +560,17 @@ def _make_database(root: Path, datatypes: Sequence[str], database_dir: Path) -> 
         shutil.rmtree(folder, ignore_errors=True)
 
 
+_TEXT = r"[^/\ud800-\udfff]+"
+"""Names that are UTF-8: SQLite takes no others."""
+
+
 def _indexer(labels: Sequence[str] | None, datatypes: Sequence[str]) -> Any:
     """An indexer that enters no folder but the chosen ones: no derivatives, no link that leads in circles."""
     from bids.layout import BIDSLayoutIndexer
 
     subjects = "|".join(map(re.escape, labels)) if labels is not None else LABEL.pattern
-    image = r"/[^/]+\.nii(?:\.gz)?"
-    wanted = rf"/sub-(?:{subjects})(?:/ses-[^/]+)?(?:/(?:{'|'.join(datatypes)})(?:{image})?)?"
+    image = rf"/{_TEXT}\.nii(?:\.gz)?"
+    wanted = rf"/sub-(?:{subjects})(?:/ses-{_TEXT})?(?:/(?:{'|'.join(datatypes)})(?:{image})?)?"
     return BIDSLayoutIndexer(
         validate=False,
         index_metadata=False,  # sidecars are read by SidecarReader, which reports bad ones in place of raising

@@ -19,8 +19,7 @@ BIDSIGNORE = (
     "**/figures",
     "**/log",
     "**/*_xfm.*",
-    "**/*_desc-roi_*.tsv",
-    "**/*_desc-roi_*.json",
+    "**/*_desc-roi_*",  # with an extension after the last star the validator (3.0.2) does not match
     # the standard has no such entities for field maps, yet two scans may differ in nothing else
     "**/fmap/*_rec-*",
     "**/fmap/*_ce-*",
@@ -80,8 +79,8 @@ def derivative_path(
 
     Examples
     --------
-    >>> str(derivative_path(Path("o"), {"sub": "1", "ses": "A", "run": "2"}, "anat", "mask", desc="brain", space="MEGRE"))
-    'o/sub-1/ses-A/anat/sub-1_ses-A_run-2_space-MEGRE_desc-brain_mask.nii.gz'
+    >>> str(derivative_path(Path("o"), {"sub": "1", "ses": "A"}, "anat", "mask", desc="brain", space="MEGRE"))
+    'o/sub-1/ses-A/anat/sub-1_ses-A_space-MEGRE_desc-brain_mask.nii.gz'
     """
     merged = {**source, **{key.rstrip("_"): value for key, value in entities.items()}}
     folders = [f"{key}-{merged[key]}" for key in ("sub", "ses") if key in merged]

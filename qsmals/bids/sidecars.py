@@ -274,8 +274,10 @@ def strict_json(value: Any) -> Any:
         return [strict_json(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
     if isinstance(value, Path):
-        return value.as_posix()
+        value = value.as_posix()
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
+    if value is None or isinstance(value, int):
+        return value
     raise TypeError(f"{value!r} of type {type(value).__name__} has no place in a JSON sidecar")

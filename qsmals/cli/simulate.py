@@ -33,7 +33,7 @@ def _add_people(g: Any) -> None:
     g.add_argument("--sessions", nargs="+", metavar="LABEL", help="session labels (none)")
     g.add_argument("--seed", type=int, help="equal seeds give equal files (0)")
     g.add_argument("--als-effect-ppb", type=float, metavar="PPB", help="added to the motor cortex in ALS (5)")
-    g.add_argument("--deformation-mm", type=float, metavar="MM", help="how much heads differ in shape (4)")
+    g.add_argument("--deformation-mm", type=float, metavar="MM", help="how much heads differ in shape (3)")
     g.add_argument("--t1w", type=Path, metavar="FILE", help="T1w of a real head in place of the packaged template")
     g.add_argument("--segmentation", type=Path, metavar="FILE", help="its FreeSurfer aparc+aseg, on the same grid")
 

@@ -1,6 +1,7 @@
 """``--use-plugin FILE``: nipype plugin settings in YAML or JSON, as fMRIPrep takes them, checked and mended."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,14 @@ log = logging.getLogger(__name__)
 LOCAL = ("MultiProc", "LegacyMultiProc", "Local")
 # with nothing more than nipype's own manners mended; not tried on a real cluster
 AS_NIPYPE = ("SGE", "PBS", "LSF", "OAR", "Condor")
+SUBMIT_COMMANDS = {
+    "SLURM": "sbatch",
+    "SGE": "qsub",
+    "PBS": "qsub",
+    "LSF": "bsub",
+    "OAR": "oarsub",
+    "Condor": "condor_qsub",
+}
 # submit and return at once, before anything has run: outputs could not be checked nor reports written
 UNUSABLE = ("SLURMGraph", "SGEGraph", "PBSGraph", "CondorDAGMan", "Debug", "IPython", "SomaFlow")
 NAMES = (*LOCAL, "Linear", "SLURM", *AS_NIPYPE)
@@ -66,10 +75,13 @@ def make_plugin(settings: PluginSettings, **defaults: Any) -> Any:
     Raises
     ------
     ValueError
-        The engine cannot take an argument in the file.
+        The engine cannot take an argument in the file, or its command is not on this machine.
     """
     name = settings.plugin
     _check_name(name, None)
+    command = SUBMIT_COMMANDS.get(name)
+    if command and shutil.which(command) is None:
+        raise ValueError(f"the {name} engine needs the command {command}: start qsmals where jobs can be submitted")
     if name in (*LOCAL, "Linear"):
         return _local(settings, defaults)
     reporting = {key: defaults[key] for key in ("progress", "naming", "max_jobs") if key in defaults}

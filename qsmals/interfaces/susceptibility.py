@@ -187,15 +187,63 @@ def inverse_noise(noise_ppm: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return weights
 
 
+WHITE_MATTER = (2, 41)
+CSF = (4, 43)
+"""FreeSurfer's numbers of cerebral white matter, and of the lateral ventricles."""
+
+
 class _ReferenceInput(StepInput):
     chi_ppm = File(exists=True, mandatory=True, desc="susceptibility, ppm, up to a constant")
     mask = File(exists=True, mandatory=True, desc="where susceptibility was found")
     brain_mask = File(exists=True, mandatory=True, desc="where it is reported")
-    tissue = File(exists=True, mandatory=True, desc="tissue classes on the GRE grid: 1 CSF, 2 grey, 3 white")
+    labels = File(exists=True, mandatory=True, desc="regions on the GRE grid, FreeSurfer's numbers")
     region = traits.Enum("brain", "csf", "wm", usedefault=True, desc="region whose mean is zero")
 
 
 class _ReferenceOutput(TraitedSpec):  # type: ignore[misc]
     chi_ppm = File(desc="susceptibility, ppm, 0 outside the measured mask")
     measured_mask = File(desc="brain voxels with a susceptibility")
-    facts = traits.Dict(desc="offsets to whole brain, CSF and white matter, ppm")
+    white_matter = File(desc="white matter away from its border")
+    facts = traits.Dict(desc="reference region; offsets to whole brain, CSF and white matter, ppm")
+
+
+class ReferenceSusceptibility(Step):
+    """Shift the map to its reference region and say where the other regions lie."""
+
+    input_spec = _ReferenceInput
+    output_spec = _ReferenceOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.recon.reference`."""
+        from scipy import ndimage
+
+        from qsmals.recon.reference import reference_offsets, reference_to
+
+        affine = affine_of(self.inputs.chi_ppm)
+        measured = load_mask(self.inputs.mask) & load_mask(self.inputs.brain_mask)
+        labels = load_labels(self.inputs.labels)
+        chi, _ = reference_to(load(self.inputs.chi_ppm), measured)
+        white = ndimage.binary_erosion(np.isin(labels, WHITE_MATTER))
+        regions = {
+            "brain": measured,
+            "csf": ndimage.binary_erosion(np.isin(labels, CSF)) & measured,
+            "wm": white & measured,
+        }
+        offsets = reference_offsets(chi, regions)
+        chosen = offsets[self.inputs.region]
+        if chosen.mean_ppm is None:
+            raise ValueError(f"no reference to {self.inputs.region}: {chosen.reason}; use --reference brain")
+        chi = np.where(measured, chi - np.float32(chosen.mean_ppm), np.float32(0))
+        shift = {name: None if o.mean_ppm is None else o.mean_ppm - chosen.mean_ppm for name, o in offsets.items()}
+        return {
+            "chi_ppm": save(chi, affine, folder / "chi.nii"),
+            "measured_mask": save(measured, affine, folder / "measured.nii"),
+            "white_matter": save(white, affine, folder / "white_matter.nii"),
+            "facts": {
+                "region": self.inputs.region,
+                "offsets_ppm": shift,
+                "sd_ppm": {name: o.sd_ppm for name, o in offsets.items()},
+                "n_voxels": {name: o.n_voxels for name, o in offsets.items()},
+                "unavailable": {name: o.reason for name, o in offsets.items() if o.reason},
+            },
+        }

@@ -103,4 +103,4 @@ def _finite(chi_ppm: NDArray[np.float32], region: NDArray[np.bool_]) -> NDArray[
     if chi_ppm.shape != region.shape:
         raise ValueError(f"the map has shape {chi_ppm.shape}, the region {region.shape}")
     values = chi_ppm[region]
-    return values[np.isfinite(values)]
+    return np.asarray(values[np.isfinite(values)])

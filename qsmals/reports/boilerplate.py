@@ -9,7 +9,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from qsmals.recon.method import Citation, Method
@@ -128,8 +128,14 @@ def _body(
 
 
 def bibtex(papers: Iterable[Citation]) -> str:
-    """BibTeX entries, in the order given."""
-    return "\n".join(_bibtex_entry(paper) for paper in papers)
+    """BibTeX entries, in the order given; a key that two papers share gets a letter at its second use."""
+    entries, used = [], set()
+    for paper in papers:
+        keys = [paper.key, *(paper.key + letter for letter in string.ascii_lowercase[1:])]
+        key = next(key for key in keys if key not in used)
+        used.add(key)
+        entries.append(_bibtex_entry(replace(paper, key=key)))
+    return "\n".join(entries)
 
 
 def author_year(paper: Citation) -> str:

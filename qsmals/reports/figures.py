@@ -30,6 +30,7 @@ WIDTH_INCHES = 12.0
 DPI = 140
 GAP_MM = 4.0
 PANEL_FOOT = 0.85
+PANEL_PLACES = 4
 OUTLINE_COLOUR = "#56B4E9"
 # Okabe and Ito's palette, without black and the yellow that vanishes on white matter.
 CONTOUR_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
@@ -128,8 +129,9 @@ def mosaic(
     columns : int
         Slices in the row with the widest slices; narrower planes get more.
     """
-    box = _bounding_box((around or outline or volume).data, volume.size_mm)
-    tiles = _mosaic_tiles(volume, box, columns)
+    shown = (around or outline or volume).data
+    box = _bounding_box(shown, volume.size_mm)
+    tiles = _mosaic_tiles(volume, box, _bounding_box(shown, volume.size_mm, margin_mm=0), columns)
     width = max(t.left + t.width for t in tiles)
     height = max(t.top for t in tiles)
     with _figure(width, height, title, volume.tilt_deg, head=0.34, side=0.8, foot=0.28) as (figure, axes):
@@ -146,8 +148,9 @@ def panels(columns: Sequence[Panel], *, title: str, outline: Volume | None = Non
     placed = [_column_tiles(box, first.size_mm, at) for at in range(len(columns))]
     pitch = max(tile.width for tile in placed[0]) + GAP_MM
     height = max(tile.top for tile in placed[0])
-    share = 1 / len(columns)
-    with _figure(pitch * len(columns), height, title, first.tilt_deg, head=0.58, side=0.0, foot=PANEL_FOOT) as (
+    places = max(len(columns), PANEL_PLACES)  # a few columns are not blown up to the page's width
+    share = 1 / places
+    with _figure(pitch * places, height, title, first.tilt_deg, head=0.58, side=0.0, foot=PANEL_FOOT) as (
         figure,
         axes,
     ):
@@ -251,16 +254,16 @@ def _tile(plane: int, at: int, box: Array, size_mm: Array, left: float, bottom: 
     return _Tile(plane, at, low, high, left, bottom + height, width, height)
 
 
-def _mosaic_tiles(volume: Volume, box: Array, columns: int) -> list[_Tile]:
-    """Slices of each plane, equally spaced over the box, in three rows of one width."""
+def _mosaic_tiles(volume: Volume, box: Array, core: Array, columns: int) -> list[_Tile]:
+    """Slices of each plane, cut to the box and equally spaced over its core, in three rows of one width."""
     extent = (box[:, 1] - box[:, 0]) * volume.size_mm
     row_width = columns * (max(extent[PLANES[p][3][0]] for p in range(3)) + GAP_MM)
     tiles, bottom = [], 0.0
     for plane in (2, 1, 0):
         axis, (across, up) = PLANES[plane][2], PLANES[plane][3]
-        available = int(box[axis, 1] - box[axis, 0])
+        available = int(core[axis, 1] - core[axis, 0])
         number = max(1, min(int(row_width / (extent[across] + GAP_MM)), available))
-        positions = box[axis, 0] + np.round(_spread(number) * (available - 1)).astype(int)
+        positions = core[axis, 0] + np.round(_spread(number) * (available - 1)).astype(int)
         pitch = row_width / number
         for column, at in enumerate(positions):
             left = column * pitch + (pitch - extent[across]) / 2
@@ -314,7 +317,7 @@ def _draw_tile(
     if outline is not None:
         _draw_borders(axes, (_slice(outline, tile) != 0).astype(int), extent, (OUTLINE_COLOUR,), 0.7)
     if labels is not None:
-        _draw_borders(axes, _slice(labels, tile).astype(int), extent, CONTOUR_COLOURS, 0.6)
+        _draw_borders(axes, _slice(labels, tile).astype(int), extent, CONTOUR_COLOURS, 0.45)
     sides = ("L", "R") if PLANES[tile.plane][3][0] == 0 else ("P", "A")
     middle = bottom + tile.height / 2
     _write(axes, tile.left + 1, tile.top - 1, _position(volume, tile), ha="left", va="top")

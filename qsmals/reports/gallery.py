@@ -25,6 +25,7 @@ class Images:
     """The volumes of one scan, read when a figure asks for them."""
 
     def __init__(self, scan: Scan) -> None:
+        self.prefix = scan.prefix
         self.files = scan.files
         self.b0_tesla = scan.facts.b0_tesla if scan.facts else None
 
@@ -128,7 +129,7 @@ def _echoes(images: Images) -> bytes:
         Panel(images.volume("phase", 0), PHASE_SCALE, "phase, first echo"),
         Panel(images.volume("phase", -1), PHASE_SCALE, "phase, last echo"),
     ]
-    return figures.panels(columns, title="First and last echo", outline=images.mask)
+    return figures.panels(columns, title=f"{images.prefix}: First and last echo", outline=images.mask)
 
 
 def _field_panels(images: Images) -> bytes:
@@ -141,8 +142,8 @@ def _field_panels(images: Images) -> bytes:
     if images.has("local_field"):
         columns.append(Panel(*images.field("local_field", 0.05), "local field"))
     if images.has("quality"):
-        columns.append(Panel(images.volume("quality"), QUALITY_SCALE, "phase quality"))
-    return figures.panels(columns, title="Unwrapped phase and fields", outline=images.mask)
+        columns.append(Panel(images.inside("quality"), QUALITY_SCALE, "phase quality"))
+    return figures.panels(columns, title=f"{images.prefix}: Unwrapped phase and fields", outline=images.mask)
 
 
 def _map_drawings(images: Images) -> Iterator[Drawing]:
@@ -152,7 +153,9 @@ def _map_drawings(images: Images) -> Iterator[Drawing]:
             "desc-mosaic_Chimap.png",
             "Susceptibility",
             "Grey from −0.1 to 0.2 ppm for every subject; bright is paramagnetic (iron), dark is diamagnetic (myelin).",
-            lambda: figures.mosaic(images.inside("chi"), scale=CHI_SCALE, title="Susceptibility", around=images.mask),
+            lambda: figures.mosaic(
+                images.inside("chi"), scale=CHI_SCALE, title=f"{images.prefix}: Susceptibility", around=images.mask
+            ),
         )
     if images.has("local_field"):
         yield Drawing(
@@ -174,13 +177,13 @@ def _map_drawings(images: Images) -> Iterator[Drawing]:
 
 def _field_mosaic(images: Images) -> bytes:
     volume, scale = images.field("local_field", 0.05)
-    return figures.mosaic(volume, scale=scale, title="Local field", around=images.mask)
+    return figures.mosaic(volume, scale=scale, title=f"{images.prefix}: Local field", around=images.mask)
 
 
 def _r2star(images: Images) -> bytes:
     high = max(round(17 * (images.b0_tesla or 3.0), -1), 20.0)
     scale = Scale(0, high, "R2* (1/s)")
-    return figures.mosaic(images.inside("r2star"), scale=scale, title="R2*", around=images.mask)
+    return figures.mosaic(images.inside("r2star"), scale=scale, title=f"{images.prefix}: R2*", around=images.mask)
 
 
 def _label_drawings(images: Images) -> Iterator[Drawing]:
@@ -226,13 +229,13 @@ def _atlas_drawings(images: Images, atlas: str, role: str) -> Iterator[Drawing]:
 
 def _mask_mosaic(images: Images) -> bytes:
     volume, scale = images.grey("magnitude", 0)
-    return figures.mosaic(volume, scale=scale, title="Brain mask, first echo", outline=images.mask)
+    return figures.mosaic(volume, scale=scale, title=f"{images.prefix}: Brain mask, first echo", outline=images.mask)
 
 
 def _labels_on(images: Images, background: str, role: str) -> bytes:
     volume, scale = images.grey(background, 0)
     labels = images.volume(role)
-    return figures.mosaic(volume, scale=scale, title="Regions", labels=labels, around=labels)
+    return figures.mosaic(volume, scale=scale, title=f"{images.prefix}: Regions", labels=labels, around=labels)
 
 
 def _deep(images: Images, role: str) -> bytes:
@@ -242,7 +245,12 @@ def _deep(images: Images, role: str) -> bytes:
     near = Volume(np.isin(labels.data, chosen) if chosen else labels.data != 0, labels.affine)
     shown = Volume(np.where(near.data, labels.data, 0), labels.affine)
     return figures.mosaic(
-        images.inside("chi"), scale=CHI_SCALE, title="Deep nuclei", labels=shown, around=near, columns=5
+        images.inside("chi"),
+        scale=CHI_SCALE,
+        title=f"{images.prefix}: Deep nuclei",
+        labels=shown,
+        around=near,
+        columns=5,
     )
 
 

@@ -71,11 +71,12 @@ GENERAL_ADVICE = (
     "Run the same command again: finished steps are not repeated. If the step fails again, look at the traceback "
     "and at the input images it names."
 )
-# Figures of images that a run may leave in its work folder: an earlier drawing is kept when they are gone.
+# Figures of images that a run may leave in its work folder: an earlier drawing is kept when they are gone, and a
+# figure counts as missing only where the facts name such an image.
 EARLIER_FIGURES = (
-    ("desc-mask_MEGRE.png", "registration", "Brain mask on the gradient echo"),
-    ("desc-regions_T1w.png", "registration", "Regions on T1w"),
-    ("desc-echoes_MEGRE.png", "phase", "First and last echo"),
+    ("desc-mask_MEGRE.png", "registration", "Brain mask on the gradient echo", ("magnitude",)),
+    ("desc-regions_T1w.png", "registration", "Regions on T1w", ("t1w", "t1w_on_gre")),
+    ("desc-echoes_MEGRE.png", "phase", "First and last echo", ("magnitude", "phase")),
 )
 UNEXPLAINED = "The run failed and recorded no message. Crash files, if any, are in sub-{label}/log/."
 
@@ -227,13 +228,14 @@ def _figures(scan: Scan, output_dir: Path, figure_dir: Path) -> tuple[dict[str, 
         else:
             sections[drawing.section].append(_figure_words(drawing, path, output_dir))
         done.add(drawing.name)
-    for name, section, title in EARLIER_FIGURES:
+    named = set(scan.facts.images) if scan.facts else set()
+    for name, section, title, roles in EARLIER_FIGURES:
         path = figure_dir / f"{scan.prefix}_{name}"
         if name not in done and path.exists():
             earlier = Drawing(section, name, title, "Drawn by an earlier run of the report.", bytes)
             sections[section].insert(0, _figure_words(earlier, path, output_dir))
-        elif name not in done and not scan.failed:
-            faults.append(f"{scan.prefix}: figure “{title}” (its images are not in the facts or no longer exist)")
+        elif name not in done and not scan.failed and named & set(roles):
+            faults.append(f"{scan.prefix}: figure “{title}” (the images that the facts name no longer exist)")
     return sections, faults
 
 
@@ -263,8 +265,13 @@ def _acquisition(scan: Scan) -> dict[str, Any]:
         for key, (title, unit) in ACQUISITION_ITEMS.items()
         if facts.get(key) not in (None, "", [])
     ]
-    unknown = [title for key, (title, _) in ACQUISITION_ITEMS.items() if facts.get(key) in (None, "", [])]
+    unknown = [_in_sentence(title) for key, (title, _) in ACQUISITION_ITEMS.items() if facts.get(key) in (None, "", [])]
     return {"known": known, "unknown": unknown}
+
+
+def _in_sentence(title: str) -> str:
+    """A title inside a sentence: "2D or 3D" stays, "Flip angle" loses its capital."""
+    return title[0].lower() + title[1:] if title[1:2].islower() else title
 
 
 def _with_unit(value: Any, unit: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
 from scipy import fft
 
@@ -147,10 +147,10 @@ def steady_state(
     return result
 
 
-@njit(parallel=True, cache=True)  # type: ignore[misc]
+@njit(cache=True)  # type: ignore[misc]
 def _echo(amplitude, r2star, field, offset, step_x, step_y, step_z, te, cycles, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` with one echo; ``cycles`` is the turns per ppm, the steps are ppm across a voxel."""
-    for i in prange(out.size):
+    for i in range(out.size):
         if amplitude[i] == 0.0:
             out[i] = 0.0
             continue
@@ -262,13 +262,24 @@ def majority(labels: NDArray[np.int16], factors: tuple[int, int, int]) -> NDArra
 
 
 def seen_field(field_ppm: FloatArray, amplitude: FloatArray, factors: tuple[int, int, int]) -> FloatArray:
-    """Field of the coarser voxels as their signal sees it at short echo times: weighted by amplitude."""
+    """Mean field of the voxels of the scan, weighted by the signal's amplitude; 0 where there is none.
+
+    A plain mean over each block of voxels: cutting k-space would let the jumps of several ppm at
+    the skin and the sinuses ring through the whole head.
+    """
     if factors == (1, 1, 1):
         return field_ppm
-    weight = crop_kspace(amplitude, factors)
-    product = crop_kspace(amplitude * field_ppm, factors)
-    enough = weight > 0.02 * float(np.percentile(amplitude, 99))
-    result: FloatArray = np.divide(product, weight, out=np.zeros_like(product), where=enough)
+    weight = _block_sum(amplitude, factors)
+    product = _block_sum(amplitude * field_ppm, factors)
+    result: FloatArray = np.divide(product, weight, out=np.zeros_like(product), where=weight > 0)
+    return result
+
+
+def _block_sum(values: FloatArray, factors: tuple[int, int, int]) -> FloatArray:
+    """Sum over each block of voxels."""
+    a, b, c = factors
+    x, y, z = (n // f for n, f in zip(values.shape, factors, strict=True))
+    result: FloatArray = values.reshape(x, a, y, b, z, c).sum(axis=(1, 3, 5), dtype=np.float32)
     return result
 
 
@@ -302,6 +313,7 @@ def scan(
     amplitude: FloatArray,
     r2star_hz: FloatArray,
     field_ppm: FloatArray,
+    shift_ppm: FloatArray,
     offset_rad: FloatArray,
     brain: NDArray[np.bool_],
     factors: tuple[int, int, int],
@@ -314,6 +326,8 @@ def scan(
     sequence : Sequence
     amplitude, r2star_hz, field_ppm, offset_rad : (x, y, z) float32
         On the fine grid; see ``echo_signal``.
+    shift_ppm : (x, y, z) float32
+        Chemical shift, which adds to the field but does not dephase a voxel.
     brain : (x/fx, y/fy, z/fz) bool
         Brain on the coarse grid, for the noise level.
     factors : tuple of int, (3,)
@@ -324,12 +338,13 @@ def scan(
     (x/fx, y/fy, z/fz) complex64
     """
     step = np.gradient(field_ppm)
+    frequency_ppm = field_ppm + shift_ppm
     sd = 0.0
     for number, te_s in enumerate(sequence.echo_times_s, start=1):
         fine = echo_signal(
             amplitude,
             r2star_hz=r2star_hz,
-            field_ppm=field_ppm,
+            field_ppm=frequency_ppm,
             offset_rad=offset_rad,
             gradient_ppm=step,
             te_s=te_s,

@@ -120,9 +120,7 @@ def resample(
     -------
     array of ``shape`` and of the type of ``volume``
     """
-    diagonal = np.diag(np.diag(matrix[:3, :3]))
-    transform = np.diag(diagonal) if np.array_equal(diagonal, matrix[:3, :3]) else matrix[:3, :3]
     result: NDArray[np.generic] = ndimage.affine_transform(
-        volume, transform, offset=matrix[:3, 3], output_shape=shape, order=order, mode=outside, cval=fill
+        volume, matrix[:3, :3], offset=matrix[:3, 3], output_shape=shape, order=order, mode=outside, cval=fill
     )
     return result

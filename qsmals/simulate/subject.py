@@ -19,7 +19,7 @@ from qsmals.simulate.acquisition import (
     shim,
     steady_state,
 )
-from qsmals.simulate.anatomy import Head, brain_mask
+from qsmals.simulate.anatomy import Head, bounding_box, brain_mask
 from qsmals.simulate.dipole import field_from_susceptibility
 from qsmals.simulate.geometry import FloatArray, random_field, random_motion, resample, rotation
 from qsmals.simulate.labels import AIR
@@ -87,7 +87,7 @@ class SimulationSettings:
     motion_mm: float = 1.0
     motion_deg: float = 1.0
     als_effect_ppb: float = 5.0
-    deformation_mm: float = 4.0
+    deformation_mm: float = 3.0
     extent: str = "head"
     slab_mm: float | None = None
 
@@ -209,21 +209,13 @@ def regrid(
     return Head(arrays[0], arrays[1], head.affine @ matrix), arrays[2]
 
 
-def _bounds(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and last+1 index of a mask along each axis."""
-    spans = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        spans.append((int(hit[0]), int(hit[-1]) + 1))
-    return spans
-
-
 def field_of_view(
     head: Head, brain: NDArray[np.bool_], *, factors: tuple[int, int, int], settings: SimulationSettings
 ) -> tuple[slice, slice, slice]:
     """Voxels of the physics' grid that the scan covers, a whole number of the scan's voxels."""
-    inner = _bounds(brain)
-    outer = _bounds(head.labels != AIR) if settings.extent == "head" else inner
+    inner = [(s.start, s.stop) for s in bounding_box(brain)]
+    whole = bounding_box(head.labels != AIR)
+    outer = [(s.start, s.stop) for s in whole] if settings.extent == "head" else inner
     margin = 6.0 if settings.extent == "head" else 10.0
     spans = [[a - margin / v, b + margin / v] for (a, b), v in zip(outer, head.voxel_size_mm, strict=True)]
     spans[2][0] = inner[2][0] - 12.0 / head.voxel_size_mm[2]
@@ -314,7 +306,7 @@ def _field_of_brain(
     chi_ppm: FloatArray, brain: NDArray[np.bool_], head: Head, direction: tuple[float, float, float]
 ) -> FloatArray:
     """Field of the sources inside the brain mask; 0 outside the box around it."""
-    box = tuple(slice(a, b) for a, b in _bounds(brain))
+    box = bounding_box(brain)
     sources = np.where(brain[box], chi_ppm[box], np.float32(0))
     field = np.zeros_like(chi_ppm)
     field[box] = field_from_susceptibility(sources, grid=Grid(sources.shape, head.voxel_size_mm, direction))
@@ -332,7 +324,7 @@ def acquire(body: Body, *, subject: int, session: int, settings: SimulationSetti
     """
     rngs = {name: stream(settings.seed, subject, name, session) for name in ("shim", "coil", "noise")}
     shape = body.labels.shape
-    field = shim(body.field_ppm, mask=body.brain, affine=body.affine, rng=rngs["shim"]) + body.shift_ppm
+    field = shim(body.field_ppm, mask=body.brain, affine=body.affine, rng=rngs["shim"])
     offset = coil_phase(shape, affine=body.affine, rng=rngs["coil"])
     amplitude = body.amplitude * coil_sensitivity(shape, affine=body.affine, rng=rngs["coil"])
     brain = crop_kspace(body.brain.astype(np.float32), body.factors) > 0.5
@@ -340,7 +332,7 @@ def acquire(body: Body, *, subject: int, session: int, settings: SimulationSetti
     truth = Truth(
         chi_ppm=np.where(brain, crop_kspace(body.chi_ppm * inside, body.factors), np.float32(0)),
         r2star_hz=np.where(brain, crop_kspace(body.r2star_hz * inside, body.factors), np.float32(0)),
-        total_ppm=seen_field(field, amplitude, body.factors),
+        total_ppm=seen_field(field + body.shift_ppm, amplitude, body.factors),
         local_ppm=np.where(brain, seen_field(body.local_ppm, amplitude * inside, body.factors), np.float32(0)),
         magnitude=np.abs(crop_kspace(amplitude, body.factors)),
         labels=majority(body.labels, body.factors),
@@ -351,6 +343,7 @@ def acquire(body: Body, *, subject: int, session: int, settings: SimulationSetti
         amplitude=amplitude,
         r2star_hz=body.r2star_hz,
         field_ppm=field,
+        shift_ppm=body.shift_ppm,
         offset_rad=offset,
         brain=brain,
         factors=body.factors,

@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qsmals.simulate.anatomy import Head, LabelArray
+from qsmals.simulate.anatomy import Head, LabelArray, bounding_box
 from qsmals.simulate.geometry import FloatArray, random_field
 from qsmals.simulate.labels import MOTOR_CORTEX, REGIONS, VEIN, tissue_index
 
 REFERENCE_AGE_YEARS = 60.0
 PPB_PER_MG_PER_100G = 8.0
 """Susceptibility per iron concentration, ppb per mg/100 g wet weight (0.75-0.9 ppb per ug/g)."""
+DEPTH_PPB = 16.0
+"""Susceptibility at the white matter's side of the motor cortex over that at its surface, ppb."""
 R2STAR_HZ_PER_PPM = 120.0
 """How much faster iron-rich voxels decay at 3 T, 1/s per ppm."""
 
@@ -164,13 +166,30 @@ def r1_factor(b0_tesla: float) -> float:
     return float((b0_tesla / 3.0) ** -0.38)
 
 
-def cortical_depth(labels: LabelArray, voxel_size_mm: tuple[float, float, float]) -> FloatArray:
-    """Relative depth in the cortex: 0 at the pial surface, 1 at the white matter; meaningless elsewhere."""
-    white = np.isin(labels, [i for i, r in REGIONS.items() if r.tissue == "white_matter"])
-    outside = np.isin(labels, [i for i, r in REGIONS.items() if r.tissue in ("csf", "vein", "bone", "soft_tissue")])
-    to_white = ndimage.distance_transform_edt(~white, sampling=voxel_size_mm).astype(np.float32)
-    to_outside = ndimage.distance_transform_edt(~outside, sampling=voxel_size_mm).astype(np.float32)
-    depth: FloatArray = to_outside / (to_outside + to_white)
+def cortical_depth(
+    labels: LabelArray, where: NDArray[np.bool_], voxel_size_mm: tuple[float, float, float]
+) -> FloatArray:
+    """Relative depth in the cortex, 0 at the pial surface and 1 at the white matter, of some voxels.
+
+    Parameters
+    ----------
+    labels : (x, y, z) int16
+    where : (x, y, z) bool
+        Cortical voxels whose depth is wanted.
+    voxel_size_mm : (3,) float
+
+    Returns
+    -------
+    (n,) float32
+        In the order of ``labels[where]``.
+    """
+    box = bounding_box(where, margin=round(10 / min(voxel_size_mm)))
+    part = labels[box]
+    white = np.isin(part, [i for i, r in REGIONS.items() if r.tissue == "white_matter"])
+    outside = np.isin(part, [i for i, r in REGIONS.items() if r.tissue in ("csf", "vein", "bone", "soft_tissue")])
+    to_white = ndimage.distance_transform_edt(~white, sampling=voxel_size_mm)[where[box]]
+    to_outside = ndimage.distance_transform_edt(~outside, sampling=voxel_size_mm)[where[box]]
+    depth: FloatArray = (to_outside / (to_outside + to_white)).astype(np.float32)
     return depth
 
 
@@ -200,20 +219,22 @@ def susceptibility(
     chi = np.array([means[n] for n in _NAMES], np.float32)[tissue]
     smooth = random_field(head.labels.shape, affine=head.affine, spacing_mm=5.0, rng=rng)
     variation = np.array([t.iron_sd_ppb for t in TISSUES.values()], np.float32)[tissue] * smooth
-    variation += np.array([t.texture_ppb for t in TISSUES.values()], np.float32)[tissue] * _texture(head)
+    variation += np.array([t.texture_ppb for t in TISSUES.values()], np.float32)[tissue] * texture_score(head)
     motor = np.isin(head.labels, MOTOR_CORTEX)
-    depth = cortical_depth(head.labels, head.voxel_size_mm)
-    variation[motor] += np.float32(16.0) * depth[motor]
+    depth = cortical_depth(head.labels, motor, head.voxel_size_mm)
+    variation[motor] += np.float32(DEPTH_PPB) * depth
     chi += centred(variation, head.labels)
     if person.group == "ALS":
+        weight = np.zeros(head.labels.shape, np.float32)
+        weight[motor] = depth
         for index in MOTOR_CORTEX:
             here = head.labels == index
             if here.any():
-                chi[here] += np.float32(als_effect_ppb) * depth[here] / depth[here].mean()
+                chi[here] += np.float32(als_effect_ppb) * weight[here] / weight[here].mean(dtype=np.float64)
     return chi * np.float32(1e-3)
 
 
-def _texture(head: Head) -> FloatArray:
+def texture_score(head: Head) -> FloatArray:
     """T1w intensity of each voxel as a score within its region, cut at 2."""
     index = np.arange(max(REGIONS) + 1)
     flat = head.labels.ravel()
@@ -267,10 +288,12 @@ def tissue_maps(
     base = np.array([t.chi_ppb for t in TISSUES.values()], np.float32)[tissue] * np.float32(1e-3)
     decay = np.array([t.r2star_hz for t in TISSUES.values()], np.float32)[tissue]
     decay = np.maximum(decay + np.float32(R2STAR_HZ_PER_PPM) * (chi - base), np.float32(1.0))
+    bright = 1 + np.float32(0.04) * texture_score(head)
+    rate = np.array([t.r1_hz for t in TISSUES.values()], np.float32)[tissue]
     maps = {
         "chi_ppm": chi,
         "proton_density": np.array([t.proton_density for t in TISSUES.values()], np.float32)[tissue],
-        "r1_hz": np.array([t.r1_hz for t in TISSUES.values()], np.float32)[tissue] * np.float32(r1_factor(b0_tesla)),
+        "r1_hz": rate * bright * np.float32(r1_factor(b0_tesla)),
         "r2star_hz": decay * np.float32(r2star_factor(b0_tesla)),
     }
     vein = TISSUES["vein"]
@@ -287,9 +310,3 @@ def tissue_maps(
     }
     shift = np.array([t.shift_ppm for t in TISSUES.values()], np.float32)[tissue]
     return TissueMaps(**mixed, shift_ppm=shift)
-
-
-def is_vein(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Voxels that a large vein fills."""
-    result: NDArray[np.bool_] = labels == VEIN
-    return result

@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qsmals.simulate.anatomy import Head, closed, distance_mm
+from qsmals.simulate.anatomy import Head, smooth_distance_mm
 from qsmals.simulate.geometry import FloatArray
-from qsmals.simulate.labels import BONE, CSF, OUTSIDE_BRAIN, REGIONS, SOFT_TISSUE, VEIN
+from qsmals.simulate.labels import BONE, CSF, FAT, OUTSIDE_BRAIN, REGIONS, SOFT_TISSUE, VEIN
 
 Path = NDArray[np.float64]
 
@@ -28,15 +28,15 @@ def veins(head: Head, *, rng: np.random.Generator) -> tuple[Head, FloatArray]:
         Share of the voxel inside a thin vein, 0..1.
     """
     brain = ~np.isin(head.labels, (*OUTSIDE_BRAIN, CSF))
-    hull = closed(brain, 6.0, head.voxel_size_mm)
-    sagittal = _sagittal_sinus(head, hull)
+    surface = smooth_distance_mm(brain, head.voxel_size_mm, close_mm=6.0)
+    sagittal = _sagittal_sinus(head, surface < 0)
     straight = _straight_sinus(head, sagittal)
     large = _tube(head, sagittal, 3.0) | _tube(head, straight, 1.8)
-    large &= np.isin(head.labels, (CSF, BONE, SOFT_TISSUE))
+    large &= np.isin(head.labels, (CSF, BONE, SOFT_TISSUE, FAT))
     labels = np.where(large, np.int16(VEIN), head.labels)
     fraction = np.zeros(head.labels.shape, np.float32)
     for path, radius_mm in [
-        *_cortical_veins(head, hull, sagittal, rng),
+        *_cortical_veins(head, surface, sagittal, rng),
         *_internal_cerebral_veins(head, straight, rng),
         *_medullary_veins(head, rng),
     ]:
@@ -102,13 +102,18 @@ def _straight_sinus(head: Head, sagittal: Path) -> Path:
 
 
 def _tube(head: Head, path: Path, radius_mm: float) -> NDArray[np.bool_]:
-    """Voxels within a radius of a centre line."""
-    line = np.ones(head.labels.shape, bool)
-    index = np.rint(_to_index(head, path)).astype(int)
-    inside = ((index >= 0) & (index < head.labels.shape)).all(axis=1)
-    line[tuple(index[inside].T)] = False
-    result: NDArray[np.bool_] = ndimage.distance_transform_edt(line, sampling=head.voxel_size_mm) <= radius_mm
-    return result
+    """Voxels within a radius of a centre line with points every millimetre."""
+    size = np.array(head.voxel_size_mm)
+    reach = np.ceil(radius_mm / size).astype(int) + 1
+    ball = np.stack(np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij"), axis=-1).reshape(-1, 3)
+    exact = _to_index(head, path)
+    centre = np.rint(exact).astype(int)
+    index = centre[:, None, :] + ball[None]
+    near = np.linalg.norm((index - exact[:, None, :]) * size, axis=-1) <= radius_mm
+    near &= ((index >= 0) & (index < head.labels.shape)).all(axis=-1)
+    tube = np.zeros(head.labels.shape, bool)
+    tube[tuple(index[near].T)] = True
+    return tube
 
 
 def _walk(
@@ -127,18 +132,18 @@ def _walk(
 
 
 def _cortical_veins(
-    head: Head, hull: NDArray[np.bool_], sagittal: Path, rng: np.random.Generator, *, count: int = 48
+    head: Head, hull_mm: FloatArray, sagittal: Path, rng: np.random.Generator, *, count: int = 26
 ) -> list[tuple[Path, float]]:
     """Veins that run over the cortex towards the sagittal sinus, dipping into sulci on the way."""
-    distance = ndimage.gaussian_filter(distance_mm(hull, head.voxel_size_mm), 2.0)
+    distance = ndimage.gaussian_filter(hull_mm, 2.0)
     slope = np.stack(np.gradient(distance, *head.voxel_size_mm), axis=-1)
     surface = np.argwhere((np.abs(distance) < 1.0) & np.isin(head.labels, (CSF, VEIN)))
-    centre = _to_mm(head, np.argwhere(hull).mean(axis=0))
+    centre = _to_mm(head, np.array(ndimage.center_of_mass(hull_mm < 0)))
     upper = surface[_to_mm(head, surface)[:, 2] > centre[2] - 15]
     found = []
     for start in upper[rng.choice(len(upper), size=count, replace=False)]:
         path = _surface_walk(_to_mm(head, start.astype(float)), sagittal, distance, slope, head, rng)
-        found.append((path, float(rng.uniform(0.5, 1.1))))
+        found.append((path, float(rng.uniform(0.4, 0.9))))
         for _ in range(2):
             here = path[rng.integers(len(path))]
             inward = centre - here

@@ -133,7 +133,8 @@ def _operators(grid: Grid, shape: fourier.Shape, mu: float, rho: float) -> tuple
     dipole = fourier.dipole_kernel(grid, shape)
     denominator = np.float32(mu) * dipole**2 + np.float32(rho) * fourier.laplacian_kernel(grid, shape)
     denominator[0, 0, 0] = 1.0
-    by_field, by_source = np.float32(mu) * dipole / denominator, np.float32(rho) / denominator
+    by_field = np.asarray(np.float32(mu) * dipole / denominator, dtype=np.float32)
+    by_source = np.asarray(np.float32(rho) / denominator, dtype=np.float32)
     by_source[0, 0, 0] = 0.0
     return by_field, by_source
 

@@ -10,6 +10,9 @@ from qsmals.recon.mask import morphology
 
 HISTOGRAM_BINS = 256
 
+SEPARATE_CLASSES = 4.0
+"""Ashman's D from which two classes count as distinct."""
+
 
 @dataclass(frozen=True)
 class FieldMaskParameters:
@@ -26,6 +29,9 @@ class FieldMaskParameters:
     )
     open_mm: float = field(
         default=1.0, metadata={"unit": "mm", "source": "SEPIA's opening of R2*-based masks; single voxels"}
+    )
+    fallback_threshold: float = field(
+        default=0.3, metadata={"unit": "quality", "source": "between ROMEO's quality of air (< 0.2) and brain (> 0.5)"}
     )
     largest_drop: float = field(
         default=0.1, metadata={"unit": "fraction of the brain", "source": "safeguard against a missed threshold"}
@@ -109,8 +115,8 @@ def field_masks(
 ) -> FieldMasks:
     """Brain mask and reliable mask from anatomy, phase quality and magnitude.
 
-    A voxel is reliable when its quality lies above Otsu's threshold between tissue and noise (found over all voxels
-    with a quality, where both exist; it may drop at most ``largest_drop`` of the brain) and its magnitude above
+    A voxel is reliable when its quality lies above Otsu's threshold between tissue and noise (see
+    :func:`quality_threshold`) and its magnitude above
     ``signal_fraction`` of the brain's median. The region searched is the brain dilated by ``reach_mm``: the
     more of the surrounding field is known, the better the background's sources are told from the cortex, which
     lies at the brain's rim. Reliable voxels are then closed by ``close_mm`` and filled (veins, iron-rich nuclei and
@@ -147,7 +153,7 @@ def field_masks(
     threshold = 0.0
     if quality is not None:
         clean = np.nan_to_num(quality)
-        threshold = quality_threshold(clean, brain, params.largest_drop)
+        threshold = quality_threshold(clean, brain, params)
         reliable &= clean > threshold
     if magnitude is not None:
         reliable &= _has_signal(magnitude, brain, params.signal_fraction)
@@ -157,10 +163,39 @@ def field_masks(
     return FieldMasks(brain=brain & wide, reliable=wide, quality=reliable, quality_threshold=threshold)
 
 
-def quality_threshold(quality: NDArray[np.float32], brain: NDArray[np.bool_], largest_drop: float) -> float:
-    """Quality between noise and tissue, that drops at most ``largest_drop`` of the brain."""
-    threshold = otsu_threshold(quality[quality > 0]) if (quality > 0).any() else 0.0
-    return min(threshold, float(np.quantile(quality[brain], largest_drop)))
+def quality_threshold(
+    quality: NDArray[np.float32], brain: NDArray[np.bool_], params: FieldMaskParameters | None = None
+) -> float:
+    """Quality between noise and tissue.
+
+    Otsu's threshold over all voxels with a quality, if it parts two clearly distinct classes, else
+    ``fallback_threshold``: a volume without air has no class of noise, and the threshold would part good from
+    better. In either case at most ``largest_drop`` of the brain lies below.
+    """
+    params = params or FieldMaskParameters()
+    values = quality[np.isfinite(quality) & (quality > 0)]
+    threshold = params.fallback_threshold
+    if values.size:
+        otsu = otsu_threshold(values)
+        if class_separation(values, otsu) >= SEPARATE_CLASSES:
+            threshold = otsu
+    return min(threshold, float(np.quantile(np.nan_to_num(quality[brain]), params.largest_drop)))
+
+
+def class_separation(values: NDArray[np.float32], threshold: float) -> float:
+    """Distance between the means of the classes below and above a threshold, in units of their pooled spread.
+
+    Ashman's D: about 2.7 for one normal distribution cut in the middle, above 4 for two distinct ones.
+
+    References
+    ----------
+    Ashman KM, Bird CM, Zepf SE. Astron J 1994;108:2348-2361. doi:10.1086/117248
+    """
+    low, high = values[values <= threshold].astype(np.float64), values[values > threshold].astype(np.float64)
+    if low.size == 0 or high.size == 0:
+        return 0.0
+    spread = float(np.sqrt(0.5 * (low.var() + high.var())))
+    return float((high.mean() - low.mean()) / spread) if spread > 0 else float("inf")
 
 
 def _check(

@@ -7,9 +7,16 @@ by -1: a phase step of pi from each slice to the next.
 import numpy as np
 from numpy.typing import NDArray
 
-CORRELATION = -0.25
-"""Mean cosine of the phase step between neighbours, weighted by signal, below which an axis alternates. Ordinary
-heads have 0.8 and more along every axis; a gradient that brings the mean below 0 leaves no signal."""
+SHARE = 0.5
+"""An axis alternates if its mean cosine of the phase step is below minus this share of the best axis's. Ordinary
+heads have 0.8 and more along every axis, noise lowers all axes alike, and a gradient that would bring an axis below 0
+leaves no signal."""
+
+CLEAR = 0.25
+"""A mean cosine below minus this is an alternation whatever the other axes show."""
+
+CHANCE = 0.05
+"""A mean cosine of this size can be chance."""
 
 MAJORITY = 0.8
 """Fraction of the pairs of slices (by signal) that must show the step."""
@@ -82,7 +89,9 @@ def detect_alternating_slices(signal: NDArray[np.complex64]) -> int | None:
     results = [neighbour_correlation(signal, axis) for axis in range(3)]
     axis = int(np.argmin([correlation for correlation, _ in results]))
     correlation, alternating = results[axis]
-    return axis if correlation < CORRELATION and alternating > MAJORITY else None
+    best = max(correlation for correlation, _ in results)
+    threshold = -min(max(SHARE * best, CHANCE), CLEAR)
+    return axis if correlation < threshold and alternating > MAJORITY else None
 
 
 def undo_alternating_slices(signal: NDArray[np.complex64], axis: int) -> NDArray[np.complex64]:

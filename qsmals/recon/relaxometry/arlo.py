@@ -40,6 +40,8 @@ def arlo(
     For uneven echoes Simpson's rule with two spacings h and g takes its place, ``S_i = (h + g) / 6 * ((2 - g / h) y_i
     + (h + g)^2 / (h g) y_i+1 + (2 - h / g) y_i+2)``, and c its last coefficient: the formula is the
     estimate of S = T2* d with the instrument S + c d, which c frees of the noisiest of the three echoes.
+    Simpson's rule underestimates rates that are fast against the spacing: by 0.1 % at 100 1/s and 6 ms, and
+    no rate above 3 / dTE comes out.
     Triples end before the first echo below the noise floor; with two (usable) echoes the rate is the
     logarithm of their ratio over their spacing. S0 is the least-squares amplitude at that rate.
 

@@ -102,7 +102,7 @@ def without_floor(echoes: NDArray[np.float32], noise: float, result: NDArray[np.
         if not np.isfinite(value):
             return False
         result[e] = np.sqrt(max(value * value - 2.0 * noise * noise, 0.0))
-    return result[0] > 0.0 and result[1] > 0.0
+    return bool(result[0] > 0.0 and result[1] > 0.0)
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -114,7 +114,7 @@ def amplitude(values: NDArray[np.float64], times: NDArray[np.float64], rate: flo
         decay = np.exp(-rate * (times[e] - times[0]))
         top += values[e] * decay
         bottom += decay * decay
-    return top / bottom * np.exp(rate * times[0])
+    return float(top / bottom * np.exp(rate * times[0]))
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]

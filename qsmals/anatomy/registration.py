@@ -1,0 +1,240 @@
+"""Registration: GRE to T1w (rigid), T1w to a template (SyN), and one interpolation from end to end.
+
+SyN: Avants et al. 2008, Med Image Anal 12:26, doi:10.1016/j.media.2007.06.004.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from qsmals.anatomy import search
+from qsmals.anatomy.bias import correct_bias, foreground
+from qsmals.anatomy.brain import Brain
+from qsmals.anatomy.compute import Compute, ants_session
+from qsmals.anatomy.images import (
+    Image,
+    ball,
+    bounding_box,
+    cropped,
+    index_to_physical,
+    resampled,
+    with_data,
+)
+from qsmals.anatomy.stages import Metric, Stage, read_affine, run_stages, write_affine
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A transform and its inverse as files that ITK reads.
+
+    Attributes
+    ----------
+    forward : Path
+        Resamples the moving image on the fixed grid.
+    inverse : Path
+        Resamples the fixed image on the moving grid.
+    """
+
+    forward: Path
+    inverse: Path
+
+
+def register_gre(magnitude: Image, t1w: Image, brain: Brain, *, compute: Compute) -> Transform:
+    """Rigid motion from the GRE to the T1w image of the same person.
+
+    The first pass compares the heads from many starts (up to 30 mm and 20 degrees apart, from the scanner's
+    coordinates and from the centres of mass), the second the brains alone, so that jaw, neck and fat,
+    which move or are shifted, have no part in the result.
+
+    Parameters
+    ----------
+    magnitude : image
+        GRE magnitude, for example `combined_magnitude` of all echoes; it may cover a part of the brain.
+    t1w : image
+        The T1w image from which ``brain`` was found, with its skull if it has one.
+    brain : Brain
+        Result of brain extraction on ``t1w``.
+    compute : Compute
+        Resources; `sloppy` ends at voxels of 2 mm.
+
+    Returns
+    -------
+    Transform
+        ``forward`` takes GRE images to the T1w grid, ``inverse`` T1w images and labels to the GRE grid.
+
+    Raises
+    ------
+    ValueError
+        The magnitude is empty.
+    """
+    folder = compute.folder("gre_to_t1w")
+    with ants_session(compute) as ants:
+        corrected = correct_bias(magnitude, compute=Compute(compute.work_dir, compute.threads, compute.seed, True))
+        matrix, centre = _first_pass(corrected, t1w, compute.seed)
+        first = write_affine(matrix, folder / "first.mat", centre_mm=centre)
+        mask = ants.apply_transforms(corrected, brain.mask, [str(first)], interpolator="linear")
+        inside = ndimage.binary_dilation(mask.numpy() > 0.5, ball(3.0, mask.spacing))
+        if not inside.any():
+            raise ValueError("the GRE and the brain of the T1w image do not overlap: do they show the same head?")
+        box = bounding_box(inside, 2)
+        fixed = cropped(with_data(corrected, corrected.numpy() * inside), box)
+        fine = 2.0 if compute.sloppy else max(1.0, float(np.min(magnitude.spacing)))
+        stage = Stage(
+            "Rigid[0.1]",
+            (Metric("MI", resampled(fixed, fine), resampled(brain.image, fine), sampling=0.5),),
+            iterations=(200, 100) if compute.sloppy else (200, 100, 50),
+            shrink=(4, 2) if compute.sloppy else (4, 2, 1),
+            smoothing=(2, 1) if compute.sloppy else (2, 1, 0),
+            fixed_mask=cropped(with_data(corrected, inside), box),
+        )
+        affine, _ = run_stages([stage], initial=[first], composite=False, prefix=folder / "rigid", compute=compute)
+        rigid = nearest_rigid(read_affine(affine))
+        to_gre = write_affine(rigid, folder / "from-T1w_to-MEGRE.mat", centre_mm=centre)
+        there = (rigid @ np.append(centre, 1))[:3]
+        to_t1w = write_affine(np.linalg.inv(rigid), folder / "from-MEGRE_to-T1w.mat", centre_mm=there)
+    return Transform(to_t1w, to_gre)
+
+
+def combined_magnitude(magnitude: NDArray[Any]) -> NDArray[np.float32]:
+    """Root of the mean square over echoes: bright where any echo has signal, anatomy of the early ones.
+
+    Parameters
+    ----------
+    magnitude : (x, y, z, e) or (x, y, z) array
+        NaN and negative values count as 0.
+    """
+    data = np.nan_to_num(np.asarray(magnitude, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    if data.ndim == 3:
+        return data
+    if data.ndim != 4:
+        raise ValueError(f"the magnitude has three or four dimensions, not {data.ndim}")
+    return np.sqrt(np.mean(data.astype(np.float64) ** 2, axis=3)).astype(np.float32)
+
+
+def _first_pass(gre: Image, t1w: Image, seed: int) -> tuple[Floats, Floats]:
+    """Rigid map (4, 4) from GRE points to T1w points and the GRE's centre, by search at 4 mm."""
+    fixed, moving = resampled(gre, 4.0), resampled(t1w, 4.0)
+    seen = foreground(fixed.numpy())
+    to_physical = index_to_physical(fixed)
+    near = ndimage.binary_dilation(seen, ball(8.0, fixed.spacing))
+    points = search.sample(
+        fixed.numpy(), to_physical, near, count=8000, bins=search.BINS, rng=np.random.default_rng(seed)
+    )
+    target = search.volume(moving.numpy(), index_to_physical(moving), foreground(moving.numpy()), bins=search.BINS)
+    centre = to_physical[:3, :3] @ np.argwhere(seen).mean(0) + to_physical[:3, 3]
+    goal = _centre(foreground(moving.numpy()), moving)
+    best, _ = search.multistart(points, target, _motions(goal - centre), centre, keep=6, step_mm=0.5)
+    return search.similarity_matrix(best, centre), centre
+
+
+def _centre(mask: NDArray[np.bool_], image: Image) -> Floats:
+    """Centre of a mask, LPS mm."""
+    matrix = index_to_physical(image)
+    return np.asarray(matrix[:3, :3] @ np.argwhere(mask).mean(0) + matrix[:3, 3])
+
+
+def _motions(between_centres_mm: Floats) -> Floats:
+    """Starts (n, 6): from no motion and from matched centres, turned and shifted along each axis."""
+    turns = [np.zeros(3), *(sign * 0.26 * axis for axis in np.eye(3) for sign in (-1, 1))]
+    shifts = [np.zeros(3), *(sign * 20.0 * axis for axis in np.eye(3) for sign in (-1, 1))]
+    bases = [np.zeros(3), between_centres_mm, between_centres_mm * np.array([1.0, 1.0, 0.0])]
+    return np.array([np.concatenate([t, b + s]) for b in bases for s in shifts for t in turns])
+
+
+def nearest_rigid(matrix: Floats) -> Floats:
+    """The rigid (4, 4) map nearest to a nearly rigid one; the origin's image is kept."""
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    rigid = matrix.copy()
+    rigid[:3, :3] = left @ right
+    return rigid
+
+
+def register_template(brain: Brain, template: Image, *, compute: Compute, name: str = "template") -> Transform:
+    """SyN from a T1w brain to a template brain.
+
+    Parameters
+    ----------
+    brain : Brain
+        Result of brain extraction.
+    template : image
+        T1-weighted template brain, 0 outside it.
+    compute : Compute
+        Resources; `sloppy` ends at voxels of 4 mm.
+    name : str
+        Folder of the transform files under the work folder.
+
+    Returns
+    -------
+    Transform
+        ``forward`` takes T1w images to the template grid, ``inverse`` template images and labels to the
+        T1w grid.
+    """
+    folder = compute.folder(f"t1w_to_{name}")
+    with ants_session(compute):
+        fixed = _brain_box(template)
+        moving = _brain_box(brain.image)
+        if compute.sloppy:
+            fixed, moving = resampled(fixed, 2.0), resampled(moving, 2.0)
+        affine = Stage(
+            "Affine[0.1]", (Metric("MI", fixed, moving, sampling=0.25),), (200, 100, 50), (6, 4, 2), (3, 2, 1)
+        )
+        syn = Stage("SyN[0.2,3,0]", (Metric("MI", fixed, moving),), *_syn_levels(compute.sloppy))
+        forward, inverse = run_stages(
+            [affine, syn], initial=[brain.initial], composite=True, prefix=folder / "syn", compute=compute
+        )
+    return Transform(forward, inverse)
+
+
+def _syn_levels(sloppy: bool) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
+    """Iterations, shrink factors and smoothing of SyN."""
+    if sloppy:
+        return (40, 20), (4, 2), (2.0, 1.0)
+    return (100, 70, 50), (8, 4, 2), (3.0, 2.0, 1.0)
+
+
+def _brain_box(image: Image) -> Image:
+    """A brain-only image cropped to the brain with 10 mm around it."""
+    data = image.numpy()
+    return cropped(image, bounding_box(data > 0.01 * data.max(), 10.0 / np.asarray(image.spacing)))
+
+
+def resample(
+    image: Image, reference: Image, transforms: Sequence[Path], *, labels: bool = False, order: int = 1
+) -> Image:
+    """Bring an image to another grid through several transforms in one interpolation.
+
+    Parameters
+    ----------
+    image : image
+        What to resample.
+    reference : image
+        Its grid is that of the result.
+    transforms : sequence of Path
+        From the transform nearest to ``image`` to the one nearest to ``reference``: for template labels on
+        the GRE grid ``[t1w_to_template.inverse, gre_to_t1w.inverse]``.
+    labels : bool
+        Interpolate each label's membership and take the largest (no new label values, smooth edges).
+    order : {0, 1, 3}
+        Of the spline for maps: 0 nearest voxel, 1 linear, 3 cubic.
+
+    Raises
+    ------
+    FileNotFoundError
+        A transform file is missing.
+    """
+    import ants
+
+    if missing := [str(path) for path in transforms if not Path(path).is_file()]:
+        raise FileNotFoundError(f"no transform file {', '.join(missing)}")
+    interpolator = "genericLabel" if labels else {0: "nearestNeighbor", 1: "linear", 3: "bSpline"}[order]
+    files = [str(path) for path in reversed(transforms)]
+    return ants.apply_transforms(
+        reference, image, files, interpolator=interpolator, whichtoinvert=[False] * len(files)
+    )

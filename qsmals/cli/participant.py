@@ -1,0 +1,270 @@
+"""The participant level: find, check, run, report."""
+
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qsmals import __version__
+from qsmals.bids.checks import CheckedSubject, check_subject
+from qsmals.bids.derivatives import check_dataset, prepare_output_dir
+from qsmals.bids.errors import format_faults
+from qsmals.bids.filters import read_filter_file
+from qsmals.bids.layout import SubjectInputs, find_subjects
+from qsmals.bids.names import log_dir, missing_files, unit_outputs
+from qsmals.cli import writing
+from qsmals.cli.parser import Request
+from qsmals.engine.lock import LockHeld, SubjectLock
+from qsmals.engine.resources import cpu_limit, memory_limit
+from qsmals.engine.signals import Interrupted
+from qsmals.engine.summary import Failure, SubjectSummary, exit_code, merge_summary, now, summary_lines
+from qsmals.settings import Settings, write_toml
+from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan
+
+MEMORY_SHARE = 0.9
+MAX_OMP_NTHREADS = 8
+TABLE_MAPS = ("Chimap", "R2starmap")
+
+log = logging.getLogger("qsmals")
+
+
+def participant(request: Request, run_id: str) -> int:
+    """Process every chosen subject; returns the exit code."""
+    settings = request.settings
+    output_dir = Path(settings.output_dir)
+    if not settings.selection.skip_bids_validation:
+        check_dataset(Path(settings.bids_dir))
+        validate(Path(settings.bids_dir))
+    subjects = find(settings)
+    for warning in prepare_output_dir(output_dir, Path(settings.bids_dir), environ=os.environ):
+        log.warning("%s", warning)
+    if request.reports_only:
+        return reports_only(output_dir, [s.label for s in subjects])
+    checked = check_all(subjects, settings)
+    invalid = [summarise_invalid(c) for c in checked.values() if not c.ok]
+    merge_summary(output_dir / "logs" / "summary.json", invalid)
+    plan = make_plan([s for s in subjects if checked[s.label].ok], checked, settings, run_id)
+    if not plan.subjects:
+        say(invalid)
+        return exit_code(invalid)
+    writing.write_citation(output_dir, plan)
+    if request.boilerplate_only:
+        log.info("methods text: %s", output_dir / "logs" / "CITATION.md")
+        return exit_code(invalid)
+    return run_locked(plan, invalid, run_id, request)
+
+
+def find(settings: Settings) -> tuple[SubjectInputs, ...]:
+    """The subjects that the settings choose."""
+    selection = settings.selection
+    filters = read_filter_file(Path(selection.bids_filter_file)) if selection.bids_filter_file else None
+    subjects = find_subjects(
+        Path(settings.bids_dir),
+        participant_labels=selection.participant_label or None,
+        session_labels=selection.session_label or None,
+        bids_filters=filters,
+        database_dir=Path(selection.bids_database_dir) if selection.bids_database_dir else None,
+    )
+    scans = sum(len(s.units) for s in subjects)
+    log.info("%d subject%s with %d scan%s", len(subjects), "s"[: len(subjects) != 1], scans, "s"[: scans != 1])
+    return subjects
+
+
+def validate(bids_dir: Path) -> None:
+    """Let the BIDS validator say what it finds, where it is installed; what it says stops nothing."""
+    program = shutil.which("bids-validator-deno")
+    if program is None:
+        log.info("the BIDS validator is not installed (pip install bids-validator-deno): not run")
+        return
+    found = subprocess.run([program, str(bids_dir)], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    errors = [line.strip() for line in found.stdout.splitlines() if "[ERROR]" in line]
+    for line in errors:
+        log.warning("BIDS validator: %s", line)
+    if not errors and found.returncode:
+        log.warning("the BIDS validator failed: %s", found.stderr.strip()[-500:])
+
+
+def check_all(subjects: Sequence[SubjectInputs], settings: Settings) -> dict[str, CheckedSubject]:
+    """Read every voxel of every subject, several at a time, and log all that is wrong."""
+    b0_tesla = settings.acquisition.field_strength_tesla
+    n_threads = settings.resources.nprocs or int(cpu_limit().value)
+    with ThreadPoolExecutor(min(n_threads, 8)) as pool:
+        checked = list(pool.map(lambda s: check_subject(s, b0_tesla=b0_tesla), subjects))
+    for result in checked:
+        if not result.ok:
+            log.error("sub-%s cannot be processed:\n%s", result.label, format_faults(result.faults))
+    for subject in subjects:
+        for note in sorted({note for unit in subject.units for note in unit.notes}):
+            log.warning("sub-%s: %s", subject.label, note)
+    return {result.label: result for result in checked}
+
+
+def summarise_invalid(checked: CheckedSubject) -> SubjectSummary:
+    """The entry of a subject whose input was refused."""
+    first, *more = checked.faults
+    why = str(first).removeprefix(f"sub-{checked.label}: ") + (f" And {len(more)} more." if more else "")
+    return SubjectSummary(f"sub-{checked.label}", "invalid", why, started=now(), ended=now(), version=__version__)
+
+
+def make_plan(
+    subjects: Iterable[SubjectInputs], checked: Mapping[str, CheckedSubject], settings: Settings, run_id: str
+) -> RunPlan:
+    """Decide files and limits of a run."""
+    plans = []
+    for subject in subjects:
+        folder = log_dir(Path(settings.output_dir), subject.label, run_id)
+        scans = tuple(
+            ScanPlan(
+                unit=unit,
+                facts=checked[subject.label].facts[unit.gre.prefix],
+                outputs=unit_outputs(
+                    Path(settings.output_dir),
+                    unit,
+                    atlases=(settings.anatomy.atlas,),
+                    templates=settings.anatomy.output_spaces,
+                    table_maps=TABLE_MAPS,
+                ),
+                facts_file=folder / f"{unit.gre.prefix}_facts.json",
+            )
+            for unit in subject.units
+        )
+        plans.append(SubjectPlan(subject.label, scans, folder))
+    return RunPlan(settings, tuple(plans), limits(settings))
+
+
+def limits(settings: Settings) -> Limits:
+    """What the run may use: the options, else what the job, container or machine allows."""
+    nprocs = settings.resources.nprocs or max(int(cpu_limit().value), 1)
+    omp = settings.resources.omp_nthreads or min(nprocs, MAX_OMP_NTHREADS)
+    if omp > nprocs:
+        log.warning("--omp-nthreads %d is more than --nprocs %d: %d is used", omp, nprocs, nprocs)
+    memory_gb = settings.resources.memory_gb or memory_limit().value * MEMORY_SHARE
+    return Limits(nprocs, min(omp, nprocs), memory_gb)
+
+
+def run_locked(plan: RunPlan, invalid: Sequence[SubjectSummary], run_id: str, request: Request) -> int:
+    """Run the subjects that nobody else is running."""
+    output_dir = Path(plan.settings.output_dir)
+    with ExitStack() as stack:
+        free, held = [], []
+        for subject in plan.subjects:
+            try:
+                stack.enter_context(SubjectLock(output_dir, subject.label))
+                free.append(subject)
+            except LockHeld as error:
+                log.error("%s", error)
+                held.append(subject.label)
+        entries = run_subjects(replace(plan, subjects=tuple(free)), run_id, request) if free else []
+    say([*invalid, *entries])
+    code = exit_code([*invalid, *entries])
+    return code or (1 if held else 0)
+
+
+def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSummary]:
+    """Run the graph and write logs, reports and summary, whatever happens in it."""
+    output_dir = Path(plan.settings.output_dir)
+    for subject in plan.subjects:
+        software = {"software": writing.versions(), "run": {"id": run_id, "command": " ".join(request.command)}}
+        write_toml(subject.log_dir / "qsmals.toml", plan.settings, **software)
+    started, began = now(), time.monotonic()
+    plugin, stop = execute(plan)
+    entries = []
+    for subject in plan.subjects:
+        failures = [f for f in plugin.failures if f.unit.split(" ")[0] == f"sub-{subject.label}"]
+        steps = [s for s in plugin.steps if s.unit.split(" ")[0] == f"sub-{subject.label}"]
+        entry = conclude(subject, failures, steps, stop)
+        report = writing.write_report(output_dir, subject, entry, steps, request, run_id)
+        if entry.status == "ok" and report:
+            entry = replace(entry, status="incomplete", why="the report lacks " + "; ".join(report))
+        entries.append(replace(entry, started=started, ended=now(), seconds=time.monotonic() - began))
+    merge_summary(output_dir / "logs" / "summary.json", entries)
+    if stop is not None:
+        say(entries)
+        raise stop
+    if plan.settings.behaviour.clean_workdir:
+        clean(plan, entries)
+    return entries
+
+
+def execute(plan: RunPlan) -> tuple[Any, Interrupted | None]:
+    """Run the graph; returns the plugin, which knows what became of the nodes, and the signal that ended it."""
+    from qsmals.engine.plugins_config import PluginSettings, load_plugin_file, make_plugin
+    from qsmals.engine.progress import NodesFailed
+    from qsmals.workflows.participant import init_run_wf
+
+    settings = plan.settings
+    workflow = init_run_wf(plan)
+    if settings.behaviour.write_graph:
+        writing.write_graph(workflow, Path(settings.output_dir) / "logs" / "graph.dot")
+    chosen = settings.resources.use_plugin
+    plugin = make_plugin(
+        load_plugin_file(Path(chosen)) if chosen else PluginSettings(),
+        n_procs=plan.limits.nprocs,
+        memory_gb=plan.limits.memory_gb,
+        **({"itk_threads": 1} if settings.behaviour.deterministic else {}),
+    )
+    try:
+        workflow.run(plugin=plugin)
+    except NodesFailed as error:
+        log.debug("%s", error)
+    except Interrupted as stop:
+        return plugin, stop
+    return plugin, None
+
+
+def conclude(
+    subject: SubjectPlan, failures: Sequence[Failure], steps: Sequence[Any], stop: Interrupted | None
+) -> SubjectSummary:
+    """What became of a subject: from its failed nodes, and from the files that are there."""
+    name = f"sub-{subject.label}"
+    peak = max((step.peak_gb for step in steps if step.peak_gb is not None), default=None)
+    common: dict[str, Any] = {"failures": tuple(failures), "peak_memory_gb": peak, "version": __version__}
+    if stop is not None:
+        return SubjectSummary(name, "failed", str(stop), **common)
+    if failures:
+        return SubjectSummary(name, "failed", f"{failures[0].node}: {failures[0].why}", **common)
+    missing = missing_files([scan.outputs for scan in subject.scans])
+    if missing:
+        names = ", ".join(path.name for path in missing[:3])
+        return SubjectSummary(name, "incomplete", f"{len(missing)} outputs are missing: {names} ...", **common)
+    return SubjectSummary(name, "ok", **common)
+
+
+def reports_only(output_dir: Path, labels: Iterable[str]) -> int:
+    """Write the reports anew from the outputs that are there."""
+    complete = True
+    for label in labels:
+        missing = writing.rewrite_report(output_dir, label)
+        log.info("wrote %s", output_dir / f"sub-{label}.html")
+        for sentence in missing:
+            log.warning("sub-%s: %s", label, sentence)
+        complete = complete and not missing
+    return 0 if complete else 5
+
+
+def clean(plan: RunPlan, entries: Iterable[SubjectSummary]) -> None:
+    """Remove the working files of the subjects that ended well."""
+    from qsmals.workflows.participant import run_folder, subject_graph
+
+    for entry in entries:
+        if entry.status == "ok":
+            folder = run_folder(plan.settings) / subject_graph(entry.subject.removeprefix("sub-"))
+            shutil.rmtree(folder, ignore_errors=False)
+            log.info("removed %s", folder)
+
+
+def say(entries: Iterable[SubjectSummary]) -> None:
+    """The last lines of a run."""
+    for line in _lines(entries):
+        log.info("%s", line)
+
+
+def _lines(entries: Iterable[SubjectSummary]) -> Iterator[str]:
+    yield from summary_lines(list(entries))

@@ -1,0 +1,89 @@
+"""A request to an exit code: environment, log, level, and what is said when it goes wrong."""
+
+import logging
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from qsmals import __version__
+from qsmals.cli.parser import Request
+from qsmals.engine.environment import prepare_environment
+from qsmals.engine.signals import Interrupted, interruptible
+
+OK, FAILED, USAGE, INVALID, NOTHING, INCOMPLETE, INTERNAL = 0, 1, 2, 3, 4, 5, 70
+
+log = logging.getLogger("qsmals")
+
+
+def run(request: Request) -> int:
+    """Do what was asked; returns the exit code and never raises but for a bug in the interpreter."""
+    settings = request.settings
+    run_id = f"{time.strftime('%Y%m%dT%H%M%S')}_{uuid.uuid4().hex[:8]}"
+    try:
+        Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
+        changed = prepare_environment(Path(settings.work_dir))
+        start_log(Path(settings.output_dir) / "logs" / f"{run_id}.log", request.verbosity)
+    except OSError as error:
+        print(f"qsmals: {error}; OUTPUT_DIR and the work folder must be writable", file=sys.stderr)
+        return USAGE
+    log.info("qsmals %s: %s", __version__, " ".join(request.command))
+    log.debug("environment: %s", changed)
+    try:
+        with interruptible():
+            return _level(request, run_id)
+    except Interrupted as stop:
+        log.error("%s; run the same command again to go on from here", stop)
+        return stop.exit_code
+    except Exception:
+        log.exception("internal error; please report it with the log %s", Path(settings.output_dir) / "logs")
+        return INTERNAL
+
+
+def _level(request: Request, run_id: str) -> int:
+    from qsmals.bids.errors import InvalidInput, NothingMatched
+
+    try:
+        if request.level == "group":
+            from qsmals.cli.group import group
+
+            return group(request.settings)
+        from qsmals.cli.participant import participant
+
+        return participant(request, run_id)
+    except NothingMatched as error:
+        log.error("%s", error)
+        return NOTHING
+    except InvalidInput as error:
+        log.error("%s", error)
+        return INVALID
+
+
+def start_log(path: Path, verbosity: int) -> None:
+    """Progress and warnings to the terminal, everything to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    root.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
+    written = logging.FileHandler(path, encoding="utf-8")
+    written.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    shown = logging.StreamHandler(sys.stdout)
+    shown.setFormatter(_Terminal())
+    shown.addFilter(lambda record: verbosity > 0 or record.name.startswith("qsmals") or record.levelno > logging.WARNING)
+    root.handlers = [written, shown]
+    logging.captureWarnings(True)
+    # nipype announces every node and its folder: that is for the file, and for -v
+    for name in ("nipype", "nipype.workflow", "nipype.utils", "nipype.interface", "nipype.filemanip"):
+        library = logging.getLogger(name)
+        library.handlers, library.propagate = [], True
+
+
+class _Terminal(logging.Formatter):
+    """The message alone; warnings and errors say what they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"{time.strftime('%H:%M:%S')} {record.getMessage()}"
+        if record.levelno >= logging.WARNING:
+            text = f"{time.strftime('%H:%M:%S')} {record.levelname}: {record.getMessage()}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return text

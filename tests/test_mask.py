@@ -1,0 +1,154 @@
+"""Masks: morphology in mm on anisotropic voxels, thresholds, and the masks of the field."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from qsmals.recon.grid import Grid
+from qsmals.recon.mask import morphology
+from qsmals.recon.mask.quality import FieldMaskParameters, field_masks, otsu_threshold
+from qsmals.recon.mask.robust import robust_mask
+
+SIZE = (1.0, 1.5, 2.0)
+SHAPE = (44, 32, 24)
+
+
+def radius_mm(shape: tuple[int, ...] = SHAPE, size: tuple[float, float, float] = SIZE) -> NDArray[np.float64]:
+    axes = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * h for n, h in zip(shape, size, strict=True)], indexing="ij")
+    return np.sqrt(sum(x**2 for x in axes))
+
+
+def test_dilation_and_erosion_are_by_distance() -> None:
+    point = np.zeros(SHAPE, bool)
+    point[20, 15, 12] = True
+    grown = morphology.dilate(point, 3.0, SIZE)
+    offsets = (np.argwhere(grown) - (20, 15, 12)) * SIZE
+    assert np.sqrt((offsets**2).sum(1)).max() == pytest.approx(3.0)
+    assert grown[20, 17, 12] and not grown[20, 15, 14]
+    np.testing.assert_array_equal(morphology.erode(grown, 2.9, SIZE), point)
+    np.testing.assert_array_equal(morphology.dilate(~point & point, 3.0, SIZE), False)
+
+
+def test_erosion_counts_the_edge_of_the_volume_as_outside() -> None:
+    eroded = morphology.erode(np.ones((5, 5, 5), bool), 1.0, (1.0, 1.0, 1.0))
+    assert eroded.sum() == 27 and eroded[1:4, 1:4, 1:4].all()
+
+
+def test_depth_is_the_distance_to_the_outside() -> None:
+    mask = radius_mm() < 12
+    expected = ndimage.distance_transform_edt(mask, sampling=SIZE)
+    np.testing.assert_allclose(morphology.depth_mm(mask, SIZE), expected, rtol=1e-6)
+    assert not morphology.depth_mm(mask & ~mask, SIZE).any()
+
+
+def test_close_fills_cracks_and_open_drops_whiskers() -> None:
+    ball = radius_mm() < 11
+    cracked = ball.copy()
+    cracked[22] = False
+    assert morphology.close(cracked, 2.0, SIZE)[22][morphology.erode(ball, 4.0, SIZE)[22]].all()
+    whiskered = ball.copy()
+    whiskered[:, 16, 12] = True
+    opened = morphology.open_(whiskered, 2.0, SIZE)
+    assert not opened[0, 16, 12] and (opened & ball).sum() > 0.95 * ball.sum()
+    full = np.ones((4, 4, 4), bool)
+    np.testing.assert_array_equal(morphology.close(full, 2.0, (1.0, 1.0, 1.0)), full)
+
+
+def test_components_and_holes() -> None:
+    mask = radius_mm() < 11
+    holed = mask.copy()
+    holed[22, 16, 12] = False
+    holed[18:21, 14:17, 11:13] = False
+    islands = holed.copy()
+    islands[0, 0, 0] = True
+    np.testing.assert_array_equal(morphology.largest_component(islands), holed)
+    np.testing.assert_array_equal(morphology.fill_holes(holed), mask)
+    small_only = morphology.fill_holes(holed, largest_mm3=3.0, voxel_size_mm=SIZE)
+    assert small_only[22, 16, 12] and not small_only[19, 15, 12]
+
+
+def test_otsu_parts_two_classes() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(0.3, 0.05, 3000), rng.normal(0.8, 0.05, 9000), [np.nan]]).astype(np.float32)
+    assert 0.45 < otsu_threshold(values) < 0.65
+    assert otsu_threshold(np.full(5, 0.7)) == pytest.approx(0.7)
+    with pytest.raises(ValueError, match="finite"):
+        otsu_threshold(np.array([np.nan]))
+
+
+def test_robust_mask_finds_the_head_and_ignores_noise() -> None:
+    rng = np.random.default_rng(1)
+    head = radius_mm() < 14
+    signal = 100.0 * head * (1 + 0.3 * np.sin(np.arange(SHAPE[0]) / 8))[:, None, None]
+    signal[22, 16, 12] = 0
+    signal[1:3, 1:3, 1:3] = 90
+    magnitude = np.abs(signal + rng.normal(0, 3, SHAPE) + 1j * rng.normal(0, 3, SHAPE)).astype(np.float32)
+    original = magnitude.copy()
+    found = robust_mask(magnitude, grid=Grid(SHAPE, SIZE))
+    assert (found ^ head).sum() < 0.02 * head.sum()
+    assert found[22, 16, 12] and not found[1, 1, 1]
+    np.testing.assert_array_equal(magnitude, original)
+    stacked = np.stack([magnitude, magnitude * 0.5], axis=-1)
+    np.testing.assert_array_equal(robust_mask(stacked, grid=Grid(SHAPE, SIZE)), found)
+    cut = np.where(head, signal, 0).astype(np.float32)
+    assert (robust_mask(cut, grid=Grid(SHAPE, SIZE)) ^ head).sum() < 0.02 * head.sum()
+    with pytest.raises(ValueError, match="no positive voxel"):
+        robust_mask(np.zeros(SHAPE, np.float32), grid=Grid(SHAPE, SIZE))
+
+
+def scan(seed: int = 2) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
+    """Brain, its sinus, quality and magnitude: brain 10 mm, CSF to 12, bone to 14, scalp to 15.5, air."""
+    rng = np.random.default_rng(seed)
+    r = radius_mm()
+    brain = r < 10
+    sinus = np.zeros(SHAPE, bool)
+    sinus[28:34, 12:20, 9:15] = True
+    tissue = ((r < 12) | ((r > 14) & (r < 15.5))) & ~sinus
+    quality = np.where(tissue, 0.85, 0.35) + rng.normal(0, 0.05, SHAPE)
+    magnitude = np.where(tissue, 100.0, 4.0)
+    magnitude[22, 16, 12], quality[22, 16, 12] = 2.0, 0.3  # a vein
+    return brain, sinus, quality.astype(np.float32), magnitude.astype(np.float32)
+
+
+def test_field_masks_keep_the_rim_reach_out_and_drop_the_sinus() -> None:
+    brain, sinus, quality, magnitude = scan()
+    params = FieldMaskParameters(reach_mm=6.0, close_mm=1.0)
+    masks = field_masks(brain, quality=quality, magnitude=magnitude, grid=Grid(SHAPE, SIZE), params=params)
+    r = radius_mm()
+    near_sinus = morphology.dilate(sinus, 2.0, SIZE)
+    rim = brain & (r > 8) & ~near_sinus
+    assert masks.brain[rim].mean() > 0.99
+    assert masks.brain[22, 16, 12] and not masks.quality[22, 16, 12]
+    assert masks.brain[morphology.erode(sinus, 1.5, SIZE)].mean() < 0.05
+    csf = (r > 10) & (r < 11.5) & ~near_sinus
+    assert masks.reliable[csf].mean() > 0.98
+    assert not masks.reliable[(r > 12.5) & (r < 13.5)].any()
+    assert not (masks.brain & ~(masks.reliable & brain)).any()
+    assert ndimage.label(masks.reliable)[1] == 1
+    assert 0.4 < masks.quality_threshold < 0.8
+
+
+def test_field_masks_do_not_cut_a_brain_of_even_quality() -> None:
+    brain, _, _, _ = scan()
+    quality = np.where(brain, 0.8, 0).astype(np.float32)
+    quality[brain] += np.random.default_rng(3).normal(0, 0.01, brain.sum()).astype(np.float32)
+    masks = field_masks(brain, quality=quality, magnitude=None, grid=Grid(SHAPE, SIZE))
+    np.testing.assert_array_equal(masks.brain, brain)
+    assert masks.quality_threshold == 0.3
+
+
+def test_field_masks_without_quality_or_magnitude() -> None:
+    brain, _, quality, magnitude = scan()
+    grid = Grid(SHAPE, SIZE)
+    alone = field_masks(brain, quality=None, magnitude=None, grid=grid, params=FieldMaskParameters(reach_mm=0.0))
+    np.testing.assert_array_equal(alone.brain, brain)
+    assert alone.quality_threshold == 0
+    by_magnitude = field_masks(brain, quality=None, magnitude=np.stack([magnitude] * 3, -1), grid=grid)
+    assert by_magnitude.brain.sum() > 0.8 * brain.sum()
+    with pytest.raises(ValueError, match="empty"):
+        field_masks(brain & ~brain, quality=quality, magnitude=None, grid=grid)
+    with pytest.raises(ValueError, match="shape"):
+        field_masks(brain, quality=quality[:-1], magnitude=None, grid=grid)
+    with pytest.raises(ValueError, match="no voxel"):
+        field_masks(brain, quality=np.zeros_like(quality), magnitude=None, grid=grid)

@@ -1,0 +1,86 @@
+"""What is to be done for each scan, decided before any graph is built."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qsmals.bids.checks import ScanFacts
+from qsmals.bids.layout import T1wScan, Unit
+from qsmals.bids.names import Output
+from qsmals.settings import Settings
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Processors and memory of the run, all known."""
+
+    nprocs: int
+    omp_nthreads: int
+    memory_gb: float
+
+
+@dataclass(frozen=True)
+class ScanPlan:
+    """One gradient-echo scan: its images, what the check found in them, and the files to write.
+
+    Attributes
+    ----------
+    outputs : mapping of str to Output
+        By key, see :func:`qsmals.bids.names.unit_outputs`.
+    facts_file : Path
+        Where the facts for the report go.
+    notes : tuple of str
+        What the report should tell.
+    """
+
+    unit: Unit
+    facts: ScanFacts
+    outputs: Mapping[str, Output]
+    facts_file: Path
+
+    @property
+    def t1w(self) -> T1wScan:
+        """The T1-weighted image; plans are made for scans that have one."""
+        assert self.unit.t1w is not None
+        return self.unit.t1w
+
+    @property
+    def n_voxels(self) -> int:
+        """Voxels of one volume."""
+        x, y, z = self.facts.shape
+        return x * y * z
+
+
+@dataclass(frozen=True)
+class SubjectPlan:
+    """All scans of one subject and its log folder."""
+
+    label: str
+    scans: tuple[ScanPlan, ...]
+    log_dir: Path
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole run."""
+
+    settings: Settings
+    subjects: tuple[SubjectPlan, ...]
+    limits: Limits
+
+
+def graph_name(prefix: str, kind: str) -> str:
+    """Name of a graph from the entities of a scan.
+
+    >>> graph_name("sub-01_ses-A_run-1", "gre")
+    'gre_ses_A_run_1_wf'
+    """
+    entities = "_".join(part for part in prefix.split("_") if not part.startswith("sub-"))
+    words = re.sub(r"[^A-Za-z0-9]+", "_", entities).strip("_")
+    return f"{kind}_{words}_wf" if words else f"{kind}_wf"
+
+
+def unit_label(prefix: str) -> str:
+    """Entities as a person reads them: ``sub-01 ses-A run-1``."""
+    return prefix.replace("_", " ")

@@ -1,0 +1,187 @@
+"""From stored images to susceptibility on the grid of the gradient-echo scan."""
+
+from typing import Any
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from qsmals.bids.layout import PART_PAIRS
+from qsmals.interfaces.phase import EstimateField, PreparePhase, RemovePhaseOffset, UnwrapPhase
+from qsmals.interfaces.susceptibility import (
+    FitRelaxation,
+    InvertDipole,
+    MakeFieldMasks,
+    ReferenceSusceptibility,
+    RemoveBackground,
+)
+from qsmals.settings import Acquisition, Reconstruction
+from qsmals.workflows.nodes import NodeMaker
+from qsmals.workflows.plan import ScanPlan
+
+
+def init_field_wf(
+    plan: ScanPlan, maker: NodeMaker, *, acquisition: Acquisition, recon: Reconstruction, name: str = "field_wf"
+) -> Workflow:
+    """Stored images to the total field.
+
+    Outputs (``outputnode``)
+    ------------------------
+    magnitude, phase, unwrapped : all echoes (phase in rad); combined, tissue_mask, quality, field_ppm,
+    noise_ppm : volumes; detected_prepare, detected_offset, detected_field : what was found out.
+    """
+    gre, facts = plan.unit.gre, plan.facts
+    first, second = PART_PAIRS[gre.parts]
+    te_s = [float(te) for te in facts.te_s]
+
+    prepare = maker.make(
+        PreparePhase(
+            parts=gre.parts,
+            first_files=[str(path) for path in gre.files(first)],
+            second_files=[str(path) for path in gre.files(second)],
+            units=facts.phase_units or "",
+            manufacturer=str(gre.metadata.get("Manufacturer", "")),
+        ),
+        "prepare",
+        step="magnitude, and phase in radians",
+        series=4,
+        volumes=8,
+    )
+    offset = maker.make(
+        RemovePhaseOffset(te_s=te_s, readout=acquisition.readout, **_method(recon, "phase_offset")),
+        "offset",
+        step=f"phase offset ({recon.phase_offset})",
+        series=3,
+        volumes=16,
+        parallel=True,
+    )
+    unwrap = maker.make(
+        UnwrapPhase(te_s=te_s, **_method(recon, "unwrap")),
+        "unwrap",
+        step=f"unwrapping ({recon.unwrap})",
+        series=3,
+        volumes=12,
+        parallel=True,
+    )
+    field = maker.make(
+        EstimateField(
+            te_s=te_s, b0_tesla=float(facts.b0_tesla), sign=acquisition.phase_sign, **_method(recon, "field")
+        ),
+        "field",
+        step=f"total field ({recon.field})",
+        series=2,
+        volumes=12,
+        parallel=True,
+    )
+    outputs = [
+        *("magnitude", "phase", "combined", "tissue_mask", "unwrapped", "quality", "field_ppm", "noise_ppm"),
+        *("detected_prepare", "detected_offset", "detected_field"),
+    ]
+    outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
+
+    workflow = Workflow(name=name)
+    workflow.connect([
+        (prepare, offset, [("magnitude", "magnitude"), ("phase", "phase"), ("tissue_mask", "mask")]),
+        (prepare, unwrap, [("magnitude", "magnitude"), ("tissue_mask", "mask")]),
+        (offset, unwrap, [("phase", "phase")]),
+        (prepare, field, [("magnitude", "magnitude"), ("tissue_mask", "mask")]),
+        (unwrap, field, [("phase", "phase")]),
+        (prepare, outputnode, [
+            ("magnitude", "magnitude"), ("phase", "phase"), ("combined", "combined"), ("tissue_mask", "tissue_mask"),
+            ("detected", "detected_prepare"),
+        ]),
+        (offset, outputnode, [("detected", "detected_offset")]),
+        (unwrap, outputnode, [("phase", "unwrapped"), ("quality", "quality")]),
+        (field, outputnode, [
+            ("field_ppm", "field_ppm"), ("noise_ppm", "noise_ppm"), ("detected", "detected_field"),
+        ]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_susceptibility_wf(
+    plan: ScanPlan, maker: NodeMaker, *, recon: Reconstruction, name: str = "susceptibility_wf"
+) -> Workflow:
+    """Total field to referenced susceptibility, and relaxometry.
+
+    Inputs (``inputnode``)
+    ----------------------
+    magnitude, quality, field_ppm, noise_ppm : from :func:`init_field_wf`; brain_mask, labels : on the GRE grid.
+
+    Outputs (``outputnode``)
+    ------------------------
+    chi_ppm, local_field_ppm, r2star_hz, t2star_s, s0 : maps (no relaxation with one echo); brain_mask : brain voxels
+    with a susceptibility; quality_mask, white_matter : masks; mask_facts, inversion_facts, reference_facts.
+    """
+    inputs = ["magnitude", "quality", "field_ppm", "noise_ppm", "brain_mask", "labels"]
+    inputnode = Node(IdentityInterface(fields=inputs), name="inputnode")
+    masks = maker.make(MakeFieldMasks(), "masks", step="masks", series=1, volumes=10)
+    background = maker.make(
+        RemoveBackground(**_method(recon, "background")),
+        "background",
+        step=f"background field removal ({recon.background})",
+        volumes=24,
+        parallel=True,
+    )
+    invert = maker.make(
+        InvertDipole(**_method(recon, "inversion")),
+        "invert",
+        step=f"dipole inversion ({recon.inversion})",
+        volumes=36,
+        parallel=True,
+    )
+    reference = maker.make(
+        ReferenceSusceptibility(region=recon.reference), "reference", step="reference region", volumes=8
+    )
+    outputs = [
+        *("chi_ppm", "local_field_ppm", "r2star_hz", "t2star_s", "s0", "brain_mask", "quality_mask", "white_matter"),
+        *("mask_facts", "inversion_facts", "reference_facts"),
+    ]
+    outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
+
+    workflow = Workflow(name=name)
+    workflow.connect([
+        (inputnode, masks, [("brain_mask", "brain_mask"), ("quality", "quality"), ("magnitude", "magnitude")]),
+        (inputnode, background, [("field_ppm", "field_ppm"), ("noise_ppm", "noise_ppm")]),
+        (masks, background, [("reliable_mask", "mask")]),
+        (inputnode, invert, [("noise_ppm", "noise_ppm")]),
+        (background, invert, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
+        (invert, reference, [("chi_ppm", "chi_ppm")]),
+        (background, reference, [("mask", "mask")]),
+        (masks, reference, [("brain_mask", "brain_mask")]),
+        (inputnode, reference, [("labels", "labels")]),
+        (background, outputnode, [("local_field_ppm", "local_field_ppm")]),
+        (masks, outputnode, [("quality_mask", "quality_mask"), ("facts", "mask_facts")]),
+        (invert, outputnode, [("facts", "inversion_facts")]),
+        (reference, outputnode, [
+            ("chi_ppm", "chi_ppm"), ("measured_mask", "brain_mask"), ("white_matter", "white_matter"),
+            ("facts", "reference_facts"),
+        ]),
+    ])  # fmt: skip
+    if len(plan.facts.te_s) > 1:
+        _add_relaxometry(workflow, plan, maker, recon)
+    return workflow
+
+
+def _add_relaxometry(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: Reconstruction) -> None:
+    """R2*, T2* and S0 in the brain; one echo has none."""
+    relax = maker.make(
+        FitRelaxation(te_s=[float(te) for te in plan.facts.te_s], **_method(recon, "relaxometry")),
+        "relax",
+        step=f"relaxometry ({recon.relaxometry})",
+        series=1,
+        volumes=8,
+        parallel=True,
+    )
+    workflow.connect([
+        (workflow.get_node("inputnode"), relax, [("magnitude", "magnitude")]),
+        (workflow.get_node("masks"), relax, [("brain_mask", "mask")]),
+        (relax, workflow.get_node("outputnode"), [
+            ("r2star_hz", "r2star_hz"), ("t2star_s", "t2star_s"), ("s0", "s0"),
+        ]),
+    ])  # fmt: skip
+
+
+def _method(recon: Reconstruction, stage: str) -> dict[str, Any]:
+    """Name and parameters of the method chosen for a stage."""
+    name = getattr(recon, stage)
+    return {"method": name, "parameters": dict(recon.parameters.get(name, {}))}
