@@ -220,10 +220,10 @@ def test_worker_logs_reach_the_parent(make, caplog):
     assert "a word from talker" in caplog.messages
 
 
-@pytest.mark.timeout(60)
-def test_sigterm_ends_workers(make, tmp_path):
+def start_run(tmp_path, acts):
+    """A run of ``acts`` in a process of its own; returns once a node of each name has begun."""
     script = f"""
-        import os, sys
+        import sys
         sys.path.insert(0, {str(REPOSITORY)!r})
         from pathlib import Path
         from nipype import Node, Workflow
@@ -231,7 +231,8 @@ def test_sigterm_ends_workers(make, tmp_path):
         from qsmals.engine.signals import Interrupted, interruptible
         from tests.test_engine_plugin import Act
         wf = Workflow("wf", base_dir={str(tmp_path)!r})
-        wf.add_nodes([Node(Act(what="for ever", notes={str(tmp_path)!r}, name=n), name=n) for n in "ab"])
+        for name, what in {acts!r}.items():
+            wf.add_nodes([Node(Act(what=what, notes={str(tmp_path / "notes")!r}, name=name), name=name)])
         try:
             with interruptible():
                 wf.run(plugin=LocalPlugin({{"n_procs": 2}}))
@@ -239,14 +240,42 @@ def test_sigterm_ends_workers(make, tmp_path):
             Path("report").write_text(str(stop))
             sys.exit(stop.exit_code)
     """
+    (tmp_path / "notes").mkdir()
     run = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
-    while len(list(tmp_path.glob("*.begin"))) < 2 and time.monotonic() < deadline:
+    while not all(notes(tmp_path, name, "begin") for name in acts) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return run
+
+
+def workers(tmp_path):
+    return [Path("/proc") / file.read_text() for file in (tmp_path / "notes").glob("*.begin")]
+
+
+@pytest.mark.timeout(60)
+def test_sigterm_ends_workers(tmp_path):
+    run = start_run(tmp_path, {"a": "for ever", "b": "for ever"})
     run.send_signal(signal.SIGTERM)
     assert run.wait(20) == 143
     assert (tmp_path / "report").read_text() == "stopped by SIGTERM"
-    assert not any(Path(f"/proc/{f.read_text()}").exists() for f in tmp_path.glob("*.begin"))
+    assert workers(tmp_path) and not any(worker.exists() for worker in workers(tmp_path))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere workers end within seconds, not at once")
+def test_killed_run_leaves_no_worker_and_goes_on(tmp_path, make):
+    run = start_run(tmp_path, {"a": "count", "b": "for ever"})
+    while not notes(tmp_path, "a"):
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 10
+    while any(worker.exists() for worker in workers(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(worker.exists() for worker in workers(tmp_path))
+    plugin = local()
+    make({"a": "count", "b": "count"}).run(plugin=plugin)
+    assert {step.name: step.state for step in plugin.seen} == {"step a": "cached", "step b": "done"}
 
 
 def test_interrupted_is_not_an_exception():

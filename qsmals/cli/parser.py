@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,7 +12,7 @@ from qsmals import __version__
 from qsmals.engine.resources import parse_mem
 from qsmals.recon.method import Registry
 from qsmals.recon.stages import STAGES
-from qsmals.settings import Settings, merge, read_toml
+from qsmals.settings import Anatomy, Settings, merge, read_toml
 
 SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 EPILOG = """exit codes:
@@ -286,7 +286,16 @@ def _settings(given: dict[str, Any]) -> Settings:
         values.pop(table, None)
     values = merge(values, _nested(given))
     values.setdefault("work_dir", str(Path(given["output_dir"]) / "work"))
-    return Settings.from_mapping(values)
+    settings = Settings.from_mapping(values)
+    return replace(settings, anatomy=_with_atlas_space(settings.anatomy))
+
+
+def _with_atlas_space(anatomy: Anatomy) -> Anatomy:
+    """The atlas's own space first, then the others that were asked for, each once."""
+    for space in anatomy.output_spaces:
+        if space not in SPACES:
+            raise ValueError(f"anatomy.output_spaces: no template {space}; there are {', '.join(SPACES)}")
+    return replace(anatomy, output_spaces=tuple(dict.fromkeys((SPACES[0], *anatomy.output_spaces))))
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:

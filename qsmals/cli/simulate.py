@@ -20,7 +20,9 @@ def parser() -> argparse.ArgumentParser:
         description="Simulate multi-echo gradient echo and T1w scans of people with known susceptibility, as BIDS.",
         argument_default=argparse.SUPPRESS,
     )
-    p.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="new folder, or an earlier simulation")
+    p.add_argument(
+        "output_dir", type=Path, metavar="OUTPUT_DIR", help="new folder, or an earlier simulation, which is replaced"
+    )
     p.add_argument("--version", action="version", version=f"qsmals-simulate {__version__}")
     p.add_argument("--small", action="store_true", help="a coarse quick head for tests: 1 subject, 3 mm, 4 echoes")
     _add_people(p.add_argument_group("people"))
@@ -96,12 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     t1w, segmentation = options.pop("t1w", None), options.pop("segmentation", None)
     if (t1w is None) != (segmentation is None):
         command.error("--t1w and --segmentation belong together")
-    from qsmals.bids.phantom import NotOurs, Source, write_dataset
+    from qsmals.bids.phantom import NotOurs, RealHead, write_dataset
 
     start = time.monotonic()
     try:
         settings = settings_from(options)
-        for what, share in write_dataset(folder, settings, source=Source(t1w, segmentation)):
+        source = RealHead(t1w, segmentation) if t1w else None
+        for what, share in write_dataset(folder, settings, source=source):
             print(f"[{100 * share:3.0f} %] {time.monotonic() - start:6.1f} s  {what}", flush=True)
     except (NotOurs, ValueError, FileNotFoundError) as error:
         print(f"qsmals-simulate: error: {error}", file=sys.stderr)

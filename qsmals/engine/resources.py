@@ -14,8 +14,8 @@ except ImportError:  # not on Windows, where there is no limit to read either
 GB = 1e9
 MIB = 1024**2
 
-# A worker before its first node (Python, nipype, scipy, numba, nibabel), measured: 0.2 GB.
-BASE_GB = 0.25
+# A worker without data, measured: 0.2 GB with nipype, scipy and numba, 0.4 GB once ANTs is loaded too.
+BASE_GB = 0.4
 # Allocations that a model of the arrays does not see: temporaries of FFTs, fragmentation.
 MARGIN = 1.2
 
@@ -102,7 +102,7 @@ def estimate_gb(
     Examples
     --------
     >>> round(estimate_gb(6_000_000, 6, 10, n_series=3), 2)
-    1.06
+    1.21
     """
     arrays = 4.0 * n_voxels * (n_series * n_echoes + n_volumes_float32)
     return base_gb + margin * arrays / GB

@@ -58,14 +58,15 @@ class PreparePhase(Step):
         }
 
     def _radians(self, stored: Float, detected: list[dict[str, Any]]) -> Float:
-        from qsmals.recon.phase.scaling import detect_phase_scale, phase_to_radians
+        from qsmals.recon.phase.scaling import describe_values, detect_phase_scale, phase_to_radians
 
+        values = describe_values(np.moveaxis(stored, -1, 0))
         scale = detect_phase_scale(
-            stored, units=self.inputs.units or None, manufacturer=self.inputs.manufacturer or None
+            values, units=self.inputs.units or None, manufacturer=self.inputs.manufacturer or None
         )
-        found = {
+        found: dict[str, Any] = {
             "what": "phase scale",
-            "found": f"rad = ({scale.factor:.6g} rad) x (stored - {scale.offset:g})",
+            "found": f"{values.minimum:g} to {values.maximum:g}, times {scale.factor:.6g} rad",
             "evidence": scale.source,
         }
         if scale.warning:
@@ -240,7 +241,7 @@ class EstimateField(Step):
         from qsmals.recon.grid import Grid
         from qsmals.recon.phase.sign import detect_phase_sign
 
-        found = detect_phase_sign(field_ppm, tissue_mask=mask, grid=Grid.from_affine(mask.shape, affine))
+        found = detect_phase_sign(field_ppm, tissue_mask=mask, brain_mask=None, grid=Grid.from_affine(mask.shape, affine))
         asked = {"positive": 1, "negative": -1}.get(self.inputs.sign)
         sign = asked or (found.sign if found.confident else 1)
         note: dict[str, Any] = {

@@ -8,6 +8,7 @@ simulation and evaluation of susceptibility mapping procedures. Magn Reson Med 2
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
-from qsmals.simulate.geometry import FloatArray, coordinates, random_field
+from qsmals.simulate.geometry import FloatArray, Scalar, coordinates, random_field
 
 ComplexArray = NDArray[np.complex64]
 
@@ -125,7 +126,8 @@ def coil_sensitivity(
     x, y, z = coordinates(shape, affine)
     bowl = (x * x + y * y + z * z) / np.float32(90.0**2)
     ripple = random_field(shape, affine=affine, spacing_mm=80.0, rng=rng)
-    return np.exp(np.float32(0.22) * np.minimum(bowl, 2) + np.float32(0.08) * ripple)
+    sensitivity: FloatArray = np.exp(np.float32(0.22) * np.minimum(bowl, 2) + np.float32(0.08) * ripple)
+    return sensitivity
 
 
 def steady_state(
@@ -141,13 +143,11 @@ def steady_state(
     """
     angle = np.deg2rad(flip_angle_deg)
     e1 = np.exp(np.float32(-repetition_time_s) * r1_hz)
-    result: FloatArray = (
-        proton_density * np.float32(np.sin(angle)) * (1 - e1) / (1 - np.float32(np.cos(angle)) * e1)
-    )
+    result: FloatArray = proton_density * np.float32(np.sin(angle)) * (1 - e1) / (1 - np.float32(np.cos(angle)) * e1)
     return result
 
 
-@njit(cache=True)  # type: ignore[misc]
+@njit(cache=True)
 def _echo(amplitude, r2star, field, offset, step_x, step_y, step_z, te, cycles, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` with one echo; ``cycles`` is the turns per ppm, the steps are ppm across a voxel."""
     for i in range(out.size):
@@ -198,7 +198,7 @@ def echo_signal(
     return out
 
 
-def crop_kspace(image: NDArray[np.generic], factors: tuple[int, int, int]) -> NDArray[np.generic]:
+def crop_kspace(image: NDArray[Scalar], factors: tuple[int, int, int]) -> NDArray[Scalar]:
     """Image at a coarser voxel size as a scanner would see it: the centre of its k-space.
 
     Parameters
@@ -218,26 +218,25 @@ def crop_kspace(image: NDArray[np.generic], factors: tuple[int, int, int]) -> ND
     ValueError
         If a size is not a multiple of its factor.
     """
-    real = not np.iscomplexobj(image)
-    result = image
+    result: NDArray[Any] = image
     for axis, factor in enumerate(factors):
         if image.shape[axis] % factor:
             raise ValueError(f"axis {axis} has {image.shape[axis]} voxels, not a multiple of {factor}")
         if factor > 1:
             result = _crop_axis(result, axis, factor)
-    if real and np.iscomplexobj(result):
-        return np.ascontiguousarray(result.real, dtype=np.float32)
+    if np.iscomplexobj(result) and not np.iscomplexobj(image):
+        result = np.ascontiguousarray(result.real)
     return result
 
 
-def _crop_axis(image: NDArray[np.generic], axis: int, factor: int) -> NDArray[np.complex64]:
+def _crop_axis(image: NDArray[Any], axis: int, factor: int) -> NDArray[np.complex64]:
     """One axis of ``crop_kspace``."""
     size = image.shape[axis] // factor
     spectrum = fft.fft(image.astype(np.complex64, copy=False), axis=axis)
     index = np.fft.fftfreq(size, 1 / size).astype(int)
     kept = np.take(spectrum, index, axis=axis)
     ramp = np.exp(2j * np.pi * index * (factor - 1) / 2 / image.shape[axis]) / factor
-    kept *= ramp.astype(np.complex64).reshape([-1 if a == axis else 1 for a in range(3)])
+    kept *= ramp.astype(np.complex64).reshape(_along(axis))
     result: NDArray[np.complex64] = fft.ifft(kept, axis=axis, overwrite_x=True)
     return result
 
@@ -287,7 +286,13 @@ def readout_errors(shape: tuple[int, ...], sequence: Sequence) -> ComplexArray:
     """Factor that a bipolar readout puts on even echoes, of length one, broadcastable to ``shape``."""
     position = np.linspace(-1, 1, shape[sequence.readout_axis])
     factor = np.exp(1j * sequence.bipolar_phase_rad * position)
-    return factor.astype(np.complex64).reshape([-1 if a == sequence.readout_axis else 1 for a in range(3)])
+    result: ComplexArray = factor.astype(np.complex64).reshape(_along(sequence.readout_axis))
+    return result
+
+
+def _along(axis: int) -> tuple[int, int, int]:
+    """Shape that lays a vector along one of three axes."""
+    return (-1 if axis == 0 else 1, -1 if axis == 1 else 1, -1 if axis == 2 else 1)
 
 
 def shifted(image: ComplexArray, *, axis: int, voxels: float) -> ComplexArray:
@@ -295,7 +300,7 @@ def shifted(image: ComplexArray, *, axis: int, voxels: float) -> ComplexArray:
     if voxels == 0:
         return image
     ramp = np.exp(-2j * np.pi * np.fft.fftfreq(image.shape[axis]) * voxels).astype(np.complex64)
-    spectrum = fft.fft(image, axis=axis) * ramp.reshape([-1 if a == axis else 1 for a in range(3)])
+    spectrum = fft.fft(image, axis=axis) * ramp.reshape(_along(axis))
     result: ComplexArray = fft.ifft(spectrum, axis=axis, overwrite_x=True)
     return result
 

@@ -284,6 +284,14 @@ def _frame(brain: LabelArray, affine: NDArray[np.float64], to_mni: NDArray[np.fl
     return _Frame(size, mni, smooth_distance_mm(brain > 0, size, close_mm=9.0))
 
 
+def _brain_in_csf(labels: LabelArray, brain: LabelArray, size: tuple[float, float, float]) -> LabelArray:
+    """Labels with the brain put in, and CSF around it so that it touches neither bone nor air."""
+    beside = ndimage.binary_dilation(brain > 0, iterations=max(1, round(1.6 / min(size))))
+    around = np.where(beside & np.isin(labels, OUTSIDE_BRAIN), np.int16(CSF), labels)
+    result: LabelArray = np.where(brain > 0, brain, around)
+    return result
+
+
 def build_around(
     brain: LabelArray, *, affine: NDArray[np.float64], to_mni: NDArray[np.float64], rng: np.random.Generator
 ) -> LabelArray:
@@ -306,9 +314,7 @@ def build_around(
     return _around(brain, _frame(brain, affine, to_mni), affine, rng)
 
 
-def _around(
-    brain: LabelArray, frame: _Frame, affine: NDArray[np.float64], rng: np.random.Generator
-) -> LabelArray:
+def _around(brain: LabelArray, frame: _Frame, affine: NDArray[np.float64], rng: np.random.Generator) -> LabelArray:
     """``build_around`` with distances and coordinates at hand."""
     mni, hull = frame.mni, frame.hull
     layer = random_field(brain.shape, affine=affine, spacing_mm=25.0, rng=rng)
@@ -328,8 +334,7 @@ def _around(
     labels[_spinal_canal(mni)] = CSF
     labels[_spinal_cord(mni)] = SOFT_TISSUE
     labels[hull < csf] = CSF
-    labels[brain > 0] = brain[brain > 0]
-    return labels
+    return _brain_in_csf(labels, brain, frame.size)
 
 
 def _below_foramen(mni: tuple[FloatArray, ...], radius_mm: float) -> BoolArray:
@@ -401,8 +406,7 @@ def complete_real_head(
     labels = np.where(scanned & cranial, tissue, labels)
     labels[((hull < 3.0) & (smooth < 60)) | (hull < 0)] = CSF
     labels[sinus & scanned] = AIR
-    labels[brain > 0] = brain[brain > 0]
-    return labels
+    return _brain_in_csf(labels, brain, frame.size)
 
 
 def synthetic_t1w(labels: LabelArray, intensity: dict[str, float], *, blur_voxels: float = 0.6) -> FloatArray:
@@ -410,7 +414,8 @@ def synthetic_t1w(labels: LabelArray, intensity: dict[str, float], *, blur_voxel
     table = np.zeros(max(REGIONS) + 1, np.float32)
     for region in REGIONS.values():
         table[region.index] = intensity[region.tissue]
-    return ndimage.gaussian_filter(table[labels], blur_voxels)
+    blurred: FloatArray = ndimage.gaussian_filter(table[labels], blur_voxels)
+    return blurred
 
 
 def deform(head: Head, *, amplitude_mm: float, shrink: float = 0.0, rng: np.random.Generator) -> Head:

@@ -65,17 +65,25 @@ def field_from_susceptibility(
 
 
 def _multiply_by_dipole(spectrum: NDArray[np.complex64], shape: tuple[int, ...], grid: Grid) -> None:
-    """Multiply a half spectrum in place by 1/3 - (k.b)^2/k^2, plane by plane to save memory."""
-    kx = fft.fftfreq(shape[0], grid.voxel_size_mm[0])
-    ky = fft.fftfreq(shape[1], grid.voxel_size_mm[1])[:, None]
-    kz = fft.rfftfreq(shape[2], grid.voxel_size_mm[2])[None, :]
-    bx, by, bz = grid.b0_direction
-    squared_yz, along_yz = ky**2 + kz**2, ky * by + kz * bz
-    for i, k in enumerate(kx):
+    """Multiply a half spectrum in place by 1/3 - (k.b)^2/k^2, plane by plane to save memory.
+
+    The highest frequency of an even size stands for both signs, so products of it with another
+    axis's frequency average to zero and only its square counts.
+    """
+    size, (bx, by, bz) = grid.voxel_size_mm, grid.b0_direction
+    kx = fft.fftfreq(shape[0], size[0])
+    ky = fft.fftfreq(shape[1], size[1])[:, None]
+    kz = fft.rfftfreq(shape[2], size[2])[None, :]
+    signed = [np.where(np.isclose(np.abs(k) * v, 0.5), 0.0, k) for k, v in zip((kx, ky, kz), size, strict=True)]
+    squared_yz = ky**2 + kz**2
+    along_yz = signed[1] * by + signed[2] * bz
+    rest_yz = (ky**2 - signed[1] ** 2) * by**2 + (kz**2 - signed[2] ** 2) * bz**2
+    for i, (k, k_signed) in enumerate(zip(kx, signed[0], strict=True)):
         squared = k * k + squared_yz
         if k == 0:
             squared[0, 0] = 1
-        dipole = 1 / 3 - (k * bx + along_yz) ** 2 / squared
+        projected = (k_signed * bx + along_yz) ** 2 + (k * k - k_signed * k_signed) * bx**2 + rest_yz
+        dipole = 1 / 3 - projected / squared
         if k == 0:
             dipole[0, 0] = 0
         spectrum[i] *= dipole.astype(np.float32)

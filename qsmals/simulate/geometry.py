@@ -1,10 +1,13 @@
 """Rigid motion, smooth random fields and resampling on head grids."""
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 FloatArray = NDArray[np.float32]
+Scalar = TypeVar("Scalar", bound=np.generic)
 BOX_MM = 320.0
 """Edge of the cube, centred on the head's origin, on which the random fields are defined."""
 
@@ -96,14 +99,14 @@ def coordinates(shape: tuple[int, ...], affine: NDArray[np.float64]) -> tuple[Fl
 
 
 def resample(
-    volume: NDArray[np.generic],
+    volume: NDArray[Scalar],
     *,
     matrix: NDArray[np.float64],
     shape: tuple[int, int, int],
     order: int = 1,
     outside: str = "nearest",
     fill: float = 0.0,
-) -> NDArray[np.generic]:
+) -> NDArray[Scalar]:
     """Sample ``volume`` at ``matrix @ index`` for every index of a new grid.
 
     Parameters
@@ -120,7 +123,7 @@ def resample(
     -------
     array of ``shape`` and of the type of ``volume``
     """
-    result: NDArray[np.generic] = ndimage.affine_transform(
+    result: NDArray[Scalar] = ndimage.affine_transform(
         volume, matrix[:3, :3], offset=matrix[:3, 3], output_shape=shape, order=order, mode=outside, cval=fill
     )
     return result

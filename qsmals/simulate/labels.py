@@ -33,6 +33,7 @@ _CORTEX_NAMES = {
     1: "bankssts",
     2: "caudal_anterior_cingulate",
     3: "caudal_middle_frontal",
+    4: "corpus_callosum",
     5: "cuneus",
     6: "entorhinal",
     7: "fusiform",
@@ -79,6 +80,8 @@ _PAIRS = (
     (13, 52, "pallidum", "pallidum"),
     (17, 53, "hippocampus", "hippocampus"),
     (18, 54, "amygdala", "amygdala"),
+    (78, 79, "white_matter_hypointensities", "white_matter"),
+    (81, 82, "non_white_matter_hypointensities", "csf"),
     (26, 58, "accumbens", "accumbens"),
     (28, 60, "ventral_diencephalon", "ventral_diencephalon"),
     (30, 62, "perivascular_space", "csf"),
@@ -92,6 +95,7 @@ _SINGLE = (
     (16, "brainstem", "brainstem"),
     (CSF, "csf", "csf"),
     (72, "fifth_ventricle", "csf"),
+    (192, "corpus_callosum", "corpus_callosum"),
     (77, "white_matter_hypointensities", "white_matter"),
     (80, "non_white_matter_hypointensities", "csf"),
     (85, "optic_chiasm", "white_matter"),
@@ -115,6 +119,7 @@ def _cortex() -> list[Region]:
     for offset, side in ((1000, "L"), (2000, "R")):
         for number, name in _CORTEX_NAMES.items():
             tissue = "motor_cortex" if offset + number in MOTOR_CORTEX else "cortex"
+            tissue = "corpus_callosum" if name == "corpus_callosum" else tissue
             regions.append(Region(offset + number, name, side, tissue))
     return regions
 
@@ -157,4 +162,5 @@ def tissue_index(labels: NDArray[np.integer], tissues: tuple[str, ...]) -> NDArr
     table = np.zeros(max(REGIONS) + 1, np.uint8)
     for region in REGIONS.values():
         table[region.index] = tissues.index(region.tissue)
-    return table[labels]
+    result: NDArray[np.uint8] = table[labels]
+    return result

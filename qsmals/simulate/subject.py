@@ -192,9 +192,7 @@ def physics_grid(
     return (factors[0], factors[1], factors[2]), (size[0], size[1], size[2])
 
 
-def regrid(
-    head: Head, vein_fraction: FloatArray, voxel_size_mm: tuple[float, float, float]
-) -> tuple[Head, FloatArray]:
+def regrid(head: Head, vein_fraction: FloatArray, voxel_size_mm: tuple[float, float, float]) -> tuple[Head, FloatArray]:
     """Head and vein fraction on a grid of another voxel size over the same space."""
     if np.allclose(voxel_size_mm, head.voxel_size_mm, rtol=1e-6):
         return head, vein_fraction
@@ -202,11 +200,9 @@ def regrid(
     x, y, z = (int(np.floor(n / r + 1e-6)) for n, r in zip(head.labels.shape, ratio, strict=True))
     matrix = np.diag([*ratio, 1.0])
     matrix[:3, 3] = (ratio - 1) / 2
-    arrays = [
-        resample(a, matrix=matrix, shape=(x, y, z), order=o)
-        for a, o in ((head.labels, 0), (head.t1w, 1), (vein_fraction, 1))
-    ]
-    return Head(arrays[0], arrays[1], head.affine @ matrix), arrays[2]
+    labels = resample(head.labels, matrix=matrix, shape=(x, y, z), order=0)
+    t1w = resample(head.t1w, matrix=matrix, shape=(x, y, z))
+    return Head(labels, t1w, head.affine @ matrix), resample(vein_fraction, matrix=matrix, shape=(x, y, z))
 
 
 def field_of_view(
@@ -235,10 +231,13 @@ def scan_affine(body: Body) -> NDArray[np.float64]:
     factors = np.array(body.factors)
     matrix = np.diag([*factors, 1.0]).astype(float)
     matrix[:3, 3] = (factors - 1) / 2
-    return body.affine @ matrix
+    result: NDArray[np.float64] = body.affine @ matrix
+    return result
 
 
-def make_body(head: Head, vein_fraction: FloatArray, *, person: Person, subject: int, settings: SimulationSettings) -> Body:
+def make_body(
+    head: Head, vein_fraction: FloatArray, *, person: Person, subject: int, settings: SimulationSettings
+) -> Body:
     """Property maps and fields of a person whose head has its veins.
 
     Parameters
@@ -313,7 +312,9 @@ def _field_of_brain(
     return field
 
 
-def acquire(body: Body, *, subject: int, session: int, settings: SimulationSettings) -> tuple[Truth, Iterator[ComplexArray]]:
+def acquire(
+    body: Body, *, subject: int, session: int, settings: SimulationSettings
+) -> tuple[Truth, Iterator[ComplexArray]]:
     """Truth and complex echoes of one session of a person.
 
     Returns

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from qsmals.simulate.anatomy import Head, LabelArray, bounding_box
 from qsmals.simulate.geometry import FloatArray, random_field
-from qsmals.simulate.labels import MOTOR_CORTEX, REGIONS, VEIN, tissue_index
+from qsmals.simulate.labels import MOTOR_CORTEX, REGIONS, tissue_index
 
 REFERENCE_AGE_YEARS = 60.0
 PPB_PER_MG_PER_100G = 8.0
@@ -137,9 +137,7 @@ def iron_change_ppb(tissue: str, age_years: float) -> float:
     if tissue not in _AGEING:
         return 0.0
     plateau, rate = _AGEING[tissue]
-    return float(
-        PPB_PER_MG_PER_100G * plateau * (np.exp(-rate * REFERENCE_AGE_YEARS) - np.exp(-rate * age_years))
-    )
+    return float(PPB_PER_MG_PER_100G * plateau * (np.exp(-rate * REFERENCE_AGE_YEARS) - np.exp(-rate * age_years)))
 
 
 def person_susceptibility_ppb(person: Person, *, rng: np.random.Generator) -> dict[str, float]:
@@ -193,9 +191,7 @@ def cortical_depth(
     return depth
 
 
-def susceptibility(
-    head: Head, *, person: Person, als_effect_ppb: float, rng: np.random.Generator
-) -> FloatArray:
+def susceptibility(head: Head, *, person: Person, als_effect_ppb: float, rng: np.random.Generator) -> FloatArray:
     """Susceptibility map of a person's head with hard borders, ppm.
 
     The mean of every region is its planted value: all variation inside a region (smooth, with the
@@ -243,7 +239,8 @@ def texture_score(head: Head) -> FloatArray:
     square = np.bincount(flat, np.square(head.t1w, dtype=np.float64).ravel(), len(index)) / count
     scale = np.sqrt(np.maximum(square - mean**2, 1.0))
     score = (head.t1w - mean.astype(np.float32)[head.labels]) / scale.astype(np.float32)[head.labels]
-    return np.clip(score, -2, 2)
+    result: FloatArray = np.clip(score, -2, 2)
+    return result
 
 
 def centred(values: FloatArray, labels: LabelArray) -> FloatArray:

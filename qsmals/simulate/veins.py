@@ -75,7 +75,7 @@ def _midline_mm(head: Head) -> float:
 def _sagittal_sinus(head: Head, hull: NDArray[np.bool_]) -> Path:
     """Centre line of the superior sagittal sinus, from the forehead over the top to the confluence, mm."""
     column = round((_midline_mm(head) - head.affine[0, 3]) / head.affine[0, 0])
-    plane = hull[column - 2 : column + 3].any(axis=0)
+    plane: NDArray[np.bool_] = np.logical_or.reduce(hull[column - 2 : column + 3], axis=0)
     centre = np.argwhere(plane).mean(axis=0)
     angles = np.deg2rad(np.arange(25, 206, 3))
     points = []
@@ -117,7 +117,12 @@ def _tube(head: Head, path: Path, radius_mm: float) -> NDArray[np.bool_]:
 
 
 def _walk(
-    start: NDArray[np.float64], direction: NDArray[np.float64], *, length_mm: float, bend: float, rng: np.random.Generator
+    start: NDArray[np.float64],
+    direction: NDArray[np.float64],
+    *,
+    length_mm: float,
+    bend: float,
+    rng: np.random.Generator,
 ) -> Path:
     """A smooth random path: straight on, with the direction turning a little at each millimetre."""
     steps = int(length_mm)
@@ -128,7 +133,8 @@ def _walk(
         heading = heading + bend * rng.standard_normal(3)
         heading /= np.linalg.norm(heading)
         start = start + heading
-    return ndimage.gaussian_filter1d(path, 2.0, axis=0, mode="nearest")
+    smooth: Path = ndimage.gaussian_filter1d(path, 2.0, axis=0, mode="nearest")
+    return smooth
 
 
 def _cortical_veins(
@@ -139,7 +145,7 @@ def _cortical_veins(
     slope = np.stack(np.gradient(distance, *head.voxel_size_mm), axis=-1)
     surface = np.argwhere((np.abs(distance) < 1.0) & np.isin(head.labels, (CSF, VEIN)))
     centre = _to_mm(head, np.array(ndimage.center_of_mass(hull_mm < 0)))
-    upper = surface[_to_mm(head, surface)[:, 2] > centre[2] - 15]
+    upper = surface[_to_mm(head, surface.astype(float))[:, 2] > centre[2] - 15]
     found = []
     for start in upper[rng.choice(len(upper), size=count, replace=False)]:
         path = _surface_walk(_to_mm(head, start.astype(float)), sagittal, distance, slope, head, rng)
@@ -183,7 +189,9 @@ def _internal_cerebral_veins(head: Head, straight: Path, rng: np.random.Generato
         voxels = _to_mm(head, np.argwhere(head.labels == thalamus).astype(float))
         if len(voxels) == 0:
             continue
-        front = np.array([straight[0, 0] + sign * 2.5, np.percentile(voxels[:, 1], 95), np.percentile(voxels[:, 2], 90)])
+        front = np.array(
+            [straight[0, 0] + sign * 2.5, np.percentile(voxels[:, 1], 95), np.percentile(voxels[:, 2], 90)]
+        )
         middle = np.array([straight[0, 0] + sign * 2.0, voxels[:, 1].mean(), np.percentile(voxels[:, 2], 97)])
         found.append((_resampled(np.stack([front, middle, straight[0]]), 0.5), 0.9))
         side = np.array([sign * 1.0, -0.6, 0.5])

@@ -73,7 +73,8 @@ def encode(image: ComplexArray, *, vendor: str, scale: float) -> tuple[Stored, S
 
 
 def _levels(values: NDArray[np.floating]) -> NDArray[np.int16]:
-    return np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    levels: NDArray[np.int16] = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    return levels
 
 
 def decode(first: Stored, second: Stored, *, vendor: str, scale: float) -> ComplexArray:
@@ -81,6 +82,9 @@ def decode(first: Stored, second: Stored, *, vendor: str, scale: float) -> Compl
     a, b = (s.levels * s.slope + s.intercept for s in (first, second))
     if vendor == "ge":
         sign = np.where(np.arange(a.shape[2]) % 2, -1, 1)
-        return ((a - 1j * b) * sign / scale).astype(np.complex64)
-    radians = b * (np.pi / 4096) if vendor == "siemens" else b / 1000
-    return (a / scale * np.exp(1j * radians)).astype(np.complex64)
+        image = (a - 1j * b) * sign / scale
+    else:
+        radians = b * (np.pi / 4096) if vendor == "siemens" else b / 1000
+        image = a / scale * np.exp(1j * radians)
+    result: ComplexArray = image.astype(np.complex64)
+    return result

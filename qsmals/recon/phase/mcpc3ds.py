@@ -128,9 +128,7 @@ def mcpc3ds(
     ratio = te[0] / (te[1] - te[0])
     evolution = ratio * _unwrapped_difference(first, second, magnitude, (0, 1), valid)
     weight = _weight(magnitude, (0, 1), (1 + ratio, ratio), valid)
-    offset = smooth_phase(
-        first - evolution, weight=weight, sigma_mm=params.sigma_mm, voxel_size_mm=grid.voxel_size_mm
-    )
+    offset = smooth_phase(first - evolution, weight=weight, sigma_mm=params.sigma_mm, voxel_size_mm=grid.voxel_size_mm)
     return OffsetFree(_corrected(phase_rad, offset, even_odd, valid), offset, even_odd)
 
 

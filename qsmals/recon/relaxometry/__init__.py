@@ -1,5 +1,6 @@
-"""Relaxation of the magnitude over the echoes."""
+"""R2*, T2* and S0 from the decay of the magnitude."""
 
 from qsmals.recon.method import Registry
 
 RELAXOMETRY = Registry("relaxometry", {"arlo": "qsmals.recon.relaxometry.arlo:ARLO"})
+"""Methods of relaxometry; the first is the default."""

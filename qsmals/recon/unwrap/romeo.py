@@ -215,7 +215,9 @@ def _unwrap_other_echoes(
     for echo in order:
         wrapped = np.ascontiguousarray(phase_rad[..., echo], dtype=np.float32)
         amplitude = None if magnitude is None else np.ascontiguousarray(magnitude[..., echo], dtype=np.float32)
-        _follow(unwrapped[echo], wrapped, amplitude, te_s[echo] / te_s[template], valid, weighted, weight, echo == template)
+        _follow(
+            unwrapped[echo], wrapped, amplitude, te_s[echo] / te_s[template], valid, weighted, weight, echo == template
+        )
 
 
 def valid_voxels(
@@ -237,7 +239,16 @@ def _wrap(angle: float) -> float:
 
 @njit(cache=True)
 def _weight(
-    phase: Any, second: Any, ratio: float, amplitude: Any, level: float, use: Any, i: int, j: int, before: int, after: int
+    phase: Any,
+    second: Any,
+    ratio: float,
+    amplitude: Any,
+    level: float,
+    use: Any,
+    i: int,
+    j: int,
+    before: int,
+    after: int,
 ) -> float:
     """Weight of the edge between voxels i and j of the flattened volume; before and after are -1 at a border."""
     step = _wrap(phase[j] - phase[i])
@@ -275,14 +286,14 @@ def _edge_costs(
                 if not inside[i]:
                     continue
                 for axis in range(3):
-                    position, size, stride = (x, nx, ny * nz) if axis == 0 else ((y, ny, nz) if axis == 1 else (z, nz, 1))
+                    position, size, stride = (
+                        (x, nx, ny * nz) if axis == 0 else ((y, ny, nz) if axis == 1 else (z, nz, 1))
+                    )
                     if position + 1 >= size or not inside[i + stride]:
                         continue
                     before = i - stride if position > 0 and inside[i - stride] else -1
                     after = i + 2 * stride if position + 2 < size and inside[i + 2 * stride] else -1
-                    weight = _weight(
-                        flat, flat2, ratio, flat_amplitude, level, use, i, i + stride, before, after
-                    )
+                    weight = _weight(flat, flat2, ratio, flat_amplitude, level, use, i, i + stride, before, after)
                     cost[axis, x, y, z] = max(int(np.rint((1.0 - weight) * BINS)), 1)
     return cost
 

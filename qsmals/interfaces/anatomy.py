@@ -1,0 +1,196 @@
+"""Brain extraction, registration and resampling with ANTs, as nipype interfaces."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import File, TraitedSpec, traits
+
+from qsmals.interfaces.base import Step, StepInput
+
+
+class _AntsInput(StepInput):
+    seed = traits.Range(low=1, value=42, usedefault=True, desc="of every random number")
+    deterministic = traits.Bool(False, usedefault=True, desc="one ITK thread, for equal bytes")
+    sloppy = traits.Bool(False, usedefault=True, desc="coarse and quick, for tests")
+
+
+class _AntsStep(Step):
+    """A step that runs ANTs with the node's threads, seed and folder."""
+
+    def resources(self, folder: Path) -> Any:
+        """The anatomical step's resources."""
+        from qsmals.anatomy.compute import Compute
+
+        threads = 1 if self.inputs.deterministic else self.inputs.num_threads
+        return Compute(folder / "ants", threads=threads, seed=self.inputs.seed, sloppy=self.inputs.sloppy)
+
+
+class _BrainInput(_AntsInput):
+    t1w = File(exists=True, mandatory=True)
+    mode = traits.Enum("auto", "template", "skip", usedefault=True)
+
+
+class _BrainOutput(TraitedSpec):  # type: ignore[misc]
+    brain = File(desc="bias-corrected T1w, 0 outside the brain")
+    mask = File(desc="brain with its fluid, T1w grid")
+    to_template = File(desc="affine with which a registration to the template may start")
+    facts = traits.Dict()
+
+
+class ExtractBrain(_AntsStep):
+    """Bias correction and brain mask of a T1w image."""
+
+    input_spec = _BrainInput
+    output_spec = _BrainOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.anatomy.brain`."""
+        from qsmals.anatomy.brain import extract_brain
+        from qsmals.anatomy.templates import NLIN6
+
+        t1w, template = read_image(self.inputs.t1w), template_image(NLIN6)
+        skull_stripped = {"auto": None, "template": False, "skip": True}[self.inputs.mode]
+        brain = extract_brain(t1w, template, compute=self.resources(folder), skull_stripped=skull_stripped)
+        mask = brain.mask.numpy() > 0.5
+        return {
+            "brain": write_image(brain.image, folder / "brain.nii"),
+            "mask": write_image(brain.mask, folder / "brain_mask.nii"),
+            "to_template": str(brain.to_template),
+            "facts": {
+                "skull_stripped_input": bool(brain.skull_stripped),
+                "brain_ml": float(mask.sum() * np.prod(brain.mask.spacing)) / 1000,
+            },
+        }
+
+
+class _TemplateInput(_AntsInput):
+    brain = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    to_template = File(exists=True, mandatory=True)
+    skull_stripped = traits.Bool(False, usedefault=True)
+    template = traits.Str(mandatory=True)
+
+
+class _TransformOutput(TraitedSpec):  # type: ignore[misc]
+    forward = File(desc="moves images forward")
+    inverse = File(desc="moves images back")
+    facts = traits.Dict(desc="measures of the registration's quality")
+
+
+class RegisterTemplate(_AntsStep):
+    """SyN from the T1w brain to a template brain."""
+
+    input_spec = _TemplateInput
+    output_spec = _TransformOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :func:`qsmals.anatomy.registration.register_template`."""
+        from qsmals.anatomy.registration import register_template
+
+        transform = register_template(
+            _brain(self.inputs), template_image(self.inputs.template), compute=self.resources(folder)
+        )
+        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": {}}
+
+
+class _GreInput(_AntsInput):
+    magnitude = File(exists=True, mandatory=True, desc="one volume of the GRE scan")
+    t1w = File(exists=True, mandatory=True)
+    brain = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    to_template = File(exists=True, mandatory=True)
+
+
+class RegisterGre(_AntsStep):
+    """Rigid motion from the GRE scan to the T1w image."""
+
+    input_spec = _GreInput
+    output_spec = _TransformOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :func:`qsmals.anatomy.registration.register_gre`."""
+        from qsmals.anatomy.registration import register_gre
+
+        transform = register_gre(
+            read_image(self.inputs.magnitude),
+            read_image(self.inputs.t1w),
+            _brain(self.inputs),
+            compute=self.resources(folder),
+        )
+        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": {}}
+
+
+class _ResampleInput(_AntsInput):
+    in_file = File(exists=True, mandatory=True)
+    reference = File(exists=True, desc="its grid is that of the result; the template's where not given")
+    template = traits.Str("", usedefault=True)
+    transforms = traits.List(File(exists=True), mandatory=True, desc="from the image towards the reference")
+    kind = traits.Enum("map", "labels", "mask", usedefault=True)
+
+
+class _ResampleOutput(TraitedSpec):  # type: ignore[misc]
+    out_file = File()
+
+
+class Resample(_AntsStep):
+    """An image on another grid, in one interpolation."""
+
+    input_spec = _ResampleInput
+    output_spec = _ResampleOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :func:`qsmals.anatomy.registration.resample`."""
+        from qsmals.anatomy.compute import ants_session
+        from qsmals.anatomy.registration import resample
+
+        with ants_session(self.resources(folder)):
+            name = self.inputs.template
+            reference = template_image(name) if name else read_image(self.inputs.reference)
+            moved = resample(
+                read_image(self.inputs.in_file),
+                reference,
+                [Path(path) for path in self.inputs.transforms],
+                labels=self.inputs.kind == "labels",
+            )
+            if self.inputs.kind == "mask":
+                moved = moved.new_image_like((moved.numpy() > 0.5).astype("float32"))
+            return {"out_file": write_image(moved, folder / "resampled.nii")}
+
+
+def read_image(path: str | Path) -> Any:
+    """An image as ANTs holds it, the first volume of a series."""
+    import nibabel as nib
+
+    from qsmals.anatomy.images import to_ants
+
+    loaded = nib.load(path)  # type: ignore[attr-defined]
+    data = np.asanyarray(loaded.dataobj)
+    return to_ants(data[..., 0] if data.ndim == 4 else data, loaded.affine)
+
+
+def write_image(ants_image: Any, path: Path) -> str:
+    """Write an image of ANTs for the next node; returns the path as text."""
+    from qsmals.anatomy.images import from_ants
+    from qsmals.interfaces.base import save
+
+    data, affine = from_ants(ants_image)
+    return save(data, affine, path)
+
+
+def template_image(name: str) -> Any:
+    """The packaged template brain."""
+    from qsmals.anatomy.templates import template_path
+
+    return read_image(template_path(name))
+
+
+def _brain(inputs: Any) -> Any:
+    from qsmals.anatomy.brain import Brain
+
+    return Brain(
+        mask=read_image(inputs.mask),
+        image=read_image(inputs.brain),
+        skull_stripped=False,
+        to_template=Path(inputs.to_template),
+    )

@@ -1,0 +1,107 @@
+"""T1w image to brain, template and regions."""
+
+from typing import Any
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from qsmals.bids.layout import T1wScan
+from qsmals.interfaces.anatomy import ExtractBrain, RegisterGre, RegisterTemplate, Resample
+from qsmals.interfaces.utility import ListOf
+from qsmals.settings import Settings
+from qsmals.workflows.nodes import NodeMaker
+
+
+def ants_settings(settings: Settings) -> dict[str, Any]:
+    """What every step that runs ANTs is told."""
+    behaviour = settings.behaviour
+    return {"seed": behaviour.random_seed, "deterministic": behaviour.deterministic, "sloppy": behaviour.sloppy}
+
+
+def init_anatomy_wf(
+    t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name: str = "anatomy_wf"
+) -> Workflow:
+    """Brain of one T1w image and its registration to each template.
+
+    Outputs (``outputnode``)
+    ------------------------
+    brain, mask : images on the T1w grid; to_template : affine to start with; brain_facts; per template
+    ``to_<template>``, ``from_<template>`` (composite transforms) and ``facts_<template>``.
+    """
+    ants = ants_settings(settings)
+    extract = maker.make(
+        ExtractBrain(t1w=str(t1w.file), mode=settings.anatomy.brain_extraction, **ants),
+        "extract_brain",
+        step="brain extraction",
+        volumes=30,
+        parallel=True,
+    )
+    spaces = settings.anatomy.output_spaces
+    per_space = [f"{word}_{space}" for space in spaces for word in ("to", "from", "facts")]
+    fields = ["brain", "mask", "to_template", "brain_facts", *per_space]
+    outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
+    workflow = Workflow(name=name)
+    workflow.connect([
+        (extract, outputnode, [
+            ("brain", "brain"), ("mask", "mask"), ("to_template", "to_template"), ("facts", "brain_facts"),
+        ]),
+    ])  # fmt: skip
+    for space in spaces:
+        register = maker.make(
+            RegisterTemplate(template=space, **ants),
+            f"register_{space}",
+            step=f"registration to {space} (SyN)",
+            volumes=60,
+            parallel=True,
+        )
+        workflow.connect([
+            (extract, register, [("brain", "brain"), ("mask", "mask"), ("to_template", "to_template")]),
+            (register, outputnode, [
+                ("forward", f"to_{space}"), ("inverse", f"from_{space}"), ("facts", f"facts_{space}"),
+            ]),
+        ])  # fmt: skip
+    return workflow
+
+
+def init_coregistration_wf(
+    t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name: str = "coregistration_wf"
+) -> Workflow:
+    """Rigid motion of the GRE scan to the T1w image, and the brain mask and T1w image on the GRE grid.
+
+    Inputs (``inputnode``)
+    ----------------------
+    magnitude : combined echoes; brain, mask, to_template : from :func:`init_anatomy_wf`.
+
+    Outputs (``outputnode``)
+    ------------------------
+    to_t1w, to_gre : transforms; facts : quality; brain_mask, t1w_on_gre : on the GRE grid.
+    """
+    ants = ants_settings(settings)
+    inputnode = Node(IdentityInterface(fields=["magnitude", "brain", "mask", "to_template"]), name="inputnode")
+    register = maker.make(
+        RegisterGre(t1w=str(t1w.file), **ants),
+        "register_gre",
+        step="registration of the GRE scan to the T1w image (rigid)",
+        volumes=40,
+        parallel=True,
+    )
+    as_list = Node(ListOf(), name="as_list")
+    move_mask = maker.make(Resample(kind="mask", **ants), "move_mask", volumes=16)
+    move_t1w = maker.make(Resample(in_file=str(t1w.file), **ants), "move_t1w", volumes=16)
+    outputs = ["to_t1w", "to_gre", "facts", "brain_mask", "t1w_on_gre"]
+    outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
+    workflow = Workflow(name=name)
+    workflow.connect([
+        (inputnode, register, [
+            ("magnitude", "magnitude"), ("brain", "brain"), ("mask", "mask"), ("to_template", "to_template"),
+        ]),
+        (register, as_list, [("inverse", "first")]),
+        (inputnode, move_mask, [("mask", "in_file"), ("magnitude", "reference")]),
+        (as_list, move_mask, [("out", "transforms")]),
+        (inputnode, move_t1w, [("magnitude", "reference")]),
+        (as_list, move_t1w, [("out", "transforms")]),
+        (register, outputnode, [("forward", "to_t1w"), ("inverse", "to_gre"), ("facts", "facts")]),
+        (move_mask, outputnode, [("out_file", "brain_mask")]),
+        (move_t1w, outputnode, [("out_file", "t1w_on_gre")]),
+    ])  # fmt: skip
+    return workflow

@@ -1,0 +1,192 @@
+"""The whole graph: subjects, their T1w images, and their gradient-echo scans."""
+
+from pathlib import Path
+from typing import Any
+
+from nipype.pipeline.engine import Workflow
+
+from qsmals import __version__
+from qsmals.bids.layout import T1wScan
+from qsmals.bids.names import map_names
+from qsmals.bids.sidecars import Uris, acquisition_metadata, strict_json
+from qsmals.engine.progress import nipype_settings
+from qsmals.interfaces.outputs import SaveFacts
+from qsmals.settings import Settings
+from qsmals.workflows.anatomy import init_anatomy_wf, init_coregistration_wf
+from qsmals.workflows.nodes import NodeMaker
+from qsmals.workflows.outputs import init_outputs_wf
+from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
+from qsmals.workflows.reconstruction import init_field_wf, init_susceptibility_wf
+from qsmals.workflows.regions import ATLAS_SPACE, MAPS, init_labels_wf, init_measures_wf
+
+T1W_VOXELS = 256**3
+"""For the memory of anatomical steps: as many voxels as a usual T1w image of 1 mm or less has."""
+
+
+def run_folder(settings: Settings) -> Path:
+    """Where the graph works; results of another version are never taken for this one's."""
+    return Path(settings.work_dir) / f"qsmals-{__version__}"
+
+
+def subject_graph(label: str) -> str:
+    """Name of a subject's graph and of its folder."""
+    return "sub_" + "".join(c if c.isalnum() else "_" for c in label) + "_wf"
+
+
+def init_run_wf(plan: RunPlan) -> Workflow:
+    """All subjects side by side; they share nothing."""
+    folder = run_folder(plan.settings)
+    workflow = Workflow(name=folder.name.replace(".", "_").replace("-", "_"), base_dir=str(folder.parent))
+    behaviour = plan.settings.behaviour
+    for subject in plan.subjects:
+        graph = init_subject_wf(subject, settings=plan.settings, limits=plan.limits)
+        config = nipype_settings(subject.log_dir, stop_on_first_crash=behaviour.stop_on_first_crash)
+        for node in graph._get_all_nodes():
+            node.config = config
+        workflow.add_nodes([graph])
+        workflow.config.update(config)
+    return workflow
+
+
+def init_subject_wf(plan: SubjectPlan, *, settings: Settings, limits: Limits) -> Workflow:
+    """Each T1w image once, each gradient-echo scan with the T1w image that goes with it."""
+    workflow = Workflow(name=subject_graph(plan.label))
+    anatomy: dict[Path, Workflow] = {}
+    for scan in plan.scans:
+        file = scan.t1w.file
+        if file not in anatomy:
+            anatomy[file] = _anatomy(scan.t1w, settings, limits)
+        graph = init_scan_wf(scan, settings=settings, limits=limits)
+        links = [(f"outputnode.{field}", f"inputnode.{field}") for field in _anatomy_fields(settings)]
+        workflow.connect([(anatomy[file], graph, links)])
+    return workflow
+
+
+def _anatomy(t1w: T1wScan, settings: Settings, limits: Limits) -> Workflow:
+    maker = NodeMaker(unit_label(t1w.prefix), T1W_VOXELS, 1, limits.omp_nthreads)
+    return init_anatomy_wf(t1w, maker, settings=settings, name=graph_name(t1w.prefix, "anatomy"))
+
+
+def _anatomy_fields(settings: Settings) -> list[str]:
+    per_space = [f"{word}_{space}" for space in settings.anatomy.output_spaces for word in ("to", "from", "facts")]
+    return ["brain", "mask", "to_template", "brain_facts", *per_space]
+
+
+def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workflow:
+    """One gradient-echo scan from its images to its tables.
+
+    Inputs (``inputnode``): the outputs of :func:`~qsmals.workflows.anatomy.init_anatomy_wf`.
+    """
+    from nipype.interfaces.utility import IdentityInterface
+    from nipype.pipeline.engine import Node
+
+    prefix, spaces = plan.unit.gre.prefix, settings.anatomy.output_spaces
+    maker = NodeMaker(unit_label(prefix), plan.n_voxels, len(plan.facts.te_s), limits.omp_nthreads)
+    ants_maker = NodeMaker(unit_label(prefix), max(plan.n_voxels, T1W_VOXELS // 2), 1, limits.omp_nthreads)
+    recon = settings.reconstruction
+    maps = [suffix for suffix in MAPS if suffix in map_names(len(plan.facts.te_s))]
+    uris = Uris(Path(settings.bids_dir), Path(settings.output_dir))
+
+    inputnode = Node(IdentityInterface(fields=_anatomy_fields(settings)), name="inputnode")
+    field = init_field_wf(plan, maker, acquisition=settings.acquisition, recon=recon)
+    coregister = init_coregistration_wf(plan.t1w, ants_maker, settings=settings)
+    labels = init_labels_wf(ants_maker, settings=settings)
+    chi = init_susceptibility_wf(plan, maker, recon=recon)
+    measures = init_measures_wf(ants_maker, maps=maps, settings=settings)
+    outputs = init_outputs_wf(plan, maker, uris=uris, recon=recon, atlas=settings.anatomy.atlas)
+    facts = maker.make(SaveFacts(out_file=str(plan.facts_file), known=known_facts(plan, settings)), "facts")
+
+    workflow = Workflow(name=graph_name(prefix, "gre"))
+    workflow.connect([
+        (inputnode, coregister, _ins("brain", "mask", "to_template")),
+        (field, coregister, [("outputnode.combined", "inputnode.magnitude")]),
+        (inputnode, labels, [(f"from_{ATLAS_SPACE}", "inputnode.from_template"), ("brain", "inputnode.t1w_brain")]),
+        (coregister, labels, [("outputnode.to_gre", "inputnode.to_gre")]),
+        (field, labels, [("outputnode.combined", "inputnode.reference")]),
+        (field, chi, _through("magnitude", "quality", "field_ppm", "noise_ppm")),
+        (coregister, chi, _through("brain_mask")),
+        (labels, chi, _through("labels")),
+        (chi, measures, _through("chi_ppm", "brain_mask", "white_matter", *_relaxation("r2star_hz", plan))),
+        (labels, measures, _through("labels")),
+        (inputnode, measures, [("brain", "inputnode.t1w_brain"), *_ins(*(f"to_{space}" for space in spaces))]),
+        (coregister, measures, _through("to_t1w")),
+        (chi, outputs, _through(
+            "chi_ppm", "local_field_ppm", "brain_mask", "quality_mask",
+            *_relaxation("r2star_hz", plan), *_relaxation("t2star_s", plan), *_relaxation("s0", plan),
+        )),
+        (chi, outputs, [(("outputnode.reference_facts", as_reference), "inputnode.reference")]),
+        (field, outputs, [
+            ("outputnode.field_ppm", "inputnode.total_field_ppm"), ("outputnode.combined", "inputnode.magnitude"),
+        ]),
+        (labels, outputs, [("outputnode.labels", "inputnode.labels"), ("outputnode.table", "inputnode.labels_table")]),
+        (measures, outputs, _through(*_measured(maps, spaces))),
+        (coregister, outputs, [("outputnode.to_t1w", "inputnode.to_T1w")]),
+        (inputnode, outputs, _ins(*(f"to_{space}" for space in spaces))),
+        (field, facts, [
+            *((f"outputnode.detected_{n}", f"detected_{n}") for n in ("prepare", "offset", "field")),
+            *((f"outputnode.{n}", n) for n in ("magnitude", "phase", "unwrapped", "quality")),
+        ]),
+        (chi, facts, [
+            ("outputnode.mask_facts", "mask"), ("outputnode.inversion_facts", "inversion"),
+            ("outputnode.reference_facts", "reference"),
+        ]),
+        (coregister, facts, [("outputnode.facts", "registration"), ("outputnode.t1w_on_gre", "t1w_on_gre")]),
+        (inputnode, facts, [("brain", "t1w")]),
+        (labels, facts, [("outputnode.t1w_labels", "t1w_labels")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def known_facts(plan: ScanPlan, settings: Settings) -> dict[str, Any]:
+    """What is known about a scan before it is run, as the report reads it."""
+    facts, gre = plan.facts, plan.unit.gre
+    acquisition = acquisition_metadata(gre, b0_tesla=facts.b0_tesla) | {
+        "EchoTimes": list(facts.te_s),
+        "VoxelSize": [round(v, 4) for v in facts.voxel_size_mm],
+        "MatrixSize": list(facts.shape),
+    }
+    known = {
+        "prefix": gre.prefix,
+        "acquisition": acquisition,
+        "echoes": [{"echo": e.index, "echo_time_s": t} for e, t in zip(gre.echoes, facts.te_s, strict=True)],
+        "detected": [tilt(facts.affine)],
+        "warnings": list(plan.unit.notes),
+    }
+    strict: dict[str, Any] = strict_json(known)
+    return strict
+
+
+def tilt(affine: Any) -> dict[str, Any]:
+    """The angle between the slices' normal and the main field, as a line of the report."""
+    import numpy as np
+
+    matrix = np.asarray(affine, dtype=float)[:3, :3]
+    z_of_axes = matrix[2] / np.linalg.norm(matrix, axis=0)
+    degrees = float(np.degrees(np.arccos(min(1.0, float(np.abs(z_of_axes).max())))))
+    return {"what": "tilt", "found": f"{degrees:.1f} degrees between the main field and the nearest voxel axis",
+            "evidence": "affine"}  # fmt: skip
+
+
+def as_reference(facts: dict[str, Any]) -> dict[str, Any]:
+    """The part of a map's sidecar that says what its zero means."""
+    return {"ReferenceRegion": {"Region": facts["region"], "OffsetsPpm": facts["offsets_ppm"],
+                                "StandardDeviationsPpm": facts["sd_ppm"]}}  # fmt: skip
+
+
+def _through(*fields: str) -> list[tuple[str, str]]:
+    """Links from the outputs of one graph to the inputs of the same names of another."""
+    return [(f"outputnode.{field}", f"inputnode.{field}") for field in fields]
+
+
+def _ins(*fields: str) -> list[tuple[str, str]]:
+    """Links from an input node to the inputs of the same names of a graph."""
+    return [(field, f"inputnode.{field}") for field in fields]
+
+
+def _relaxation(field: str, plan: ScanPlan) -> list[str]:
+    return [field] if len(plan.facts.te_s) > 1 else []
+
+
+def _measured(maps: list[str], spaces: tuple[str, ...]) -> list[str]:
+    words = ["table_{}", "columns_{}", "{}_T1w", *("{}_" + space for space in spaces)]
+    return [word.format(suffix) for suffix in maps for word in words]

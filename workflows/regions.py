@@ -1,0 +1,118 @@
+"""Labels on the grid of the scan, tables, and maps in other spaces."""
+
+from collections.abc import Sequence
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from qsmals.interfaces.anatomy import Resample
+from qsmals.interfaces.regions import AtlasImage, MeasureRegions
+from qsmals.interfaces.utility import ListOf
+from qsmals.settings import Settings
+from qsmals.workflows.anatomy import ants_settings
+from qsmals.workflows.nodes import NodeMaker
+
+ATLAS_SPACE = "MNI152NLin6Asym"
+MAPS = {"Chimap": "chi_ppm", "R2starmap": "r2star_hz"}
+UNITS = {"Chimap": "ppm", "R2starmap": "1/s"}
+
+
+def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_wf") -> Workflow:
+    """The atlas on the GRE grid, in one interpolation.
+
+    Inputs (``inputnode``)
+    ----------------------
+    from_template, to_gre : transforms; reference : any image on the GRE grid.
+
+    Outputs (``outputnode``)
+    ------------------------
+    labels : image; table : its regions (TSV); t1w_labels : the same regions on the T1w grid need ``t1w``.
+    """
+    ants = ants_settings(settings)
+    fields = ["from_template", "to_gre", "reference", "t1w_brain"]
+    inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
+    atlas = maker.make(AtlasImage(atlas=settings.anatomy.atlas, **ants), "atlas", volumes=40)
+    both = Node(ListOf(), name="both")
+    only = Node(ListOf(), name="only")
+    to_gre = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid", volumes=24)
+    to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w", volumes=24)
+    outputnode = Node(IdentityInterface(fields=["labels", "table", "t1w_labels"]), name="outputnode")
+    workflow = Workflow(name=name)
+    workflow.connect([
+        (inputnode, both, [("from_template", "first"), ("to_gre", "second")]),
+        (inputnode, only, [("from_template", "first")]),
+        (atlas, to_gre, [("labels", "in_file")]),
+        (both, to_gre, [("out", "transforms")]),
+        (inputnode, to_gre, [("reference", "reference")]),
+        (atlas, to_t1w, [("labels", "in_file")]),
+        (only, to_t1w, [("out", "transforms")]),
+        (inputnode, to_t1w, [("t1w_brain", "reference")]),
+        (to_gre, outputnode, [("out_file", "labels")]),
+        (to_t1w, outputnode, [("out_file", "t1w_labels")]),
+        (atlas, outputnode, [("table", "table")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_measures_wf(
+    maker: NodeMaker, *, maps: Sequence[str], settings: Settings, name: str = "measures_wf"
+) -> Workflow:
+    """A table of region statistics for each map, and each map on the T1w grid and in the templates' spaces.
+
+    Inputs (``inputnode``)
+    ----------------------
+    chi_ppm, r2star_hz : maps; brain_mask, white_matter, labels : on the GRE grid; t1w_brain : reference;
+    to_t1w : transform; per template ``to_<template>``.
+
+    Outputs (``outputnode``)
+    ------------------------
+    Per map ``table_<Map>``, ``columns_<Map>`` and ``<Map>_<space>``.
+    """
+    spaces = settings.anatomy.output_spaces
+    inputs = ["chi_ppm", "r2star_hz", "brain_mask", "white_matter", "labels", "t1w_brain", "to_t1w"]
+    inputnode = Node(IdentityInterface(fields=[*inputs, *(f"to_{space}" for space in spaces)]), name="inputnode")
+    per_map = ["table_{}", "columns_{}", "{}_T1w", *("{}_" + space for space in spaces)]
+    fields = [word.format(suffix) for suffix in maps for word in per_map]
+    outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
+    workflow = Workflow(name=name)
+    workflow.add_nodes([inputnode, outputnode])
+    for suffix in maps:
+        _add_table(workflow, maker, suffix, settings.anatomy.atlas)
+        for space in ("T1w", *spaces):
+            _add_move(workflow, maker, suffix, space, settings)
+    return workflow
+
+
+def _add_table(workflow: Workflow, maker: NodeMaker, suffix: str, atlas: str) -> None:
+    measure = maker.make(
+        MeasureRegions(atlas=atlas, unit=UNITS[suffix]),
+        f"measure_{suffix}",
+        step=f"region table of the {suffix}",
+        volumes=16,
+    )
+    workflow.connect([
+        (workflow.get_node("inputnode"), measure, [
+            (MAPS[suffix], "in_file"), ("brain_mask", "mask"), ("white_matter", "white_matter"),
+            ("labels", "labels"),
+        ]),
+        (measure, workflow.get_node("outputnode"), [
+            ("table", f"table_{suffix}"), ("columns", f"columns_{suffix}"),
+        ]),
+    ])  # fmt: skip
+
+
+def _add_move(workflow: Workflow, maker: NodeMaker, suffix: str, space: str, settings: Settings) -> None:
+    inputnode = workflow.get_node("inputnode")
+    transforms = Node(ListOf(), name=f"transforms_{suffix}_{space}")
+    template = {} if space == "T1w" else {"template": space}
+    move = maker.make(Resample(**template, **ants_settings(settings)), f"move_{suffix}_{space}", volumes=30)
+    workflow.connect([
+        (inputnode, transforms, [("to_t1w", "first")]),
+        (inputnode, move, [(MAPS[suffix], "in_file")]),
+        (transforms, move, [("out", "transforms")]),
+        (move, workflow.get_node("outputnode"), [("out_file", f"{suffix}_{space}")]),
+    ])  # fmt: skip
+    if space == "T1w":
+        workflow.connect([(inputnode, move, [("t1w_brain", "reference")])])
+    else:
+        workflow.connect([(inputnode, transforms, [(f"to_{space}", "second")])])
