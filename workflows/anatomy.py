@@ -18,14 +18,12 @@ def ants_settings(settings: Settings) -> dict[str, Any]:
     return {"seed": behaviour.random_seed, "deterministic": behaviour.deterministic, "sloppy": behaviour.sloppy}
 
 
-def init_anatomy_wf(
-    t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name: str = "anatomy_wf"
-) -> Workflow:
+def init_anatomy_wf(t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name: str = "anatomy_wf") -> Workflow:
     """Brain of one T1w image and its registration to each template.
 
     Outputs (``outputnode``)
     ------------------------
-    brain, mask : images on the T1w grid; to_template : affine to start with; brain_facts; per template
+    brain, mask : images on the T1w grid; initial : affine to start with; brain_facts; per template
     ``to_<template>``, ``from_<template>`` (composite transforms) and ``facts_<template>``.
     """
     ants = ants_settings(settings)
@@ -38,12 +36,12 @@ def init_anatomy_wf(
     )
     spaces = settings.anatomy.output_spaces
     per_space = [f"{word}_{space}" for space in spaces for word in ("to", "from", "facts")]
-    fields = ["brain", "mask", "to_template", "brain_facts", *per_space]
+    fields = ["brain", "mask", "initial", "brain_facts", *per_space]
     outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
     workflow = Workflow(name=name)
     workflow.connect([
         (extract, outputnode, [
-            ("brain", "brain"), ("mask", "mask"), ("to_template", "to_template"), ("facts", "brain_facts"),
+            ("brain", "brain"), ("mask", "mask"), ("initial", "initial"), ("facts", "brain_facts"),
         ]),
     ])  # fmt: skip
     for space in spaces:
@@ -55,7 +53,7 @@ def init_anatomy_wf(
             parallel=True,
         )
         workflow.connect([
-            (extract, register, [("brain", "brain"), ("mask", "mask"), ("to_template", "to_template")]),
+            (extract, register, [("brain", "brain"), ("mask", "mask"), ("initial", "initial")]),
             (register, outputnode, [
                 ("forward", f"to_{space}"), ("inverse", f"from_{space}"), ("facts", f"facts_{space}"),
             ]),
@@ -70,14 +68,14 @@ def init_coregistration_wf(
 
     Inputs (``inputnode``)
     ----------------------
-    magnitude : combined echoes; brain, mask, to_template : from :func:`init_anatomy_wf`.
+    magnitude : combined echoes; brain, mask, initial : from :func:`init_anatomy_wf`.
 
     Outputs (``outputnode``)
     ------------------------
     to_t1w, to_gre : transforms; facts : quality; brain_mask, t1w_on_gre : on the GRE grid.
     """
     ants = ants_settings(settings)
-    inputnode = Node(IdentityInterface(fields=["magnitude", "brain", "mask", "to_template"]), name="inputnode")
+    inputnode = Node(IdentityInterface(fields=["magnitude", "brain", "mask", "initial"]), name="inputnode")
     register = maker.make(
         RegisterGre(t1w=str(t1w.file), **ants),
         "register_gre",
@@ -93,7 +91,7 @@ def init_coregistration_wf(
     workflow = Workflow(name=name)
     workflow.connect([
         (inputnode, register, [
-            ("magnitude", "magnitude"), ("brain", "brain"), ("mask", "mask"), ("to_template", "to_template"),
+            ("magnitude", "magnitude"), ("brain", "brain"), ("mask", "mask"), ("initial", "initial"),
         ]),
         (register, as_list, [("inverse", "first")]),
         (inputnode, move_mask, [("mask", "in_file"), ("magnitude", "reference")]),

@@ -65,7 +65,9 @@ class _Saver:
     def _fields(self) -> list[str]:
         keys = self.plan.outputs
         moved = [key.replace("/", "_") for key in keys if "/" in key and key.split("/")[0] in ("Chimap", "R2starmap")]
-        tables = [f"{start}_{key.split('/')[2]}" for key in keys if key.startswith("roi/") for start in ("table", "columns")]
+        tables = [
+            f"{start}_{key.split('/')[2]}" for key in keys if key.startswith("roi/") for start in ("table", "columns")
+        ]
         warps = [f"to_{key.split('/')[1]}" for key in keys if key.startswith("xfm/")]
         return [
             *("chi_ppm", "local_field_ppm", "total_field_ppm", "r2star_hz", "t2star_s", "s0", "magnitude"),

@@ -69,7 +69,7 @@ def _anatomy(t1w: T1wScan, settings: Settings, limits: Limits) -> Workflow:
 
 def _anatomy_fields(settings: Settings) -> list[str]:
     per_space = [f"{word}_{space}" for space in settings.anatomy.output_spaces for word in ("to", "from", "facts")]
-    return ["brain", "mask", "to_template", "brain_facts", *per_space]
+    return ["brain", "mask", "initial", "brain_facts", *per_space]
 
 
 def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workflow:
@@ -98,7 +98,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
 
     workflow = Workflow(name=graph_name(prefix, "gre"))
     workflow.connect([
-        (inputnode, coregister, _ins("brain", "mask", "to_template")),
+        (inputnode, coregister, _ins("brain", "mask", "initial")),
         (field, coregister, [("outputnode.combined", "inputnode.magnitude")]),
         (inputnode, labels, [(f"from_{ATLAS_SPACE}", "inputnode.from_template"), ("brain", "inputnode.t1w_brain")]),
         (coregister, labels, [("outputnode.to_gre", "inputnode.to_gre")]),

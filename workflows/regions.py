@@ -31,7 +31,7 @@ def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_
     ants = ants_settings(settings)
     fields = ["from_template", "to_gre", "reference", "t1w_brain"]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
-    atlas = maker.make(AtlasImage(atlas=settings.anatomy.atlas, **ants), "atlas", volumes=40)
+    atlas = maker.make(AtlasImage(atlas=settings.anatomy.atlas), "atlas", volumes=40)
     both = Node(ListOf(), name="both")
     only = Node(ListOf(), name="only")
     to_gre = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid", volumes=24)

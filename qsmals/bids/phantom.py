@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from qsmals import __version__
@@ -66,7 +67,7 @@ def _canonical(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Voxels and affine of an image, axes nearest to right, front, up."""
     try:
         image = nib.as_closest_canonical(nib.load(path))
-    except nib.filebasedimages.ImageFileError as error:
+    except ImageFileError as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
     return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=float)
 
@@ -334,42 +335,35 @@ def _write_truth(
     settings: SimulationSettings,
 ) -> None:
     """Maps, fields, labels and transform that a perfect reconstruction would find."""
-    anat, fmap = place / "anat" / entities, place / "fmap" / entities
-    hertz = np.float32(GAMMA_BAR_MHZ_PER_TESLA * settings.field_strength_tesla)
-    skull = {"SkullStripped": True}
-    field_note = "Frequency offset, positive for paramagnetic sources"
-    maps: list[tuple[Path, str, NDArray[Any], dict[str, Any]]] = [
-        (
-            anat,
-            "_desc-truth_Chimap",
-            truth.chi_ppm,
-            {"Units": "ppm", "Description": "Susceptibility; its mean over the brain mask is 0", **skull},
-        ),
-        (anat, "_desc-truth_R2starmap", truth.r2star_hz, {"Units": "1/s", **skull}),
-        (anat, "_desc-brain_mask", truth.brain.astype(np.uint8), {"Type": "Brain", **skull}),
-        (anat, "_seg-truth_dseg", truth.labels, {"SkullStripped": False}),
-        (
-            fmap,
-            "_desc-total_fieldmap",
-            truth.total_ppm * hertz,
-            {"Units": "Hz", "Description": f"{field_note}, of all sources, after the shim"},
-        ),
-        (
-            fmap,
-            "_desc-local_fieldmap",
-            truth.local_ppm * hertz,
-            {"Units": "Hz", "Description": f"{field_note}, of the sources inside the brain mask"},
-        ),
-        (fmap, "_magnitude", truth.magnitude, {"Description": "Magnitude at zero echo time, without noise"}),
-    ]
-    for stem, suffix, data, sidecar in maps:
-        write_image(_with(stem, suffix + ".nii.gz"), _image(np.ascontiguousarray(data), affine))
-        write_json(_with(stem, suffix + ".json"), sidecar)
+    for (folder, suffix), (data, sidecar) in _truth_maps(truth, settings.field_strength_tesla).items():
+        stem = place / folder / f"{entities}_{suffix}"
+        write_image(_with(stem, ".nii.gz"), _image(np.ascontiguousarray(data), affine))
+        write_json(_with(stem, ".json"), sidecar)
     rows = ["index\tname\themisphere"]
     present = np.unique(truth.labels)
     rows += [f"{r.index}\t{r.name}\t{r.hemisphere}" for r in REGIONS.values() if r.index in present]
-    write_text(_with(anat, "_seg-truth_dseg.tsv"), "\n".join(rows) + "\n")
-    _write_transform(anat, moved)
+    write_text(place / "anat" / f"{entities}_seg-truth_dseg.tsv", "\n".join(rows) + "\n")
+    _write_transform(place / "anat" / entities, moved)
+
+
+def _truth_maps(truth: Truth, b0_tesla: float) -> dict[tuple[str, str], tuple[NDArray[Any], dict[str, str | bool]]]:
+    """Image and sidecar of each truth map by folder and name."""
+    hertz = np.float32(GAMMA_BAR_MHZ_PER_TESLA * b0_tesla)
+    chi_note = "Susceptibility; its mean over the brain mask is 0, and it is 0 outside"
+    total_note = "Frequency offset of all sources after the shim, positive for paramagnetic sources"
+    local_note = "Frequency offset of the sources inside the brain mask, positive for paramagnetic sources"
+    magnitude_note = "Magnitude at zero echo time, without noise"
+    labels_note = "FreeSurfer's numbers and a few more; see the table beside it"
+    whole, brain = {"SkullStripped": False}, {"SkullStripped": True}
+    return {
+        ("anat", "desc-truth_Chimap"): (truth.chi_ppm, {"Units": "ppm", "Description": chi_note} | brain),
+        ("anat", "desc-truth_R2starmap"): (truth.r2star_hz, {"Units": "1/s"} | brain),
+        ("anat", "desc-brain_mask"): (truth.brain.astype(np.uint8), {"Type": "Brain"} | brain),
+        ("anat", "seg-truth_dseg"): (truth.labels, {"Description": labels_note} | whole),
+        ("fmap", "desc-total_fieldmap"): (truth.total_ppm * hertz, {"Units": "Hz", "Description": total_note} | whole),
+        ("fmap", "desc-local_fieldmap"): (truth.local_ppm * hertz, {"Units": "Hz", "Description": local_note} | brain),
+        ("fmap", "magnitude"): (truth.magnitude, {"Description": magnitude_note} | whole),
+    }
 
 
 def _write_transform(anat: Path, moved: NDArray[np.float64]) -> None:
@@ -384,7 +378,9 @@ def _write_transform(anat: Path, moved: NDArray[np.float64]) -> None:
     write_json(_with(stem, ".json"), {"Description": description, "Matrix": moved.tolist()})
 
 
-def _write_descriptions(folder: Path, settings: SimulationSettings, people: list[Person], source: Source) -> None:
+def _write_descriptions(
+    folder: Path, settings: SimulationSettings, people: list[Person], source: RealHead | None
+) -> None:
     """Data set descriptions, README and participants."""
     what = "packaged template" if source is None else "given T1w and segmentation"
     generated = [{"Name": GENERATOR, "Version": __version__, "Description": f"Simulated from the {what}"}]
@@ -421,8 +417,8 @@ _PARTICIPANTS = {
 def _readme(settings: SimulationSettings) -> str:
     """README of the data set, with all settings."""
     lines = [
-        "Simulated multi-echo gradient echo and T1w scans, made by qsmals-simulate. Nobody was scanned: the people,",
-        "their groups, ages and susceptibilities are random numbers around published means.",
+        "Simulated multi-echo gradient echo and T1w scans, made by qsmals-simulate. The people, their groups, ages",
+        "and susceptibilities are random numbers around published means; none of it describes a real person.",
         "",
         "derivatives/truth holds what a perfect reconstruction would find, on the grid of the MEGRE images:",
         "susceptibility (ppm, mean 0 over the brain mask), R2* (1/s), total field after the shim and local field",

@@ -184,7 +184,7 @@ def _add_anatomy(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--brain-extraction",
         dest="anatomy.brain_extraction",
-        choices=("auto", "template", "skip"),
+        choices=("auto", "skip"),
         help="skip: the T1w is brain-only; default: auto, which detects that",
     )
     group.add_argument(
@@ -231,7 +231,9 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="nipype plugin settings (YAML or JSON) in place of the local engine",
     )
-    group.add_argument("-w", "--work-dir", dest="work_dir", type=_folder, metavar="DIR", help="default: OUTPUT_DIR/work")
+    group.add_argument(
+        "-w", "--work-dir", dest="work_dir", type=_folder, metavar="DIR", help="default: OUTPUT_DIR/work"
+    )
 
 
 def _add_behaviour(parser: argparse.ArgumentParser) -> None:
@@ -343,7 +345,9 @@ def _check_methods(settings: Settings) -> None:
         _choose(registry, getattr(chosen, stage))
     for method, values in chosen.parameters.items():
         if method not in known:
-            raise ValueError(f"reconstruction.parameters.{method}: no such method; there are {', '.join(sorted(known))}")
+            raise ValueError(
+                f"reconstruction.parameters.{method}: no such method; there are {', '.join(sorted(known))}"
+            )
         for registry in STAGES.values():
             if method in registry:
                 registry[method].make_parameters(values)
@@ -355,7 +359,7 @@ def _choose(registry: Registry, name: str) -> None:
 
 
 def _folder(word: str) -> str:
-    return os.path.abspath(os.path.expanduser(word))  # noqa: PTH100 - links are kept as the user wrote them
+    return os.path.abspath(Path(word).expanduser())  # noqa: PTH100 - links are kept as the user wrote them
 
 
 def _file(word: str) -> str:

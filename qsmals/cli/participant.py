@@ -83,7 +83,9 @@ def validate(bids_dir: Path) -> None:
     if program is None:
         log.info("the BIDS validator is not installed (pip install bids-validator-deno): not run")
         return
-    found = subprocess.run([program, str(bids_dir)], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    found = subprocess.run(
+        [program, str(bids_dir)], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}
+    )
     errors = [line.strip() for line in found.stdout.splitlines() if "[ERROR]" in line]
     for line in errors:
         log.warning("BIDS validator: %s", line)

@@ -36,7 +36,7 @@ SWITCHES = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-MIN_TMP_MB = 50
+MIN_TMP_MB = 2000  # registrations keep deformation fields there
 
 
 def prepare_environment(work_dir: Path) -> dict[str, str]:

@@ -28,13 +28,13 @@ class _AntsStep(Step):
 
 class _BrainInput(_AntsInput):
     t1w = File(exists=True, mandatory=True)
-    mode = traits.Enum("auto", "template", "skip", usedefault=True)
+    mode = traits.Enum("auto", "skip", usedefault=True)
 
 
-class _BrainOutput(TraitedSpec):  # type: ignore[misc]
+class _BrainOutput(TraitedSpec):
     brain = File(desc="bias-corrected T1w, 0 outside the brain")
     mask = File(desc="brain with its fluid, T1w grid")
-    to_template = File(desc="affine with which a registration to the template may start")
+    initial = File(desc="affine with which a registration to the template may start")
     facts = traits.Dict()
 
 
@@ -46,17 +46,19 @@ class ExtractBrain(_AntsStep):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.anatomy.brain`."""
-        from qsmals.anatomy.brain import extract_brain
+        from qsmals.anatomy.brain import brain_from_mask, brain_only_mask, extract_brain
         from qsmals.anatomy.templates import NLIN6
 
-        t1w, template = read_image(self.inputs.t1w), template_image(NLIN6)
-        skull_stripped = {"auto": None, "template": False, "skip": True}[self.inputs.mode]
-        brain = extract_brain(t1w, template, compute=self.resources(folder), skull_stripped=skull_stripped)
+        t1w, template, compute = read_image(self.inputs.t1w), template_image(NLIN6), self.resources(folder)
+        if self.inputs.mode == "skip":
+            brain = brain_from_mask(t1w, brain_only_mask(t1w), template, compute=compute)
+        else:
+            brain = extract_brain(t1w, template, compute=compute)
         mask = brain.mask.numpy() > 0.5
         return {
             "brain": write_image(brain.image, folder / "brain.nii"),
             "mask": write_image(brain.mask, folder / "brain_mask.nii"),
-            "to_template": str(brain.to_template),
+            "initial": str(brain.initial),
             "facts": {
                 "skull_stripped_input": bool(brain.skull_stripped),
                 "brain_ml": float(mask.sum() * np.prod(brain.mask.spacing)) / 1000,
@@ -67,12 +69,11 @@ class ExtractBrain(_AntsStep):
 class _TemplateInput(_AntsInput):
     brain = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
-    to_template = File(exists=True, mandatory=True)
-    skull_stripped = traits.Bool(False, usedefault=True)
+    initial = File(exists=True, mandatory=True)
     template = traits.Str(mandatory=True)
 
 
-class _TransformOutput(TraitedSpec):  # type: ignore[misc]
+class _TransformOutput(TraitedSpec):
     forward = File(desc="moves images forward")
     inverse = File(desc="moves images back")
     facts = traits.Dict(desc="measures of the registration's quality")
@@ -99,7 +100,7 @@ class _GreInput(_AntsInput):
     t1w = File(exists=True, mandatory=True)
     brain = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
-    to_template = File(exists=True, mandatory=True)
+    initial = File(exists=True, mandatory=True)
 
 
 class RegisterGre(_AntsStep):
@@ -129,7 +130,7 @@ class _ResampleInput(_AntsInput):
     kind = traits.Enum("map", "labels", "mask", usedefault=True)
 
 
-class _ResampleOutput(TraitedSpec):  # type: ignore[misc]
+class _ResampleOutput(TraitedSpec):
     out_file = File()
 
 
@@ -164,7 +165,7 @@ def read_image(path: str | Path) -> Any:
 
     from qsmals.anatomy.images import to_ants
 
-    loaded = nib.load(path)  # type: ignore[attr-defined]
+    loaded = nib.load(path)
     data = np.asanyarray(loaded.dataobj)
     return to_ants(data[..., 0] if data.ndim == 4 else data, loaded.affine)
 
@@ -192,5 +193,5 @@ def _brain(inputs: Any) -> Any:
         mask=read_image(inputs.mask),
         image=read_image(inputs.brain),
         skull_stripped=False,
-        to_template=Path(inputs.to_template),
+        initial=Path(inputs.initial),
     )

@@ -13,13 +13,13 @@ Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
 
-class StepInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class StepInput(BaseInterfaceInputSpec):
     """Inputs that every step has."""
 
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads that the step may use")
 
 
-class Step(SimpleInterface):  # type: ignore[misc]
+class Step(SimpleInterface):
     """A node's work in one method: ``compute`` gets the node's folder and returns its outputs."""
 
     def compute(self, folder: Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def load(path: str | Path) -> Float:
     """Voxels of an image as float32."""
     import nibabel as nib
 
-    return np.asanyarray(nib.load(path).dataobj).astype(np.float32, copy=False)  # type: ignore[attr-defined]
+    return np.asanyarray(nib.load(path).dataobj).astype(np.float32, copy=False)
 
 
 def load_mask(path: str | Path) -> Bool:
@@ -48,14 +48,14 @@ def load_labels(path: str | Path) -> NDArray[np.int32]:
     """Voxels of a label image as whole numbers."""
     import nibabel as nib
 
-    return np.rint(np.asanyarray(nib.load(path).dataobj)).astype(np.int32)  # type: ignore[attr-defined]
+    return np.rint(np.asanyarray(nib.load(path).dataobj)).astype(np.int32)
 
 
 def affine_of(path: str | Path) -> NDArray[np.float64]:
     """(4, 4) voxel to scanner coordinates, mm."""
     import nibabel as nib
 
-    return np.asarray(nib.load(path).affine, dtype=float)  # type: ignore[attr-defined]
+    return np.asarray(nib.load(path).affine, dtype=float)
 
 
 def save(values: ArrayLike, affine: ArrayLike, path: Path) -> str:

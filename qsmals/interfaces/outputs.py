@@ -17,7 +17,7 @@ class _SaveInput(StepInput):
     facts = traits.Dict(usedefault=True, desc="further content that only the run knows")
 
 
-class _SaveOutput(TraitedSpec):  # type: ignore[misc]
+class _SaveOutput(TraitedSpec):
     out_file = File(desc="the file under its final name")
 
 
@@ -31,7 +31,9 @@ class _Save(Step):
         """Write the sidecar, last."""
         path = Path(self.inputs.out_file)
         if self.inputs.sidecar:
-            write_json(path.with_name(path.name.partition(".")[0] + ".json"), {**self.inputs.sidecar, **self.inputs.facts})
+            write_json(
+                path.with_name(path.name.partition(".")[0] + ".json"), {**self.inputs.sidecar, **self.inputs.facts}
+            )
         return {"out_file": str(path)}
 
 

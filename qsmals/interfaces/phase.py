@@ -18,7 +18,7 @@ class _PrepareInput(StepInput):
     manufacturer = traits.Str("", usedefault=True, desc="Manufacturer in the sidecars")
 
 
-class _PrepareOutput(TraitedSpec):  # type: ignore[misc]
+class _PrepareOutput(TraitedSpec):
     magnitude = File(desc="magnitude of all echoes, 4D")
     phase = File(desc="wrapped phase of all echoes, rad, 4D")
     combined = File(desc="root of the summed squares of the magnitudes")
@@ -100,7 +100,7 @@ class _OffsetInput(StepInput):
     parameters = traits.Dict(usedefault=True)
 
 
-class _OffsetOutput(TraitedSpec):  # type: ignore[misc]
+class _OffsetOutput(TraitedSpec):
     phase = File(desc="wrapped, rad, proportional to echo time")
     detected = traits.List(traits.Dict)
 
@@ -162,7 +162,7 @@ class _UnwrapInput(StepInput):
     parameters = traits.Dict(usedefault=True)
 
 
-class _UnwrapOutput(TraitedSpec):  # type: ignore[misc]
+class _UnwrapOutput(TraitedSpec):
     phase = File(desc="unwrapped, rad")
     quality = File(desc="0..1")
 
@@ -203,7 +203,7 @@ class _FieldInput(StepInput):
     parameters = traits.Dict(usedefault=True)
 
 
-class _FieldOutput(TraitedSpec):  # type: ignore[misc]
+class _FieldOutput(TraitedSpec):
     field_ppm = File(desc="total field, ppm, paramagnetic positive")
     noise_ppm = File(desc="standard deviation of the total field, ppm")
     detected = traits.List(traits.Dict)
@@ -237,11 +237,15 @@ class EstimateField(Step):
             "detected": [note],
         }
 
-    def _sign(self, field_ppm: Float, mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> tuple[int, dict[str, Any]]:
+    def _sign(
+        self, field_ppm: Float, mask: NDArray[np.bool_], affine: NDArray[np.float64]
+    ) -> tuple[int, dict[str, Any]]:
         from qsmals.recon.grid import Grid
         from qsmals.recon.phase.sign import detect_phase_sign
 
-        found = detect_phase_sign(field_ppm, tissue_mask=mask, brain_mask=None, grid=Grid.from_affine(mask.shape, affine))
+        found = detect_phase_sign(
+            field_ppm, tissue_mask=mask, brain_mask=None, grid=Grid.from_affine(mask.shape, affine)
+        )
         asked = {"positive": 1, "negative": -1}.get(self.inputs.sign)
         sign = asked or (found.sign if found.confident else 1)
         note: dict[str, Any] = {

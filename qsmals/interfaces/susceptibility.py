@@ -15,7 +15,7 @@ class _MaskInput(StepInput):
     magnitude = File(exists=True, mandatory=True, desc="magnitude of all echoes")
 
 
-class _MaskOutput(TraitedSpec):  # type: ignore[misc]
+class _MaskOutput(TraitedSpec):
     brain_mask = File(desc="where susceptibility is reported")
     reliable_mask = File(desc="where the field is used: the brain and its surroundings with reliable phase")
     quality_mask = File(desc="voxels whose own phase is reliable")
@@ -58,7 +58,7 @@ class _BackgroundInput(StepInput):
     parameters = traits.Dict(usedefault=True)
 
 
-class _BackgroundOutput(TraitedSpec):  # type: ignore[misc]
+class _BackgroundOutput(TraitedSpec):
     local_field_ppm = File(desc="local field, ppm")
     mask = File(desc="where the local field is known")
 
@@ -98,7 +98,7 @@ class _InversionInput(StepInput):
     parameters = traits.Dict(usedefault=True)
 
 
-class _InversionOutput(TraitedSpec):  # type: ignore[misc]
+class _InversionOutput(TraitedSpec):
     chi_ppm = File(desc="susceptibility, ppm, up to a constant")
     facts = traits.Dict(desc="iterations, and the change that they reached")
 
@@ -144,7 +144,7 @@ class _RelaxometryInput(StepInput):
     parameters = traits.Dict(usedefault=True)
 
 
-class _RelaxometryOutput(TraitedSpec):  # type: ignore[misc]
+class _RelaxometryOutput(TraitedSpec):
     r2star_hz = File(desc="R2*, 1/s")
     t2star_s = File(desc="T2*, s")
     s0 = File(desc="magnitude at echo time 0")
@@ -200,7 +200,7 @@ class _ReferenceInput(StepInput):
     region = traits.Enum("brain", "csf", "wm", usedefault=True, desc="region whose mean is zero")
 
 
-class _ReferenceOutput(TraitedSpec):  # type: ignore[misc]
+class _ReferenceOutput(TraitedSpec):
     chi_ppm = File(desc="susceptibility, ppm, 0 outside the measured mask")
     measured_mask = File(desc="brain voxels with a susceptibility")
     white_matter = File(desc="white matter away from its border")

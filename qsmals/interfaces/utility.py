@@ -5,16 +5,16 @@ from typing import Any
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, isdefined, traits
 
 
-class _ListInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _ListInput(BaseInterfaceInputSpec):
     first = traits.Any(mandatory=True)
     second = traits.Any()
 
 
-class _ListOutput(TraitedSpec):  # type: ignore[misc]
+class _ListOutput(TraitedSpec):
     out = traits.List()
 
 
-class ListOf(SimpleInterface):  # type: ignore[misc]
+class ListOf(SimpleInterface):
     """One or two values as a list, in order."""
 
     input_spec = _ListInput

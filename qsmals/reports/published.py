@@ -60,6 +60,6 @@ EXPECTED: dict[str, Expected] = {
     "thalamus": Expected(-25, 45, 2.1, MIN_2024),
     "hippocampus": Expected(-25, 40),
     "amygdala": Expected(-25, 40),
-    "cerebral_white_matter": Expected(-45, 15, -12.0, MIN_2024),
+    "white_matter": Expected(-45, 15, -12.0, MIN_2024),
     "lateral_ventricle": Expected(-30, 50),
 }

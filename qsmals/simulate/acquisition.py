@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import fft
 
@@ -147,22 +146,6 @@ def steady_state(
     return result
 
 
-@njit(cache=True)
-def _echo(amplitude, r2star, field, offset, step_x, step_y, step_z, te, cycles, out):  # type: ignore[no-untyped-def]
-    """Fill ``out`` with one echo; ``cycles`` is the turns per ppm, the steps are ppm across a voxel."""
-    for i in range(out.size):
-        if amplitude[i] == 0.0:
-            out[i] = 0.0
-            continue
-        value = amplitude[i] * np.exp(-te * r2star[i])
-        for step in (step_x[i], step_y[i], step_z[i]):
-            turn = np.pi * cycles * step
-            if abs(turn) > 1e-3:
-                value *= np.sin(turn) / turn
-        angle = 2 * np.pi * cycles * field[i] + offset[i]
-        out[i] = value * (np.cos(angle) + 1j * np.sin(angle))
-
-
 def echo_signal(
     amplitude: FloatArray,
     *,
@@ -191,10 +174,15 @@ def echo_signal(
     (x, y, z) complex64
         Phase 2 pi gamma_bar B0 TE field + offset: paramagnetic is positive.
     """
+    cycles = np.float32(GAMMA_BAR_MHZ_PER_TESLA * b0_tesla * te_s)
     out = np.empty(amplitude.shape, np.complex64)
-    cycles = GAMMA_BAR_MHZ_PER_TESLA * b0_tesla * te_s
-    arrays = [np.ascontiguousarray(a).reshape(-1) for a in (amplitude, r2star_hz, field_ppm, offset_rad, *gradient_ppm)]
-    _echo(*arrays, te_s, cycles, out.reshape(-1))
+    for x in range(len(out)):  # plane by plane: the intermediate arrays stay in the cache
+        size = amplitude[x] * np.exp(np.float32(-te_s) * r2star_hz[x])
+        for step in gradient_ppm:
+            size *= np.sinc(cycles * step[x])
+        angle = np.float32(2 * np.pi) * cycles * field_ppm[x] + offset_rad[x]
+        out[x].real = size * np.cos(angle)
+        out[x].imag = size * np.sin(angle)
     return out
 
 

@@ -10,6 +10,8 @@ FloatArray = NDArray[np.float32]
 Scalar = TypeVar("Scalar", bound=np.generic)
 BOX_MM = 320.0
 """Edge of the cube, centred on the head's origin, on which the random fields are defined."""
+_SPLINE_SPREAD = np.float32(np.sqrt(151 / 315))
+"""Standard deviation of a cubic B-spline series with random coefficients of standard deviation 1."""
 
 
 def rotation(axis: ArrayLike, degrees: float) -> NDArray[np.float64]:
@@ -83,8 +85,7 @@ def random_field(
     for axis in range(3):
         position = (affine[axis, axis] * np.arange(shape[axis]) + affine[axis, 3] + BOX_MM / 2) / spacing_mm + 1.5
         weights = cubic_weights(np.clip(position, 1, count - 2), count)
-        scale = np.sqrt((weights.astype(np.float64) ** 2).sum(axis=1, keepdims=True).mean())
-        control = np.moveaxis(np.tensordot(control, weights / np.float32(scale), axes=(0, 1)), -1, 2)
+        control = np.moveaxis(np.tensordot(control, weights / _SPLINE_SPREAD, axes=(0, 1)), -1, 2)
     return np.ascontiguousarray(control, dtype=np.float32)
 
 

@@ -18,8 +18,8 @@ SIGMA_MM = 7.0
 """Smoothing of the even-odd phase, as in its correction."""
 
 THRESHOLD_RAD = 0.1
-"""Even-odd phase above which a readout is called bipolar. Uncorrected it moves the field at 3 T, with echoes
-every 5 ms, by some 25 ppb."""
+"""Even-odd phase above which a readout is called bipolar. At 3 T, with echoes every 5 ms, an uncorrected even-odd
+phase of this median that is linear in space disturbs the field by some 8 ppb."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ doi:10.1002/mrm.26963
 Li J, Chang S, Liu T, et al. Phase-corrected bipolar gradients in multi-echo gradient-echo sequences for
 quantitative susceptibility mapping. MAGMA 2015;28:347-355. doi:10.1007/s10334-014-0470-3
 
-The model is ``phase_e = offset + rate * TE_e + (even_odd if e is even)`` with smooth ``offset`` and ``even_odd`` (echoes
-counted from 1). With echoes 1 and 3, which share their polarity, the rate is known without the even-odd phase,
+The model is ``phase_e = offset + rate * TE_e + (even_odd if e is even)`` with smooth ``offset`` and ``even_odd``
+(echoes counted from 1). With echoes 1 and 3, which share their polarity, the rate is known without the even-odd phase,
 
     rate = unwrap(phase_3 - phase_1) / (TE_3 - TE_1)
     even_odd = phase_2 - phase_1 - rate * (TE_2 - TE_1)        (modulo 2 pi)
@@ -115,7 +115,7 @@ def mcpc3ds(
     te = check_echoes(phase_rad, magnitude, te_s, mask)
     if te.size < (3 if bipolar else 2):
         raise ValueError(
-            f"the phase offset needs 2 echoes and a bipolar correction 3; there {'is' if te.size == 1 else 'are'} {te.size}"
+            f"removing the phase offset takes 2 echoes, correcting a bipolar readout 3; the number is {te.size}"
         )
     valid = valid_voxels(phase_rad, magnitude, mask)
     first, second = _echo(phase_rad, 0), _echo(phase_rad, 1)
@@ -229,7 +229,8 @@ MCPC_3D_S = Method(
         Citation(
             key="eckstein2018",
             authors="Eckstein K, Dymerska B, Bachrata B, Bogner W, Poljanc K, Trattnig S, Robinson SD",
-            title="Computationally efficient combination of multi-channel phase data from multi-echo acquisitions (ASPIRE)",
+            title="Computationally efficient combination of multi-channel phase data "
+            "from multi-echo acquisitions (ASPIRE)",
             journal="Magnetic Resonance in Medicine",
             year=2018,
             doi="10.1002/mrm.26963",

@@ -1,9 +1,9 @@
 """From the numbers that a file stores to phase in radians.
 
-One factor serves all echoes of a scan: echoes differ in the range they reach, not in their scale. The factor comes, in this
-order, from the sidecar, the vendor's fixed scale, the numbers' own spacing, and only at last, with a warning, from the
-range seen: a crop, a masked phase or a short echo time does not reach +-pi, and stretching it there
-would multiply every susceptibility.
+One factor serves all echoes of a scan: echoes differ in the range they reach, not in their scale. The factor comes,
+in this order, from the sidecar, from the vendor's fixed scale, from the numbers' own spacing, and only at last, with a
+warning, from the range seen: a crop, a masked phase or a short echo time does not reach +-pi, and stretching
+it there would multiply every susceptibility.
 """
 
 import math
@@ -41,8 +41,8 @@ class PhaseValues:
     minimum, maximum : float
         Extremes of the finite values over all echoes.
     step : float
-        Spacing of the values if they all are whole multiples of one (1 for integers, 2 for Siemens' even numbers, a file's
-        slope otherwise); 0 if they have none.
+        Spacing of the values if they lie on a regular grid (1 for integers, 2 for Siemens' even numbers, a file's slope
+        otherwise); 0 if they do not.
     """
 
     minimum: float
@@ -167,10 +167,8 @@ def phase_to_radians(values: ArrayLike, scale: PhaseScale) -> NDArray[np.float32
     array([ 0. ,  0.5, -0.5], dtype=float32)
     """
     stored = np.asarray(values)
-    radians = stored.astype(np.float32 if stored.dtype.kind == "f" and stored.itemsize <= 4 else np.float64)
-    radians *= scale.factor
-    radians += scale.offset_rad
-    return wrap(radians.astype(np.float32))
+    radians: NDArray[np.floating] = stored.astype(np.float32 if stored.dtype == np.float32 else np.float64)
+    return wrap((radians * scale.factor + scale.offset_rad).astype(np.float32))
 
 
 def _spacing(distinct: NDArray[np.float64]) -> float:
@@ -183,7 +181,7 @@ def _spacing(distinct: NDArray[np.float64]) -> float:
     position = (distinct - distinct[0]) / step
     if position[-1] > 2**17 or np.abs(position - np.rint(position)).max() > 0.05:
         return 0.0
-    return round(step) if abs(step - round(step)) < 1e-6 else step
+    return float(round(step)) if abs(step - round(step)) < 1e-6 else step
 
 
 def _declared_radians(values: PhaseValues, manufacturer: str | None) -> PhaseScale:
@@ -298,8 +296,8 @@ def _stretched(values: PhaseValues) -> PhaseScale:
     """The range seen taken as one turn, for want of anything better."""
     factor = 2 * math.pi / (values.maximum - values.minimum)
     warning = (
-        f"UNKNOWN PHASE SCALE: no scanner's scale fits values from {values.minimum:g} to {values.maximum:g}. The range seen "
-        "was stretched to -pi..pi, which is wrong for a crop or a masked phase, and then all susceptibilities "
-        "are wrong by the same factor. Store radians with Units: rad"
+        f"UNKNOWN PHASE SCALE: no scanner's scale fits values from {values.minimum:g} to {values.maximum:g}. "
+        "The range seen was stretched to -pi..pi, which is wrong for a crop or a masked phase, and then all "
+        "susceptibilities are wrong by the same factor. Store radians with Units: rad"
     )
     return PhaseScale(factor, -factor * 0.5 * (values.maximum + values.minimum), "range seen", warning)

@@ -22,8 +22,8 @@ def smooth_phase(
     """Gaussian smoothing of wrapped phase by local linear regression.
 
     A normalised Gaussian mean of the complex phase gives a first estimate. At the edge of the mask it is
-    the phase of a point further inside, because all samples lie there. A plane is therefore fitted around every point to
-    what is left, with the same Gaussian as weight, and its value at the point is added.
+    the phase of a point further inside, because all samples lie there. A plane is therefore fitted around every point
+    to what is left, with the same Gaussian as weight, and its value at the point is added.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def smooth_phase(
     angle = np.where(inside, angle_rad, 0.0).astype(np.float32)
     amount = np.where(inside, weight, 0.0).astype(np.float32)
     real, imaginary = (block_sum(amount * part(angle), block) for part in (np.cos, np.sin))
-    signal = (real + 1j * imaginary) / max(float(real.size), 1.0)
+    signal = np.asarray(real + 1j * imaginary, dtype=np.complex128)
     peak = float(np.abs(signal).max())
     if peak == 0.0:
         return np.zeros(angle.shape, dtype=np.float32)

@@ -25,7 +25,7 @@ def wrap(angle_rad: NDArray[np.float32]) -> NDArray[np.float32]:
     [0.5, -2.2829999923706055, -0.7170000076293945]
     """
     angle = np.asarray(angle_rad, dtype=np.float32)
-    turns = np.rint(angle / TWO_PI)
+    turns: NDArray[np.float32] = np.rint(angle / TWO_PI)
     turns *= -TWO_PI
     turns += angle
     return turns

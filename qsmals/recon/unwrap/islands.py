@@ -108,7 +108,7 @@ class _Agreement:
 
 
 @njit(cache=True)
-def _sample(label: Any, every: Any) -> NDArray[np.int64]:
+def _sample(label, every):  # type: ignore[no-untyped-def]
     """Indices of every n-th voxel of each component."""
     seen = np.zeros(every.size, dtype=np.int64)
     chosen = np.empty(label.size, dtype=np.int64)
@@ -173,7 +173,7 @@ def _contacts(
 
 
 @njit(cache=True)
-def _territories(label: Any) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _territories(label):  # type: ignore[no-untyped-def]
     """Nearest labelled voxel (flat index) and the number of steps to it, by breadth-first search."""
     shape = label.shape
     strides = (shape[1] * shape[2], shape[2], 1)

@@ -7,7 +7,6 @@ doi:10.1002/mrm.28563
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numba import njit, prange
@@ -233,23 +232,12 @@ def valid_voxels(
 
 
 @njit(cache=True, inline="always")
-def _wrap(angle: float) -> float:
+def _wrap(angle):  # type: ignore[no-untyped-def]
     return angle - TWO_PI * np.rint(angle / TWO_PI)
 
 
 @njit(cache=True)
-def _weight(
-    phase: Any,
-    second: Any,
-    ratio: float,
-    amplitude: Any,
-    level: float,
-    use: Any,
-    i: int,
-    j: int,
-    before: int,
-    after: int,
-) -> float:
+def _weight(phase, second, ratio, amplitude, level, use, i, j, before, after):  # type: ignore[no-untyped-def]
     """Weight of the edge between voxels i and j of the flattened volume; before and after are -1 at a border."""
     step = _wrap(phase[j] - phase[i])
     weight = 1.0
@@ -273,12 +261,11 @@ def _weight(
 
 
 @njit(cache=True, parallel=True)
-def _edge_costs(
-    phase: Any, second: Any, ratio: float, amplitude: Any, level: float, valid: Any, use: Any
-) -> NDArray[np.uint8]:
+def _edge_costs(phase, second, ratio, amplitude, level, valid, use):  # type: ignore[no-untyped-def]
     nx, ny, nz = valid.shape
     cost = np.zeros((3, nx, ny, nz), dtype=np.uint8)
     flat, flat2, flat_amplitude, inside = phase.ravel(), second.ravel(), amplitude.ravel(), valid.ravel()
+    sizes, strides = (nx, ny, nz), (ny * nz, nz, 1)
     for x in prange(nx):
         for y in range(ny):
             for z in range(nz):
@@ -286,9 +273,8 @@ def _edge_costs(
                 if not inside[i]:
                     continue
                 for axis in range(3):
-                    position, size, stride = (
-                        (x, nx, ny * nz) if axis == 0 else ((y, ny, nz) if axis == 1 else (z, nz, 1))
-                    )
+                    size, stride = sizes[axis], strides[axis]
+                    position = x if axis == 0 else (y if axis == 1 else z)
                     if position + 1 >= size or not inside[i + stride]:
                         continue
                     before = i - stride if position > 0 and inside[i - stride] else -1
@@ -299,7 +285,7 @@ def _edge_costs(
 
 
 @njit(cache=True, parallel=True)
-def _mean_weight(cost: Any) -> NDArray[np.float32]:
+def _mean_weight(cost):  # type: ignore[no-untyped-def]
     """Mean weight of the edges that a voxel has, 0 for a voxel without any."""
     _, nx, ny, nz = cost.shape
     strides = (ny * nz, nz, 1)
@@ -321,9 +307,7 @@ def _mean_weight(cost: Any) -> NDArray[np.float32]:
 
 
 @njit(cache=True, parallel=True)
-def _follow(
-    out: Any, wrapped: Any, amplitude: Any, te: float, valid: Any, weighted: Any, weight: Any, is_template: bool
-) -> None:
+def _follow(out, wrapped, amplitude, te, valid, weighted, weight, is_template):  # type: ignore[no-untyped-def]
     """Unwrap one echo next to the field of the echoes before, and add it to that field.
 
     The field is the mean of phase over echo time with the weights magnitude^2 TE^2, that is ``weighted / weight``;
@@ -345,7 +329,7 @@ def _follow(
 
 
 @njit(cache=True)
-def _push(head: Any, item: Any, following: Any, state: Any, cost: int, new: int) -> None:
+def _push(head, item, following, state, cost, new):  # type: ignore[no-untyped-def]
     """Put an item on the stack of its cost. state = slots used, first free slot, lowest cost in use."""
     if state[1] >= 0:
         slot = state[1]
@@ -360,7 +344,7 @@ def _push(head: Any, item: Any, following: Any, state: Any, cost: int, new: int)
 
 
 @njit(cache=True)
-def _pop(head: Any, item: Any, following: Any, state: Any) -> int:
+def _pop(head, item, following, state):  # type: ignore[no-untyped-def]
     """Take the youngest item of the lowest cost, or -1."""
     while state[2] <= BINS and head[state[2]] < 0:
         state[2] += 1
@@ -374,13 +358,13 @@ def _pop(head: Any, item: Any, following: Any, state: Any) -> int:
 
 
 @njit(cache=True)
-def _grow(phase: Any, cost: Any, valid: Any, first: int) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+def _grow(phase, cost, valid, first):  # type: ignore[no-untyped-def]
     """Component (1, 2, ... ; 0 outside) and number of turns to add, for each voxel.
 
     The queue has one stack per cost; a stack is a linked list in a pool of slots that doubles when it must, so
     memory follows the front and not the volume. An item is 6 times the voxel to reach plus its way in.
     """
-    nx, ny, nz = valid.shape
+    _, ny, nz = valid.shape
     strides = (ny * nz, nz, 1)
     flat, inside, costs = phase.ravel(), valid.ravel(), cost.reshape(3, valid.size)
     label = np.zeros(valid.size, dtype=np.int32)
