@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from nipype import Node, Workflow
+from nipype import MapNode, Node, Workflow
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
 
 from qsmals.engine.plugin import LocalPlugin
@@ -207,6 +207,22 @@ def test_memory_is_not_overbooked(make, tmp_path, caplog):
     assert spans[1] - spans[0] >= 0.5
     with pytest.raises(RuntimeError, match=r"wf\.a asks for 3\.0 GB"):
         make({"a": "count"}, mem_gb=3.0).run(plugin=local(memory_gb=2.0, raise_insufficient=True))
+
+
+@pytest.mark.timeout(60)
+def test_map_node_with_a_dead_part_ends(make, tmp_path):
+    wf = make({"good": "count"})
+    parts = MapNode(Act(notes=str(tmp_path / "notes"), name="part"), iterfield=["what"], name="parts")
+    parts.inputs.what = ["count", "raise", "count"]
+    after = Node(Act(notes=str(tmp_path / "notes"), name="after"), name="after")
+    wf.connect(parts, ("value", _first), after, "value")
+    with pytest.raises(NodesFailed, match="echoes differ"):
+        wf.run(plugin=local())
+    assert notes(tmp_path, "good") and not notes(tmp_path, "after")
+
+
+def _first(values):
+    return values[0]
 
 
 @pytest.mark.timeout(60)

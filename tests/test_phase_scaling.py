@@ -125,7 +125,7 @@ def test_nan_stays_nan():
 @settings(max_examples=60, deadline=None)
 @given(
     turn=st.sampled_from([(PI / 4096, 0.0), (PI / 2048, -PI), (1e-3, 0.0), (1.0, 0.0)]),
-    radians=st.lists(st.floats(-3.1, 3.1, width=32), min_size=1, max_size=20),
+    radians=st.lists(st.floats(-3.1, 3.1), min_size=1, max_size=20),
 )
 def test_scaling_undoes_storing(turn, radians):
     factor, offset = turn

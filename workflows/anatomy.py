@@ -7,7 +7,6 @@ from nipype.pipeline.engine import Node, Workflow
 
 from qsmals.bids.layout import T1wScan
 from qsmals.interfaces.anatomy import ExtractBrain, RegisterGre, RegisterTemplate, Resample
-from qsmals.interfaces.utility import ListOf
 from qsmals.settings import Settings
 from qsmals.workflows.nodes import NodeMaker
 
@@ -83,7 +82,7 @@ def init_coregistration_wf(
         volumes=40,
         parallel=True,
     )
-    as_list = Node(ListOf(), name="as_list")
+    as_list = maker.join("as_list")
     move_mask = maker.make(Resample(kind="mask", **ants), "move_mask", volumes=16)
     move_t1w = maker.make(Resample(in_file=str(t1w.file), **ants), "move_t1w", volumes=16)
     outputs = ["to_t1w", "to_gre", "facts", "brain_mask", "t1w_on_gre"]

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from nipype.pipeline.engine import Workflow
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
 
 from qsmals import __version__
 from qsmals.bids.layout import T1wScan
@@ -17,7 +18,7 @@ from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.outputs import init_outputs_wf
 from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
 from qsmals.workflows.reconstruction import init_field_wf, init_susceptibility_wf
-from qsmals.workflows.regions import ATLAS_SPACE, MAPS, init_labels_wf, init_measures_wf
+from qsmals.workflows.regions import ATLAS_SPACE, MAPS, init_atlas_node, init_labels_wf, init_measures_wf
 
 T1W_VOXELS = 256**3
 """For the memory of anatomical steps: as many voxels as a usual T1w image of 1 mm or less has."""
@@ -38,12 +39,19 @@ def init_run_wf(plan: RunPlan) -> Workflow:
     folder = run_folder(plan.settings)
     workflow = Workflow(name=folder.name.replace(".", "_").replace("-", "_"), base_dir=str(folder.parent))
     behaviour = plan.settings.behaviour
+    atlas = init_atlas_node(NodeMaker("", T1W_VOXELS, 1, plan.limits.omp_nthreads), settings=plan.settings)
+    atlas.config = nipype_settings(Path(plan.settings.output_dir) / "logs")
     for subject in plan.subjects:
         graph = init_subject_wf(subject, settings=plan.settings, limits=plan.limits)
         config = nipype_settings(subject.log_dir, stop_on_first_crash=behaviour.stop_on_first_crash)
         for node in graph._get_all_nodes():
             node.config = config
-        workflow.add_nodes([graph])
+        links = [
+            (output, f"{graph_name(scan.unit.gre.prefix, 'gre')}.inputnode.{name}")
+            for scan in subject.scans
+            for output, name in (("labels", "atlas"), ("table", "labels_table"))
+        ]
+        workflow.connect([(atlas, graph, links)])
         workflow.config.update(config)
     return workflow
 
@@ -75,11 +83,9 @@ def _anatomy_fields(settings: Settings) -> list[str]:
 def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workflow:
     """One gradient-echo scan from its images to its tables.
 
-    Inputs (``inputnode``): the outputs of :func:`~qsmals.workflows.anatomy.init_anatomy_wf`.
+    Inputs (``inputnode``): the outputs of :func:`~qsmals.workflows.anatomy.init_anatomy_wf`, and ``atlas`` and
+    ``labels_table`` of :func:`~qsmals.workflows.regions.init_atlas_node`.
     """
-    from nipype.interfaces.utility import IdentityInterface
-    from nipype.pipeline.engine import Node
-
     prefix, spaces = plan.unit.gre.prefix, settings.anatomy.output_spaces
     maker = NodeMaker(unit_label(prefix), plan.n_voxels, len(plan.facts.te_s), limits.omp_nthreads)
     ants_maker = NodeMaker(unit_label(prefix), max(plan.n_voxels, T1W_VOXELS // 2), 1, limits.omp_nthreads)
@@ -87,7 +93,8 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     maps = [suffix for suffix in MAPS if suffix in map_names(len(plan.facts.te_s))]
     uris = Uris(Path(settings.bids_dir), Path(settings.output_dir))
 
-    inputnode = Node(IdentityInterface(fields=_anatomy_fields(settings)), name="inputnode")
+    fields = [*_anatomy_fields(settings), "atlas", "labels_table"]
+    inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
     field = init_field_wf(plan, maker, acquisition=settings.acquisition, recon=recon)
     coregister = init_coregistration_wf(plan.t1w, ants_maker, settings=settings)
     labels = init_labels_wf(ants_maker, settings=settings)
@@ -100,7 +107,10 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     workflow.connect([
         (inputnode, coregister, _ins("brain", "mask", "initial")),
         (field, coregister, [("outputnode.combined", "inputnode.magnitude")]),
-        (inputnode, labels, [(f"from_{ATLAS_SPACE}", "inputnode.from_template"), ("brain", "inputnode.t1w_brain")]),
+        (inputnode, labels, [
+            (f"from_{ATLAS_SPACE}", "inputnode.from_template"), ("brain", "inputnode.t1w_brain"),
+            ("atlas", "inputnode.atlas"),
+        ]),
         (coregister, labels, [("outputnode.to_gre", "inputnode.to_gre")]),
         (field, labels, [("outputnode.combined", "inputnode.reference")]),
         (field, chi, _through("magnitude", "quality", "field_ppm", "noise_ppm")),
@@ -111,17 +121,16 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         (inputnode, measures, [("brain", "inputnode.t1w_brain"), *_ins(*(f"to_{space}" for space in spaces))]),
         (coregister, measures, _through("to_t1w")),
         (chi, outputs, _through(
-            "chi_ppm", "local_field_ppm", "brain_mask", "quality_mask",
+            "chi_ppm", "local_field_ppm", "brain_mask", "quality_mask", "reference",
             *_relaxation("r2star_hz", plan), *_relaxation("t2star_s", plan), *_relaxation("s0", plan),
         )),
-        (chi, outputs, [(("outputnode.reference_facts", as_reference), "inputnode.reference")]),
         (field, outputs, [
             ("outputnode.field_ppm", "inputnode.total_field_ppm"), ("outputnode.combined", "inputnode.magnitude"),
         ]),
-        (labels, outputs, [("outputnode.labels", "inputnode.labels"), ("outputnode.table", "inputnode.labels_table")]),
+        (labels, outputs, _through("labels")),
         (measures, outputs, _through(*_measured(maps, spaces))),
         (coregister, outputs, [("outputnode.to_t1w", "inputnode.to_T1w")]),
-        (inputnode, outputs, _ins(*(f"to_{space}" for space in spaces))),
+        (inputnode, outputs, _ins("labels_table", *(f"to_{space}" for space in spaces))),
         (field, facts, [
             *((f"outputnode.detected_{n}", f"detected_{n}") for n in ("prepare", "offset", "field")),
             *((f"outputnode.{n}", n) for n in ("magnitude", "phase", "unwrapped", "quality")),
@@ -165,12 +174,6 @@ def tilt(affine: Any) -> dict[str, Any]:
     degrees = float(np.degrees(np.arccos(min(1.0, float(np.abs(z_of_axes).max())))))
     return {"what": "tilt", "found": f"{degrees:.1f} degrees between the main field and the nearest voxel axis",
             "evidence": "affine"}  # fmt: skip
-
-
-def as_reference(facts: dict[str, Any]) -> dict[str, Any]:
-    """The part of a map's sidecar that says what its zero means."""
-    return {"ReferenceRegion": {"Region": facts["region"], "OffsetsPpm": facts["offsets_ppm"],
-                                "StandardDeviationsPpm": facts["sd_ppm"]}}  # fmt: skip
 
 
 def _through(*fields: str) -> list[tuple[str, str]]:

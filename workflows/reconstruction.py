@@ -110,7 +110,8 @@ def init_susceptibility_wf(
     Outputs (``outputnode``)
     ------------------------
     chi_ppm, local_field_ppm, r2star_hz, t2star_s, s0 : maps (no relaxation with one echo); brain_mask : brain voxels
-    with a susceptibility; quality_mask, white_matter : masks; mask_facts, inversion_facts, reference_facts.
+    with a susceptibility; quality_mask, white_matter : masks; mask_facts, inversion_facts, reference_facts;
+    reference : the part of a sidecar that says what zero means.
     """
     inputs = ["magnitude", "quality", "field_ppm", "noise_ppm", "brain_mask", "labels"]
     inputnode = Node(IdentityInterface(fields=inputs), name="inputnode")
@@ -134,7 +135,7 @@ def init_susceptibility_wf(
     )
     outputs = [
         *("chi_ppm", "local_field_ppm", "r2star_hz", "t2star_s", "s0", "brain_mask", "quality_mask", "white_matter"),
-        *("mask_facts", "inversion_facts", "reference_facts"),
+        *("mask_facts", "inversion_facts", "reference_facts", "reference"),
     ]
     outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
 
@@ -154,7 +155,7 @@ def init_susceptibility_wf(
         (invert, outputnode, [("facts", "inversion_facts")]),
         (reference, outputnode, [
             ("chi_ppm", "chi_ppm"), ("measured_mask", "brain_mask"), ("white_matter", "white_matter"),
-            ("facts", "reference_facts"),
+            ("facts", "reference_facts"), ("sidecar", "reference"),
         ]),
     ])  # fmt: skip
     if len(plan.facts.te_s) > 1:

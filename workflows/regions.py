@@ -7,7 +7,6 @@ from nipype.pipeline.engine import Node, Workflow
 
 from qsmals.interfaces.anatomy import Resample
 from qsmals.interfaces.regions import AtlasImage, MeasureRegions
-from qsmals.interfaces.utility import ListOf
 from qsmals.settings import Settings
 from qsmals.workflows.anatomy import ants_settings
 from qsmals.workflows.nodes import NodeMaker
@@ -17,39 +16,41 @@ MAPS = {"Chimap": "chi_ppm", "R2starmap": "r2star_hz"}
 UNITS = {"Chimap": "ppm", "R2starmap": "1/s"}
 
 
+def init_atlas_node(maker: NodeMaker, *, settings: Settings) -> Node:
+    """The atlas on its template, made once for all subjects: outputs ``labels`` and ``table``."""
+    atlas = AtlasImage(atlas=settings.anatomy.atlas, **ants_settings(settings))
+    return maker.make(atlas, "atlas", step="atlas", volumes=40, parallel=True)
+
+
 def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_wf") -> Workflow:
-    """The atlas on the GRE grid, in one interpolation.
+    """The atlas on the grids of a scan and of its T1w image, each in one interpolation.
 
     Inputs (``inputnode``)
     ----------------------
-    from_template, to_gre : transforms; reference : any image on the GRE grid.
+    atlas : label image; from_template, to_gre : transforms; reference : any image on the GRE grid; t1w_brain.
 
     Outputs (``outputnode``)
     ------------------------
-    labels : image; table : its regions (TSV); t1w_labels : the same regions on the T1w grid need ``t1w``.
+    labels, t1w_labels : label images.
     """
     ants = ants_settings(settings)
-    fields = ["from_template", "to_gre", "reference", "t1w_brain"]
+    fields = ["atlas", "from_template", "to_gre", "reference", "t1w_brain"]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
-    atlas = maker.make(AtlasImage(atlas=settings.anatomy.atlas), "atlas", volumes=40)
-    both = Node(ListOf(), name="both")
-    only = Node(ListOf(), name="only")
+    to_gre_chain = maker.join("to_gre_chain")
+    to_t1w_chain = maker.join("to_t1w_chain")
     to_gre = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid", volumes=24)
     to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w", volumes=24)
-    outputnode = Node(IdentityInterface(fields=["labels", "table", "t1w_labels"]), name="outputnode")
+    outputnode = Node(IdentityInterface(fields=["labels", "t1w_labels"]), name="outputnode")
     workflow = Workflow(name=name)
     workflow.connect([
-        (inputnode, both, [("from_template", "first"), ("to_gre", "second")]),
-        (inputnode, only, [("from_template", "first")]),
-        (atlas, to_gre, [("labels", "in_file")]),
-        (both, to_gre, [("out", "transforms")]),
-        (inputnode, to_gre, [("reference", "reference")]),
-        (atlas, to_t1w, [("labels", "in_file")]),
-        (only, to_t1w, [("out", "transforms")]),
-        (inputnode, to_t1w, [("t1w_brain", "reference")]),
+        (inputnode, to_gre_chain, [("from_template", "first"), ("to_gre", "second")]),
+        (inputnode, to_t1w_chain, [("from_template", "first")]),
+        (to_gre_chain, to_gre, [("out", "transforms")]),
+        (inputnode, to_gre, [("atlas", "in_file"), ("reference", "reference")]),
+        (to_t1w_chain, to_t1w, [("out", "transforms")]),
+        (inputnode, to_t1w, [("atlas", "in_file"), ("t1w_brain", "reference")]),
         (to_gre, outputnode, [("out_file", "labels")]),
         (to_t1w, outputnode, [("out_file", "t1w_labels")]),
-        (atlas, outputnode, [("table", "table")]),
     ])  # fmt: skip
     return workflow
 
@@ -103,7 +104,7 @@ def _add_table(workflow: Workflow, maker: NodeMaker, suffix: str, atlas: str) ->
 
 def _add_move(workflow: Workflow, maker: NodeMaker, suffix: str, space: str, settings: Settings) -> None:
     inputnode = workflow.get_node("inputnode")
-    transforms = Node(ListOf(), name=f"transforms_{suffix}_{space}")
+    transforms = maker.join(f"transforms_{suffix}_{space}")
     template = {} if space == "T1w" else {"template": space}
     move = maker.make(Resample(**template, **ants_settings(settings)), f"move_{suffix}_{space}", volumes=30)
     workflow.connect([

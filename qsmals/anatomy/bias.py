@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from qsmals.anatomy.compute import Compute, ants_session
+from qsmals.anatomy.compute import Compute, ants_session, require_threads
 from qsmals.anatomy.images import Image, with_data
 
 
@@ -31,6 +31,7 @@ def correct_bias(image: Image, *, mask: Image | None = None, compute: Compute) -
     ValueError
         The image is empty or constant.
     """
+    require_threads(compute)
     with ants_session(compute) as ants:
         data = np.maximum(image.numpy().astype(np.float32), 0)
         inside = foreground(data) if mask is None else mask.numpy() > 0

@@ -25,6 +25,7 @@ from qsmals.anatomy.images import (
     index_to_physical,
     largest_component,
     resampled,
+    same_grid,
     with_data,
 )
 from qsmals.anatomy.stages import write_affine
@@ -53,17 +54,17 @@ class Brain:
         The T1w image, bias-corrected, 0 outside the mask, 98th percentile inside it 100.
     skull_stripped : bool
         The T1w image was brain-only when it came.
-    initial : Path
+    to_template : Path
         Linear transform (T1w image to template) with which a registration may start.
     """
 
     mask: Image
     image: Image
     skull_stripped: bool
-    initial: Path
+    to_template: Path
 
 
-def extract_brain(t1w: Image, template: Image, *, compute: Compute) -> Brain:
+def extract_brain(t1w: Image, template: Image, *, compute: Compute, skull_stripped: bool | None = None) -> Brain:
     """Find the brain in a T1w image with or without skull.
 
     Parameters
@@ -74,6 +75,8 @@ def extract_brain(t1w: Image, template: Image, *, compute: Compute) -> Brain:
         T1-weighted template brain, 0 outside it.
     compute : Compute
         Resources; `sloppy` looks for the surface at 2 mm instead of 1 mm.
+    skull_stripped : bool or None
+        Whether the image is brain-only; None finds out.
 
     Raises
     ------
@@ -83,7 +86,7 @@ def extract_brain(t1w: Image, template: Image, *, compute: Compute) -> Brain:
     with ants_session(compute):
         coarse = Compute(compute.work_dir, compute.threads, compute.seed, sloppy=True)
         level = resampled(correct_bias(t1w, compute=coarse), 2.0 if compute.sloppy else 1.0)
-        stripped = is_brain_only(level)
+        stripped = is_brain_only(level) if skull_stripped is None else skull_stripped
         matrix, centre = align_template(level, template, brain_only=stripped, seed=compute.seed)
         initial = write_affine(matrix, compute.folder("brain") / "initial.mat", centre_mm=centre)
         found = brain_only_mask(level) if stripped else find_surface(level, template, initial)
@@ -106,8 +109,6 @@ def brain_from_mask(t1w: Image, mask: Image, template: Image, *, compute: Comput
     ValueError
         The mask is empty or lies on another grid.
     """
-    from qsmals.anatomy.images import same_grid
-
     if not same_grid(t1w, mask):
         raise ValueError(f"the brain mask (shape {mask.shape}) is not on the grid of the T1w image ({t1w.shape})")
     binary = with_data(mask, mask.numpy() > 0)

@@ -57,24 +57,34 @@ class _Threads:
 def ants_session(compute: Compute) -> Iterator[Any]:
     """Give the ``ants`` module with threads and temporary folder set as ``compute`` says.
 
-    Raises
-    ------
-    RuntimeError
-        An earlier session of this process used another number of threads.
+    The first session of a process decides how many threads ITK has; see `require_threads`.
     """
-    if _Threads.frozen not in (None, compute.threads):
-        raise RuntimeError(
-            f"ITK runs with {_Threads.frozen} thread(s) in this process and cannot change to {compute.threads}: "
-            "give every anatomical step of a process the same number"
-        )
     compute.work_dir.mkdir(parents=True, exist_ok=True)
-    os.environ[THREADS_VARIABLE] = str(compute.threads)
+    if _Threads.frozen is None:
+        os.environ[THREADS_VARIABLE] = str(compute.threads)
+        _Threads.frozen = compute.threads
     import ants
 
-    _Threads.frozen = compute.threads
     before = tempfile.tempdir
     tempfile.tempdir = str(compute.work_dir)
     try:
         yield ants
     finally:
         tempfile.tempdir = before
+
+
+def require_threads(compute: Compute) -> None:
+    """Refuse to go on when one thread was asked for and ITK runs with more.
+
+    Steps that only resample give the same bits with any number of threads; those that optimise do not.
+
+    Raises
+    ------
+    RuntimeError
+        An earlier step of this process started ITK with more threads.
+    """
+    if compute.threads == 1 and (_Threads.frozen or 1) > 1:
+        raise RuntimeError(
+            f"ITK already runs with {_Threads.frozen} threads in this process and cannot go back to one, which "
+            "equal results need: give every anatomical step of a process the same number of threads"
+        )

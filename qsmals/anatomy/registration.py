@@ -98,7 +98,9 @@ def register_gre(magnitude: Image, t1w: Image, brain: Brain, *, compute: Compute
         rigid = nearest_rigid(read_affine(affine))
         to_gre = write_affine(rigid, folder / "from-T1w_to-MEGRE.mat", centre_mm=centre)
         there = (rigid @ np.append(centre, 1))[:3]
-        to_t1w = write_affine(np.linalg.inv(rigid), folder / "from-MEGRE_to-T1w.mat", centre_mm=there)
+        to_t1w = write_affine(
+            np.asarray(np.linalg.inv(rigid), dtype=np.float64), folder / "from-MEGRE_to-T1w.mat", centre_mm=there
+        )
     return Transform(to_t1w, to_gre)
 
 
@@ -187,7 +189,7 @@ def register_template(brain: Brain, template: Image, *, compute: Compute, name: 
         )
         syn = Stage("SyN[0.2,3,0]", (Metric("MI", fixed, moving),), *_syn_levels(compute.sloppy))
         forward, inverse = run_stages(
-            [affine, syn], initial=[brain.initial], composite=True, prefix=folder / "syn", compute=compute
+            [affine, syn], initial=[brain.to_template], composite=True, prefix=folder / "syn", compute=compute
         )
     return Transform(forward, inverse)
 
@@ -235,6 +237,4 @@ def resample(
         raise FileNotFoundError(f"no transform file {', '.join(missing)}")
     interpolator = "genericLabel" if labels else {0: "nearestNeighbor", 1: "linear", 3: "bSpline"}[order]
     files = [str(path) for path in reversed(transforms)]
-    return ants.apply_transforms(
-        reference, image, files, interpolator=interpolator, whichtoinvert=[False] * len(files)
-    )
+    return ants.apply_transforms(reference, image, files, interpolator=interpolator, whichtoinvert=[False] * len(files))

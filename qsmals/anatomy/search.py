@@ -76,7 +76,7 @@ def volume(data: NDArray[np.float32], to_physical: Array, mask: NDArray[np.bool_
     """Prepare a moving image: intensities scaled to 0 .. bins-1 between its percentiles inside ``mask``."""
     low, high = np.percentile(data[mask], [0.5, 99.5])
     scaled = np.clip((data - low) / max(float(high - low), 1e-12) * (bins - 1), 0, bins - 1)
-    return Volume(scaled.astype(np.float32), np.linalg.inv(to_physical), bins)
+    return Volume(scaled.astype(np.float32), np.asarray(np.linalg.inv(to_physical), dtype=np.float64), bins)
 
 
 def mutual_information(a: NDArray[np.intp], b: NDArray[np.intp], bins: int) -> float:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from qsmals.anatomy.compute import Compute
+from qsmals.anatomy.compute import Compute, require_threads
 from qsmals.anatomy.images import Image
 
 
@@ -88,9 +88,9 @@ def run_stages(
         antsRegistration failed, with the names of the files it worked on.
     """
     import ants
-
     from ants.internal import get_pointer_string as pointer
 
+    require_threads(compute)
     moved, fixed_moved = stages[0].metrics[0].fixed.clone("float"), stages[0].metrics[0].moving.clone("float")
     keep_alive: list[Any] = []
     arguments = ["--dimensionality", "3", "--float", "1", "--random-seed", str(compute.seed), "-z", "1", "-u", "0"]
@@ -137,7 +137,7 @@ def _times(values: Sequence[float]) -> str:
     return "x".join(f"{v:g}" for v in values)
 
 
-def write_affine(matrix: NDArray[np.float64], path: Path, *, centre_mm: Sequence[float] = (0.0, 0.0, 0.0)) -> Path:
+def write_affine(matrix: NDArray[np.float64], path: Path, *, centre_mm: ArrayLike = (0.0, 0.0, 0.0)) -> Path:
     """Write a (4, 4) map of LPS points (fixed to moving) as an ITK affine about ``centre_mm``."""
     import ants
 

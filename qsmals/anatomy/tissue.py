@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qsmals.anatomy.compute import Compute, ants_session
-from qsmals.anatomy.images import Image, bounding_box, cropped, with_data
+from qsmals.anatomy.compute import Compute, ants_session, require_threads
+from qsmals.anatomy.images import Image, bounding_box, with_data
 
 CSF, GREY, WHITE = 1, 2, 3
 
@@ -59,8 +59,9 @@ def segment_tissues(brain: Image, mask: Image, *, labels: Image | None = None, c
     inside = mask.numpy() > 0
     box = bounding_box(inside, 4)
     with ants_session(compute) as ants:
-        small, where = cropped(brain, box), with_data(cropped(mask, box), inside[box])
-        start = "Kmeans[3]" if labels is None else _priors(cropped(labels, box), where)
+        require_threads(compute)
+        small, where = _plain(brain.numpy()[box], brain), _plain(inside[box], brain)
+        start = "Kmeans[3]" if labels is None else _priors(_plain(labels.numpy()[box], brain), where)
         result = ants.atropos(
             a=small,
             x=where,
@@ -70,8 +71,22 @@ def segment_tissues(brain: Image, mask: Image, *, labels: Image | None = None, c
             priorweight=0.25,
             r=0,
         )
+        for leftover in compute.work_dir.glob("antsr*prob*.nii.gz"):
+            leftover.unlink()
         maps = [_whole(brain, p.numpy(), box) for p in result["probabilityimages"]]
         return Tissues(_whole(brain, result["segmentation"].numpy(), box), *maps)
+
+
+def _plain(data: NDArray[np.float32], reference: Image) -> Image:
+    """Image of the array with the reference's voxel size, at the origin and unturned.
+
+    Atropos reads its priors from files, whose headers keep seven digits of the origin: it then finds that
+    they lie elsewhere than the image. This way there are no digits to lose.
+    """
+    import ants
+
+    spacing = tuple(float(np.float32(s)) for s in reference.spacing)
+    return ants.from_numpy(np.ascontiguousarray(data, dtype=np.float32), spacing=spacing)
 
 
 def _whole(reference: Image, data: NDArray[np.float32], box: tuple[slice, slice, slice]) -> Image:

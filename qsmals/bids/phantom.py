@@ -36,7 +36,7 @@ from qsmals.simulate.vendor import MAGNITUDE_LEVELS, Stored, encode
 
 GENERATOR = "qsmals-simulate"
 BIDS_VERSION = "1.10.0"
-_TEMPLATE_BOX_MM = np.array([[-92.0, -128.0, -128.0], [93.0, 108.0, 102.0]])
+_TEMPLATE_BOX_MM = np.array([[-92.0, -128.0, -128.0], [93.0, 117.0, 102.0]])
 """Corners in MNI space of the space that holds the template's head."""
 _TEMPLATE_SHRINK = 0.05
 """MNI templates are larger than the average head."""

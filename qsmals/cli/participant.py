@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,7 +80,8 @@ def find(settings: Settings) -> tuple[SubjectInputs, ...]:
 
 def validate(bids_dir: Path) -> None:
     """Let the BIDS validator say what it finds, where it is installed; what it says stops nothing."""
-    program = shutil.which("bids-validator-deno")
+    beside = Path(sys.executable).with_name("bids-validator-deno")
+    program = str(beside) if beside.is_file() else shutil.which("bids-validator-deno")
     if program is None:
         log.info("the BIDS validator is not installed (pip install bids-validator-deno): not run")
         return
@@ -202,6 +204,7 @@ def execute(plan: RunPlan) -> tuple[Any, Interrupted | None]:
     from qsmals.workflows.participant import init_run_wf
 
     settings = plan.settings
+    quieten_nipype()
     workflow = init_run_wf(plan)
     if settings.behaviour.write_graph:
         writing.write_graph(workflow, Path(settings.output_dir) / "logs" / "graph.dot")
@@ -219,6 +222,15 @@ def execute(plan: RunPlan) -> tuple[Any, Interrupted | None]:
     except Interrupted as stop:
         return plugin, stop
     return plugin, None
+
+
+def quieten_nipype() -> None:
+    """nipype announces every node and its folder: that is for the log file and for ``-v``, not for the terminal."""
+    import nipype  # noqa: F401 - sets up its loggers when it is imported
+
+    for name in ("nipype", "nipype.workflow", "nipype.utils", "nipype.interface", "nipype.filemanip"):
+        library = logging.getLogger(name)
+        library.handlers, library.propagate = [], True
 
 
 def conclude(

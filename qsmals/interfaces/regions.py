@@ -5,7 +5,8 @@ from typing import Any
 
 from nipype.interfaces.base import File, TraitedSpec, traits
 
-from qsmals.interfaces.base import Step, StepInput, affine_of, load, load_labels, load_mask, save
+from qsmals.interfaces.anatomy import AntsInput, AntsStep, write_image
+from qsmals.interfaces.base import Step, StepInput, affine_of, load, load_labels, load_mask
 
 
 class _MeasureInput(StepInput):
@@ -30,16 +31,16 @@ class MeasureRegions(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :func:`qsmals.roi.statistics.region_statistics`."""
-        from qsmals.anatomy.atlases import atlas_regions
+        from qsmals.anatomy.atlases import get_atlas
         from qsmals.recon.grid import voxel_size_mm
-        from qsmals.roi.statistics import region_statistics
+        from qsmals.roi.statistics import Region, region_statistics
         from qsmals.roi.table import column_dictionary, table_text
 
         table = region_statistics(
             load(self.inputs.in_file),
             load_labels(self.inputs.labels),
             measured=load_mask(self.inputs.mask),
-            regions=atlas_regions(self.inputs.atlas),
+            regions=[Region(r.index, r.name, r.hemisphere, r.labels) for r in get_atlas(self.inputs.atlas).regions],
             voxel_size_mm=voxel_size_mm(affine_of(self.inputs.in_file)),
             white_matter=load_mask(self.inputs.white_matter),
         )
@@ -48,7 +49,7 @@ class MeasureRegions(Step):
         return {"table": str(written), "columns": column_dictionary(self.inputs.unit)}
 
 
-class _AtlasInput(StepInput):
+class _AtlasInput(AntsInput):
     atlas = traits.Str(mandatory=True)
 
 
@@ -57,7 +58,7 @@ class _AtlasOutput(TraitedSpec):
     table = File(desc="index, name and hemisphere of each label")
 
 
-class AtlasImage(Step):
+class AtlasImage(AntsStep):
     """The label image of a packaged atlas and its table."""
 
     input_spec = _AtlasInput
@@ -65,9 +66,9 @@ class AtlasImage(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.anatomy.atlases`."""
-        from qsmals.anatomy.atlases import atlas_labels, label_table
+        from qsmals.anatomy.atlases import atlas_image, get_atlas
 
-        labels, affine = atlas_labels(self.inputs.atlas)
+        labels = atlas_image(self.inputs.atlas, compute=self.resources(folder))
         table = folder / "labels.tsv"
-        table.write_text(label_table(self.inputs.atlas))
-        return {"labels": save(labels, affine, folder / "labels.nii"), "table": str(table)}
+        table.write_text(get_atlas(self.inputs.atlas).label_table())
+        return {"labels": write_image(labels, folder / "labels.nii"), "table": str(table)}

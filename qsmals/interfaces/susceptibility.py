@@ -205,6 +205,7 @@ class _ReferenceOutput(TraitedSpec):
     measured_mask = File(desc="brain voxels with a susceptibility")
     white_matter = File(desc="white matter away from its border")
     facts = traits.Dict(desc="reference region; offsets to whole brain, CSF and white matter, ppm")
+    sidecar = traits.Dict(desc="the same for the sidecar of the map")
 
 
 class ReferenceSusceptibility(Step):
@@ -245,5 +246,12 @@ class ReferenceSusceptibility(Step):
                 "sd_ppm": {name: o.sd_ppm for name, o in offsets.items()},
                 "n_voxels": {name: o.n_voxels for name, o in offsets.items()},
                 "unavailable": {name: o.reason for name, o in offsets.items() if o.reason},
+            },
+            "sidecar": {
+                "ReferenceRegion": {
+                    "Region": self.inputs.region,
+                    "OffsetsPpm": shift,
+                    "StandardDeviationsPpm": {name: o.sd_ppm for name, o in offsets.items()},
+                }
             },
         }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qsmals.recon.convergence import Convergence
 from qsmals.recon.grid import Grid
 
 
@@ -18,10 +19,13 @@ class LocalField:
         Local field, ppm, 0 outside the mask.
     mask : (x, y, z) bool
         Where the method could separate the local field; at most the mask it was given.
+    convergence : Convergence or None
+        What an iterative method reached; None for a direct one.
     """
 
     field_ppm: NDArray[np.float32]
     mask: NDArray[np.bool_]
+    convergence: Convergence | None = None
 
 
 def checked_field(field_ppm: NDArray[np.float32], mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.float32]:

@@ -15,6 +15,17 @@ SMALLEST_IN_VOXELS = 0.6
 """Radius, in voxel edges, of the smallest useful sphere: it reaches the six face neighbours and no further."""
 
 
+SCHWESER_2011 = Citation(
+    key="schweser2011",
+    authors="Schweser F, Deistung A, Lehr BW, Reichenbach JR",
+    title="Quantitative imaging of intrinsic magnetic tissue properties using MRI signal phase: "
+    "an approach to in vivo brain iron metabolism?",
+    journal="NeuroImage 54:2789-2807",
+    year=2011,
+    doi="10.1016/j.neuroimage.2010.10.070",
+)
+
+
 @dataclass(frozen=True)
 class VSharpParameters:
     """Settings of :func:`vsharp`."""
@@ -154,14 +165,6 @@ V_SHARP = Method(
             year=2012,
             doi="10.1002/mrm.23000",
         ),
-        Citation(
-            key="schweser2011",
-            authors="Schweser F, Deistung A, Lehr BW, Reichenbach JR",
-            title="Quantitative imaging of intrinsic magnetic tissue properties using MRI signal phase: "
-            "an approach to in vivo brain iron metabolism?",
-            journal="NeuroImage 54:2789-2807",
-            year=2011,
-            doi="10.1016/j.neuroimage.2010.10.070",
-        ),
+        SCHWESER_2011,
     ),
 )

@@ -2,5 +2,12 @@
 
 from qsmals.recon.method import Registry
 
-INVERSION = Registry("inversion", {"tv": "qsmals.recon.inversion.tv:TV"})
+INVERSION = Registry(
+    "inversion",
+    {
+        "tv": "qsmals.recon.inversion.tv:TV",
+        "tkd": "qsmals.recon.inversion.tkd:TKD",
+        "l2": "qsmals.recon.inversion.l2:L2",
+    },
+)
 """Methods of dipole inversion; the first is the default."""
