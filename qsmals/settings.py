@@ -55,7 +55,7 @@ class Anatomy:
     """Brain extraction, registration and regions."""
 
     brain_extraction: str = "auto"
-    """``auto`` (skipped on a T1w image that is seen to be brain-only) or ``skip``."""
+    """``auto`` (skipped on a T1w image that is seen to be brain-only), ``template`` or ``skip``."""
     output_spaces: tuple[str, ...] = ("MNI152NLin6Asym",)
     """Standard spaces that receive the susceptibility map; the atlas's own is always first."""
     atlas: str = "als"

@@ -51,7 +51,10 @@ class Act(SimpleInterface):
             os._exit(7)
         if what == "exit":
             sys.exit(3)
-        if what == "raise":
+        if what == "raise later":
+            while not list(notes.glob("slow.*.begin")):
+                time.sleep(0.05)
+        if what in ("raise", "raise later"):
             raise ValueError("echoes differ")
         if what == "memory" and attempt == 1:
             raise MemoryError("cannot allocate")
@@ -151,7 +154,7 @@ def test_memory_error_is_tried_again(make, tmp_path):
 
 @pytest.mark.timeout(60)
 def test_stop_on_first_crash(make, tmp_path):
-    wf = make({"bad": "raise", "slow": "for ever"})
+    wf = make({"bad": "raise later", "slow": "for ever"})
     wf.config["execution"]["stop_on_first_crash"] = "true"
     begin = time.monotonic()
     with pytest.raises(NodesFailed, match="echoes differ"):

@@ -74,8 +74,8 @@ def test_the_edge_of_the_mask_has_no_bias():
     weight = MASK.astype(np.float32)
     smooth = smooth_phase(wrapped(offset), weight=weight, sigma_mm=7.0, voxel_size_mm=GRID.voxel_size_mm)
     rim = MASK & ~ellipsoid(SHAPE, 0.8)
-    assert np.abs(wrapped(smooth - offset))[rim].max() < 0.02
-    assert np.abs(wrapped(smooth - offset))[MASK].max() < 0.02
+    assert np.abs(wrapped(smooth - offset))[rim].max() < 0.03
+    assert np.abs(wrapped(smooth - offset))[MASK].max() < 0.03
 
 
 def test_smoothing_averages_noise_and_knows_no_wraps():
@@ -129,9 +129,7 @@ def test_bipolar_readout_is_detected(te_s, with_magnitude):
         phase, magnitude = signal(
             smooth_field(SHAPE), te_s, offset_rad=smooth_offset(SHAPE), even_odd_rad=even_odd, snr=40, rng=rng
         )
-        check = detect_bipolar(
-            phase, magnitude=magnitude if with_magnitude else None, te_s=te_s, mask=MASK, grid=GRID
-        )
+        check = detect_bipolar(phase, magnitude=magnitude if with_magnitude else None, te_s=te_s, mask=MASK, grid=GRID)
         assert check.bipolar is expected
         assert check.even_odd_rad < 0.03 or expected
 

@@ -1,6 +1,6 @@
 """Results to their final names, with their sidecars."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nipype.interfaces.utility import IdentityInterface
@@ -35,14 +35,14 @@ def init_outputs_wf(
     Inputs (``inputnode``)
     ----------------------
     The maps and masks of :func:`~qsmals.workflows.reconstruction.init_susceptibility_wf`; ``total_field_ppm``,
-    ``magnitude`` (combined); ``labels`` and ``labels_table``; ``to_t1w`` (transform); per map and space
-    ``<Map>_<space>``; per map ``table_<Map>`` and ``columns_<Map>``; ``reference`` (facts) and ``phase_facts``.
+    ``magnitude`` (combined); ``labels`` and ``labels_table``; ``to_T1w`` (transform); per map and space
+    ``<Map>_<space>``; per map ``table_<Map>`` and ``columns_<Map>``; ``reference``, for the sidecar of the map.
     """
     saver = _Saver(plan, maker, uris, recon, atlas, name)
     saver.save_native()
     saver.save_moved()
     saver.save_regions()
-    saver.save_transforms()
+    saver.save_transform()
     return saver.workflow
 
 
@@ -68,13 +68,12 @@ class _Saver:
         tables = [
             f"{start}_{key.split('/')[2]}" for key in keys if key.startswith("roi/") for start in ("table", "columns")
         ]
-        warps = [f"to_{key.split('/')[1]}" for key in keys if key.startswith("xfm/")]
         return [
             *("chi_ppm", "local_field_ppm", "total_field_ppm", "r2star_hz", "t2star_s", "s0", "magnitude"),
             *("brain_mask", "quality_mask", "labels", "labels_table", "reference"),
             *moved,
             *tables,
-            *warps,
+            "to_T1w",
         ]
 
     def add(
@@ -172,20 +171,26 @@ class _Saver:
                     key, f"table_{suffix}", sidecar=sidecar, interface=SaveFile, facts=f"columns_{suffix}"
                 )  # fmt: skip
 
-    def save_transforms(self) -> None:
-        """How images move from the scan to the T1w image and on to the templates."""
+    def save_transform(self) -> None:
+        """How images move from the scan to the T1w image."""
         t1w = self.uris.of(self.plan.t1w.file)
-        for key in self.plan.outputs:
-            kind, _, target = key.partition("/")
-            if kind != "xfm":
-                continue
-            rigid = target == "T1w"
-            sidecar = transform_sidecar(
-                source=self.reference if rigid else t1w,
-                target=t1w if rigid else target,
-                description="Rigid (ITK)" if rigid else "Affine and SyN, composite (ITK)",
-            )
-            self.add(key, f"to_{target}", sidecar=sidecar, interface=SaveFile)
+        sidecar = transform_sidecar(source=self.reference, target=t1w, description="Rigid (ITK)")
+        self.add("xfm/T1w", "to_T1w", sidecar=sidecar, interface=SaveFile)
+
+
+def init_anatomy_outputs_wf(
+    plan: ScanPlan, maker: NodeMaker, *, uris: Uris, spaces: Sequence[str], name: str = "anatomy_outputs_wf"
+) -> Workflow:
+    """Save what belongs to a T1w image and not to one of its scans: inputs ``to_<template>``."""
+    inputnode = Node(IdentityInterface(fields=[f"to_{space}" for space in spaces]), name="inputnode")
+    workflow = Workflow(name=name)
+    for space in spaces:
+        sidecar = transform_sidecar(
+            source=uris.of(plan.t1w.file), target=space, description="Affine and SyN, composite (ITK)"
+        )
+        save = SaveFile(out_file=str(plan.outputs[f"xfm/{space}"].path), sidecar=sidecar)
+        workflow.connect([(inputnode, maker.make(save, f"save_to_{space}"), [(f"to_{space}", "in_file")])])
+    return workflow
 
 
 def _methods(recon: Reconstruction, n_echoes: int) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from qsmals.interfaces.outputs import SaveFacts
 from qsmals.settings import Settings
 from qsmals.workflows.anatomy import init_anatomy_wf, init_coregistration_wf
 from qsmals.workflows.nodes import NodeMaker
-from qsmals.workflows.outputs import init_outputs_wf
+from qsmals.workflows.outputs import init_anatomy_outputs_wf, init_outputs_wf
 from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
 from qsmals.workflows.reconstruction import init_field_wf, init_susceptibility_wf
 from qsmals.workflows.regions import ATLAS_SPACE, MAPS, init_atlas_node, init_labels_wf, init_measures_wf
@@ -37,7 +37,7 @@ def subject_graph(label: str) -> str:
 def init_run_wf(plan: RunPlan) -> Workflow:
     """All subjects side by side; they share nothing."""
     folder = run_folder(plan.settings)
-    workflow = Workflow(name=folder.name.replace(".", "_").replace("-", "_"), base_dir=str(folder.parent))
+    workflow = Workflow(name="participant_wf", base_dir=str(folder))
     behaviour = plan.settings.behaviour
     atlas = init_atlas_node(NodeMaker("", T1W_VOXELS, 1, plan.limits.omp_nthreads), settings=plan.settings)
     atlas.config = nipype_settings(Path(plan.settings.output_dir) / "logs")
@@ -64,6 +64,7 @@ def init_subject_wf(plan: SubjectPlan, *, settings: Settings, limits: Limits) ->
         file = scan.t1w.file
         if file not in anatomy:
             anatomy[file] = _anatomy(scan.t1w, settings, limits)
+            workflow.connect([(anatomy[file], _anatomy_outputs(scan, settings, limits), _to_templates(settings))])
         graph = init_scan_wf(scan, settings=settings, limits=limits)
         links = [(f"outputnode.{field}", f"inputnode.{field}") for field in _anatomy_fields(settings)]
         workflow.connect([(anatomy[file], graph, links)])
@@ -73,6 +74,18 @@ def init_subject_wf(plan: SubjectPlan, *, settings: Settings, limits: Limits) ->
 def _anatomy(t1w: T1wScan, settings: Settings, limits: Limits) -> Workflow:
     maker = NodeMaker(unit_label(t1w.prefix), T1W_VOXELS, 1, limits.omp_nthreads)
     return init_anatomy_wf(t1w, maker, settings=settings, name=graph_name(t1w.prefix, "anatomy"))
+
+
+def _anatomy_outputs(plan: ScanPlan, settings: Settings, limits: Limits) -> Workflow:
+    prefix = plan.t1w.prefix
+    maker = NodeMaker(unit_label(prefix), T1W_VOXELS, 1, limits.omp_nthreads)
+    uris = Uris(Path(settings.bids_dir), Path(settings.output_dir))
+    name = graph_name(prefix, "anatomy_outputs")
+    return init_anatomy_outputs_wf(plan, maker, uris=uris, spaces=settings.anatomy.output_spaces, name=name)
+
+
+def _to_templates(settings: Settings) -> list[tuple[str, str]]:
+    return _through(*(f"to_{space}" for space in settings.anatomy.output_spaces))
 
 
 def _anatomy_fields(settings: Settings) -> list[str]:
@@ -130,7 +143,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         (labels, outputs, _through("labels")),
         (measures, outputs, _through(*_measured(maps, spaces))),
         (coregister, outputs, [("outputnode.to_t1w", "inputnode.to_T1w")]),
-        (inputnode, outputs, _ins("labels_table", *(f"to_{space}" for space in spaces))),
+        (inputnode, outputs, _ins("labels_table")),
         (field, facts, [
             *((f"outputnode.detected_{n}", f"detected_{n}") for n in ("prepare", "offset", "field")),
             *((f"outputnode.{n}", n) for n in ("magnitude", "phase", "unwrapped", "quality")),

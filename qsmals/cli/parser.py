@@ -184,8 +184,8 @@ def _add_anatomy(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--brain-extraction",
         dest="anatomy.brain_extraction",
-        choices=("auto", "skip"),
-        help="skip: the T1w is brain-only; default: auto, which detects that",
+        choices=("auto", "template", "skip"),
+        help="template: the T1w image shows a whole head; skip: it is brain-only; default: auto, which detects that",
     )
     group.add_argument(
         "--output-spaces",

@@ -269,7 +269,7 @@ def clean(plan: RunPlan, entries: Iterable[SubjectSummary]) -> None:
 
     for entry in entries:
         if entry.status == "ok":
-            folder = run_folder(plan.settings) / subject_graph(entry.subject.removeprefix("sub-"))
+            folder = run_folder(plan.settings) / "participant_wf" / subject_graph(entry.subject.removeprefix("sub-"))
             shutil.rmtree(folder, ignore_errors=False)
             log.info("removed %s", folder)
 

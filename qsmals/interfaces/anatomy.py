@@ -30,7 +30,7 @@ class AntsStep(Step):
 
 class _BrainInput(AntsInput):
     t1w = File(exists=True, mandatory=True)
-    mode = traits.Enum("auto", "skip", usedefault=True)
+    mode = traits.Enum("auto", "template", "skip", usedefault=True)
 
 
 class _BrainOutput(TraitedSpec):
@@ -48,19 +48,17 @@ class ExtractBrain(AntsStep):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.anatomy.brain`."""
-        from qsmals.anatomy.brain import brain_from_mask, brain_only_mask, extract_brain
+        from qsmals.anatomy.brain import extract_brain
         from qsmals.anatomy.templates import NLIN6
 
-        t1w, template, compute = read_image(self.inputs.t1w), template_image(NLIN6), self.resources(folder)
-        if self.inputs.mode == "skip":
-            brain = brain_from_mask(t1w, brain_only_mask(t1w), template, compute=compute)
-        else:
-            brain = extract_brain(t1w, template, compute=compute)
+        skull_stripped = {"auto": None, "template": False, "skip": True}[self.inputs.mode]
+        t1w, template = read_image(self.inputs.t1w), template_image(NLIN6)
+        brain = extract_brain(t1w, template, compute=self.resources(folder), skull_stripped=skull_stripped)
         mask = brain.mask.numpy() > 0.5
         return {
             "brain": write_image(brain.image, folder / "brain.nii"),
             "mask": write_image(brain.mask, folder / "brain_mask.nii"),
-            "initial": str(brain.initial),
+            "initial": str(brain.to_template),
             "facts": {
                 "skull_stripped_input": bool(brain.skull_stripped),
                 "brain_ml": float(mask.sum() * np.prod(brain.mask.spacing)) / 1000,
@@ -195,5 +193,5 @@ def _brain(inputs: Any) -> Any:
         mask=read_image(inputs.mask),
         image=read_image(inputs.brain),
         skull_stripped=False,
-        initial=Path(inputs.initial),
+        to_template=Path(inputs.initial),
     )

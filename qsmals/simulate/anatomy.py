@@ -396,6 +396,7 @@ def complete_real_head(
     cranial = (hull < 25) & ((mni[2] > -15) | (mni[1] < -30))
     labels = np.where(cranial & ~scanned, np.int16(AIR), synthetic)
     labels[scanned & (labels == AIR) & (synthetic != AIR)] = SOFT_TISSUE
+    # White matter is 110: dura and muscle lie above 52, CSF between it and noise, fat above 130.
     near = hull < 14
     tissue = np.full(labels.shape, BONE, np.int16)
     tissue[smooth > 24] = CSF

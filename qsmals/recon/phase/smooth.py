@@ -8,8 +8,8 @@ SAMPLES_PER_SIGMA = 3.0
 """Smoothing happens on blocks of voxels, so many to a standard deviation at least."""
 
 PASSES = 2
-"""Times that planes are fitted to what is left. On a simulated head the error of a coil's phase falls from 22 mrad (mean
-only) to 3.5 and 1.8 mrad, in the outer 4 mm of the brain from 41 to 6 and 3 mrad."""
+"""Times that planes are fitted to what is left. On a simulated head the error of a coil's phase falls from 22 mrad
+(mean only) to 3.5 and 1.8 mrad, in the outer 4 mm of the brain from 41 to 6 and 3 mrad."""
 
 RIDGE = 0.01
 """Variance, in units of sigma^2, that is added to the spread of the samples around a point; it makes the fitted

@@ -2,4 +2,6 @@
 
 from qsmals.recon.method import Registry
 
-UNWRAP = Registry("unwrap", {"romeo": "qsmals.recon.unwrap.romeo:ROMEO"})
+UNWRAP = Registry(
+    "unwrap", {"romeo": "qsmals.recon.unwrap.romeo:ROMEO", "laplacian": "qsmals.recon.unwrap.laplacian:LAPLACIAN"}
+)

@@ -2,6 +2,8 @@
 
 Schofield MA, Zhu Y. Fast phase unwrapping algorithm for interferometric applications. Opt Lett
 2003;28:1194-1196. doi:10.1364/OL.28.001194
+Ghiglia DC, Romero LA. Robust two-dimensional weighted and unweighted phase unwrapping that uses fast transforms and
+iterative methods. J Opt Soc Am A 1994;11:107-117. doi:10.1364/JOSAA.11.000107
 """
 
 from collections.abc import Sequence
@@ -125,6 +127,15 @@ LAPLACIAN = Method(
             journal="Optics Letters",
             year=2003,
             doi="10.1364/OL.28.001194",
+        ),
+        Citation(
+            key="ghiglia1994",
+            authors="Ghiglia DC, Romero LA",
+            title="Robust two-dimensional weighted and unweighted phase unwrapping "
+            "that uses fast transforms and iterative methods",
+            journal="Journal of the Optical Society of America A",
+            year=1994,
+            doi="10.1364/JOSAA.11.000107",
         ),
     ),
 )

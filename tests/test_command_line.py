@@ -1,0 +1,182 @@
+"""What a user gets to read when the input is wrong: message, exit code, and what happens to the others."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from qsmals.cli import main
+from tests.bids_trees import AFFINE, Gre, Visit, change_sidecar, snapshot, write_image, write_tree
+
+Damage = Callable[[Path], None]
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command line changes variables and logging of the process; the tests' own stay as they were."""
+    import logging
+    import os
+
+    for name, value in os.environ.items():
+        monkeypatch.setenv(name, value)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", list(root.handlers))
+
+
+def run(tmp_path: Path, *words: str) -> int:
+    return main([str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--skip-bids-validation", *words])
+
+
+def anat(root: Path) -> Path:
+    return root / "sub-01" / "anat"
+
+
+def truncate(root: Path) -> None:
+    image = anat(root) / "sub-01_echo-2_part-mag_MEGRE.nii.gz"
+    image.write_bytes(image.read_bytes()[:-40])
+
+
+def make_nan(root: Path) -> None:
+    image = anat(root) / "sub-01_echo-1_part-phase_MEGRE.nii.gz"
+    data = nib.load(image).get_fdata().astype(np.float32)
+    data[2, 3, 1] = np.nan
+    nib.save(nib.Nifti1Image(data, AFFINE), image)
+
+
+def drop_echo_time(root: Path) -> None:
+    for part in ("mag", "phase"):
+        change_sidecar(anat(root) / f"sub-01_echo-3_part-{part}_MEGRE.nii.gz", EchoTime=None)
+
+
+def drop_field_strength(root: Path) -> None:
+    for image in anat(root).glob("*MEGRE.nii.gz"):
+        change_sidecar(image, MagneticFieldStrength=None)
+
+
+def shuffle_echoes(root: Path) -> None:
+    for part in ("mag", "phase"):
+        change_sidecar(anat(root) / f"sub-01_echo-1_part-{part}_MEGRE.nii.gz", EchoTime=0.015)
+        change_sidecar(anat(root) / f"sub-01_echo-3_part-{part}_MEGRE.nii.gz", EchoTime=0.005)
+
+
+def shift_grid(root: Path) -> None:
+    image = anat(root) / "sub-01_echo-2_part-phase_MEGRE.nii.gz"
+    moved = AFFINE.copy()
+    moved[0, 3] += 5
+    write_image(image, np.asarray(nib.load(image).dataobj), None, moved)
+
+
+def drop_t1w(root: Path) -> None:
+    for path in anat(root).glob("*T1w*"):
+        path.unlink()
+
+
+def drop_phase(root: Path) -> None:
+    for path in anat(root).glob("*part-phase*"):
+        path.unlink()
+
+
+FAULTS: dict[str, tuple[Damage, str]] = {
+    "truncated file": (truncate, "opy"),
+    "NaN phase": (make_nan, "NaN"),
+    "no echo time": (drop_echo_time, "EchoTime"),
+    "no field strength": (drop_field_strength, "--field-strength"),
+    "shuffled echoes": (shuffle_echoes, "echo"),
+    "mismatched grids": (shift_grid, "grid"),
+    "no T1w": (drop_t1w, "T1w"),
+    "no phase": (drop_phase, "phase"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_ends_in_code_3_and_says_what_to_do(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, words = FAULTS[name]
+    root = write_tree(tmp_path / "bids", Visit())
+    damage(root)
+    before = snapshot(root)
+    assert run(tmp_path) == 3
+    shown = capsys.readouterr().out
+    assert words in shown
+    assert "sub-01" in shown
+    assert "Traceback" not in shown
+    assert snapshot(root) == before
+    entry = json.loads((tmp_path / "out" / "logs" / "summary.json").read_text())["subjects"]["sub-01"]
+    assert entry["status"] == "invalid"
+    assert not (tmp_path / "out" / "work" / "qsmals-0").exists()
+
+
+def test_all_faults_of_a_subject_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_tree(tmp_path / "bids", Visit())
+    for damage in (truncate, make_nan, drop_echo_time):
+        damage(root)
+    assert run(tmp_path) == 3
+    shown = capsys.readouterr().out
+    for words in ("echo-2_part-mag", "NaN", "EchoTime"):
+        assert words in shown
+
+
+def test_the_methods_text_needs_no_processing(tmp_path: Path) -> None:
+    write_tree(tmp_path / "bids", Visit(gres=(Gre(te_s=(0.004, 0.009, 0.014)),)))
+    assert run(tmp_path, "--boilerplate-only") == 0
+    text = (tmp_path / "out" / "logs" / "CITATION.md").read_text()
+    assert "ROMEO" in text
+    assert "10.1002/mrm.28563" in (tmp_path / "out" / "logs" / "CITATION.bib").read_text()
+
+
+def test_field_strength_on_the_command_line_mends_its_absence(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "bids", Visit())
+    drop_field_strength(root)
+    assert run(tmp_path, "--field-strength", "3", "--boilerplate-only") == 0
+
+
+def test_an_unknown_participant_is_code_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tree(tmp_path / "bids", Visit())
+    assert run(tmp_path, "--participant-label", "99") == 4
+    assert "99" in capsys.readouterr().out
+
+
+def test_a_derivative_as_input_is_code_3(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "bids", Visit())
+    description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
+    (root / "dataset_description.json").write_text(json.dumps(description))
+    assert main([str(root), str(tmp_path / "out"), "participant"]) == 3
+
+
+def test_group_without_tables_is_code_4(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "bids", Visit())
+    (tmp_path / "out").mkdir()
+    assert main([str(root), str(tmp_path / "out"), "group"]) == 4
+
+
+def test_a_locked_subject_says_who_holds_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from qsmals.engine.lock import SubjectLock
+
+    write_tree(tmp_path / "bids", Visit())
+    with SubjectLock(tmp_path / "out", "01"):
+        assert run(tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "sub-01" in shown
+    assert "process" in shown
+
+
+def test_the_log_lies_beside_the_summary(tmp_path: Path) -> None:
+    write_tree(tmp_path / "bids", Visit())
+    run(tmp_path, "--boilerplate-only")
+    (log,) = (tmp_path / "out" / "logs").glob("*.log")
+    assert "1 subject with 1 scan" in log.read_text()
+
+
+def test_an_uncompressed_image_is_as_good(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "bids", Visit())
+    for packed in anat(root).glob("*.nii.gz"):
+        with gzip.open(packed) as stream, packed.with_suffix("").open("wb") as plain:
+            shutil.copyfileobj(stream, plain)
+        packed.unlink()
+    assert run(tmp_path, "--boilerplate-only") == 0
