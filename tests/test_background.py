@@ -1,7 +1,9 @@
 """Background field removal: each method on sources inside and outside a known mask."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
+import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -17,6 +19,15 @@ from qsmals.recon.background.sharp import SharpParameters, sharp
 from qsmals.recon.background.vsharp import VSharpParameters, sphere_radii_mm, truncated_inverse, vsharp
 from qsmals.recon.grid import Grid
 from qsmals.recon.mask.morphology import depth_mm, erode
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small volumes only lose time to threads."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Dipole inversion: each method against a dense solution of its own objective and on known sources."""
 
+from collections.abc import Iterator
 from dataclasses import fields
 
+import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,6 +17,15 @@ from qsmals.recon.inversion.tkd import TkdParameters, mean_over_k_space, tkd
 from qsmals.recon.inversion.tv import TVParameters, relative_change, tv
 
 TILTED = (0.48, -0.36, 0.8)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small volumes only lose time to threads."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
 
 
 def blocks(grid: Grid) -> NDArray[np.float32]:

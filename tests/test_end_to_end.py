@@ -1,0 +1,184 @@
+"""One simulated head from scans to tables, with low effort; then what happens around it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from qsmals.engine.files import hash_file
+
+pytestmark = pytest.mark.slow
+
+EXPECTED = Path(__file__).parent / "data" / "expected_outputs.txt"
+OPTIONS = ("--sloppy", "--deterministic", "--nprocs", "2")
+
+
+def qsmals(bids: Path, out: Path, level: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qsmals", str(bids), str(out), level, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def bids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A coarse simulated head, and a second subject whose phase is cut off."""
+    root = tmp_path_factory.mktemp("end") / "bids"
+    command = [sys.executable, "-m", "qsmals.cli.simulate", str(root), "--small", "--seed", "3"]
+    subprocess.run(command, check=True, capture_output=True)
+    shutil.copytree(root / "sub-01", root / "sub-bad")
+    for path in sorted((root / "sub-bad").rglob("sub-01*")):
+        path.rename(path.with_name(path.name.replace("sub-01", "sub-bad")))
+    broken = root / "sub-bad" / "anat" / "sub-bad_echo-2_part-phase_MEGRE.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    with (root / "participants.tsv").open("a") as table:
+        table.write("sub-bad\tcontrol\t50\tF\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(bids: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The run that all tests look at."""
+    out = bids.parent / "out"
+    return out, qsmals(bids, out, "participant", *OPTIONS, "-w", str(bids.parent / "work"))
+
+
+def test_a_bad_subject_fails_alone(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, ended = done
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+    subjects = json.loads((out / "logs" / "summary.json").read_text())["subjects"]
+    assert {name: entry["status"] for name, entry in subjects.items()} == {"sub-01": "ok", "sub-bad": "invalid"}
+    assert "echo-2_part-phase" in subjects["sub-bad"]["why"]
+
+
+def test_the_files_are_those_on_the_list(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, _ = done
+    found = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    plain = sorted({re.sub(r"\d{8}T\d{6}_[0-9a-f]{8}", "RUN", name) for name in found})
+    assert plain == EXPECTED.read_text().split()
+
+
+def test_the_derivatives_are_valid_bids(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    if not validator.is_file():
+        pytest.skip("bids-validator-deno is not installed")
+    shown = subprocess.run([validator, done[0], "--format", "json"], capture_output=True, text=True, check=False)
+    issues = json.loads(shown.stdout)["issues"]["issues"]
+    assert [i for i in issues if i["severity"] == "error"] == []
+
+
+def test_the_table_orders_the_regions_as_the_truth_does(
+    done: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    table = pd.read_csv(done[0] / "sub-01/anat/sub-01_seg-als_desc-roi_Chimap.tsv", sep="\t", na_values="n/a")
+    both = table[table["hemisphere"] == "B"].set_index("name")["mean"]
+    assert both["pallidum"] > both["putamen"] > both["thalamus"] > both["white_matter"]
+    assert table["coverage"].notna().all()
+    assert (table["coverage"] <= 1).all()
+
+
+def test_the_map_is_referenced_to_the_brain_and_zero_outside(
+    done: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    anat = done[0] / "sub-01" / "anat"
+    chi = nib.load(anat / "sub-01_Chimap.nii.gz").get_fdata()
+    mask = nib.load(anat / "sub-01_space-MEGRE_desc-brain_mask.nii.gz").get_fdata() > 0
+    assert nib.load(anat / "sub-01_Chimap.nii.gz").get_data_dtype() == np.float32
+    assert abs(chi[mask].mean()) < 1e-6
+    assert not chi[~mask].any()
+    sidecar = json.loads((anat / "sub-01_Chimap.json").read_text())
+    assert sidecar["ReferenceRegion"]["Region"] == "brain"
+    assert sidecar["ReferenceRegion"]["OffsetsPpm"]["wm"] < 0
+
+
+def test_the_page_needs_no_network(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    page = (done[0] / "sub-01.html").read_text()
+    assert not re.findall(
+        r'(?:src|href)="(?:https?:)?//(?!doi\.org)', re.sub(r'<a [^>]*href="https://[^"]*"', "", page)
+    )
+    for figure in re.findall(r'src="([^"]+)"', page):
+        assert figure.startswith("data:") or (done[0] / figure).is_file()
+
+
+def test_the_input_is_untouched_and_home_too(bids: Path, done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    assert {p.name for p in bids.iterdir()} == {
+        *("README", "dataset_description.json", "derivatives", "participants.json", "participants.tsv"),
+        *("sub-01", "sub-bad"),
+    }
+
+
+def test_the_group_level_joins_tables_and_participants(
+    bids: Path, done: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    ended = qsmals(bids, done[0], "group", "-w", str(bids.parent / "work"))
+    assert ended.returncode == 5  # sub-bad has no table
+    assert "sub-bad" in ended.stdout
+    table = pd.read_csv(done[0] / "group" / "seg-als_desc-roi_Chimap.tsv", sep="\t", na_values="n/a")
+    assert set(table["participant_id"]) == {"sub-01"}
+    assert {"group", "age", "sex", "name", "mean"} <= set(table.columns)
+    shutil.rmtree(done[0] / "group")
+
+
+def test_a_second_run_repeats_no_step_and_restores_what_was_lost(
+    bids: Path, done: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    out, _ = done
+    chi = out / "sub-01" / "anat" / "sub-01_Chimap.nii.gz"
+    before = hash_file(chi)
+    chi.unlink()
+    ended = qsmals(bids, out, "participant", *OPTIONS, "-w", str(bids.parent / "work"), "--participant-label", "sub-01")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert hash_file(chi) == before
+    steps = [line for line in ended.stdout.splitlines() if "[sub-01]" in line]
+    assert steps
+    assert all("already done" in line for line in steps), ended.stdout
+    newest = sorted((out / "sub-01" / "log").iterdir())[-1]
+    shutil.rmtree(newest)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    bids: Path, done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    words = [str(bids), str(tmp_path / "out"), "participant", *OPTIONS, "--participant-label", "01"]
+    words += ["-w", str(tmp_path / "work")]
+    command = [sys.executable, "-m", "qsmals", *words]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert first.stdout is not None
+    for line in first.stdout:
+        if "phase offset" in line:
+            break
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    time.sleep(1)
+    assert not (tmp_path / "out" / "sub-01" / "anat" / "sub-01_Chimap.nii.gz").exists()
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "already done" in second.stdout
+    for name in ("sub-01_Chimap.nii.gz", "sub-01_seg-als_desc-roi_Chimap.tsv", "sub-01_R2starmap.nii.gz"):
+        assert hash_file(tmp_path / "out/sub-01/anat" / name) == hash_file(done[0] / "sub-01/anat" / name), name
+
+
+def test_a_termination_ends_in_143_with_a_page(bids: Path, tmp_path: Path) -> None:
+    words = [str(bids), str(tmp_path / "out"), "participant", *OPTIONS, "--participant-label", "01"]
+    command = [sys.executable, "-m", "qsmals", *words, "-w", str(tmp_path / "work")]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    for line in started.stdout:
+        if "magnitude, and phase" in line:
+            break
+    started.terminate()
+    rest = started.stdout.read()
+    assert started.wait(60) == 143, rest
+    assert "SIGTERM" in rest
+    assert (tmp_path / "out" / "sub-01.html").is_file()
+    entry = json.loads((tmp_path / "out" / "logs" / "summary.json").read_text())["subjects"]["sub-01"]
+    assert entry["status"] == "failed"
