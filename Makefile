@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/installed
-	$(VENV)/bin/qsmals-simulate $(DEMO)/bids --demo
+	$(VENV)/bin/qsmals-simulate $(DEMO)/bids --voxel-size-mm 1.5 1.5 1.5
 	$(VENV)/bin/qsmals $(DEMO)/bids $(DEMO)/derivatives participant
 	$(VENV)/bin/qsmals $(DEMO)/bids $(DEMO)/derivatives group
 	$(VENV)/bin/python benchmarks/compare_with_truth.py $(DEMO)/bids $(DEMO)/derivatives

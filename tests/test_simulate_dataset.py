@@ -133,7 +133,7 @@ def test_regions_keep_their_order(siemens: Path) -> None:
     labels = np.asarray(truth(siemens, "seg-truth_dseg").dataobj)
     chi = truth(siemens, "desc-truth_Chimap").get_fdata()
     r2star = truth(siemens, "desc-truth_R2starmap").get_fdata()
-    regions = [(13, 52), (502, 503), (12, 51), (11, 50), (10, 49), (2, 41)]
+    regions = [(13, 52), (27, 59), (12, 51), (11, 50), (10, 49), (2, 41)]
     means = [chi[np.isin(labels, r)].mean() for r in regions]
     assert means == sorted(means, reverse=True)
     assert r2star[np.isin(labels, (13, 52))].mean() > r2star[np.isin(labels, (2, 41))].mean()
@@ -238,15 +238,15 @@ def test_a_real_head_from_files(tmp_path: Path) -> None:
     """The synthetic head, saved as another program would, with an oblique affine, comes back as a head."""
     head = template_head(seed=3, voxel_size_mm=3.0)
     keep = (head.labels < 100) & (head.labels != 24) | (head.labels >= 250) & ~np.isin(head.labels, (258, 259, 262))
-    brain = np.where(keep & ~np.isin(head.labels, (502, 503, 504, 505)), head.labels, 0)
-    brain[np.isin(head.labels, (502, 504))], brain[np.isin(head.labels, (503, 505))] = 28, 60
+    brain = np.where(keep & ~np.isin(head.labels, (27, 59, 504, 505)), head.labels, 0)
+    brain[np.isin(head.labels, (27, 504))], brain[np.isin(head.labels, (59, 505))] = 28, 60
     turn = np.array([[0.99, -0.14, 0, 5], [0.14, 0.99, 0, -9], [0, 0, 1, 20], [0, 0, 0, 1.0]])
     files = RealHead(tmp_path / "t1.nii", tmp_path / "aparc+aseg.nii")
     nib.save(nib.Nifti1Image(head.t1w * 3, turn @ head.affine), files.t1w)
     nib.save(nib.Nifti1Image(brain.astype(np.int32), turn @ head.affine), files.segmentation)
     folder = make(tmp_path / "data", replace(QUICK, simulation_voxel_size_mm=4.0), files)
     labels = np.asarray(truth(folder, "seg-truth_dseg").dataobj)
-    assert {2, 41, 24, 119, 130, 165, 258, 502, 503, 504, 505, 1024} <= set(np.unique(labels).tolist())
+    assert {2, 41, 24, 119, 130, 165, 258, 27, 59, 504, 505, 1024} <= set(np.unique(labels).tolist())
     with pytest.raises(ValueError, match="not on the grid"):
         nib.save(nib.Nifti1Image(brain[1:].astype(np.int32), head.affine), files.segmentation)
         make(tmp_path / "other", QUICK, files)

@@ -265,13 +265,24 @@ def midbrain_labels(template: Image, *, compute: Compute) -> Image:
 
     moving = _read(template_path(NLIN2009C))
     forward = _between_templates(template, moving, compute=compute)
-    data = np.zeros(template.shape, dtype=np.float32)
-    best = np.full(template.shape, 0.5, dtype=np.float32)
+    box = _around_midbrain(template, 30)
+    near = cropped(template, box)
+    labels, best = np.zeros(near.shape, dtype=np.float32), np.full(near.shape, 0.5, dtype=np.float32)
     for index, membership in _midbrain_memberships(moving):
-        moved = ants.apply_transforms(template, membership, [str(forward)], whichtoinvert=[False]).numpy()
+        moved = ants.apply_transforms(near, membership, [str(forward)], whichtoinvert=[False]).numpy()
         wins = moved > best
-        data[wins], best[wins] = index, moved[wins]
+        labels[wins], best[wins] = index, moved[wins]
+    data = np.zeros(template.shape, dtype=np.float32)
+    data[box] = labels
     return with_data(template, data)
+
+
+def _around_midbrain(image: Image, margin_mm: float) -> tuple[slice, slice, slice]:
+    """Slices of a cube around the midbrain in an image in MNI space."""
+    point = np.linalg.inv(index_to_physical(image)) @ MIDBRAIN_LPS_MM
+    mask = np.zeros(image.shape, dtype=bool)
+    mask[tuple(np.rint(point[:3]).astype(int))] = True
+    return bounding_box(mask, margin_mm / np.asarray(image.spacing))
 
 
 def _midbrain_memberships(reference: Image) -> list[tuple[int, Image]]:
@@ -317,9 +328,7 @@ def _between_templates(fixed: Image, moving: Image, *, compute: Compute) -> Path
     fixed, moving = resampled(fixed, 2.0), resampled(moving, 2.0)
     start = write_affine(np.eye(4), folder / "identity.mat")
     affine = Stage("Affine[0.1]", (Metric("MI", fixed, moving, sampling=0.5),), (100, 50), (4, 2), (2, 1))
-    around = np.zeros(fixed.shape, dtype=bool)
-    around[tuple(np.rint(np.linalg.inv(index_to_physical(fixed)) @ MIDBRAIN_LPS_MM)[:3].astype(int))] = True
-    near = cropped(fixed, bounding_box(around, 22))
+    near = cropped(fixed, _around_midbrain(fixed, 44))
     iterations, levels = (70, 50, 20), ((4, 2, 1), (2.0, 1.0, 0.0))
     syn = Stage("SyN[0.2,3,0]", (Metric("MI", near, moving),), iterations, *levels)
     forward, _ = run_stages(

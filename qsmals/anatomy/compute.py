@@ -39,6 +39,8 @@ class Compute:
             raise ValueError(f"a step needs at least one thread, not {self.threads}")
         if self.seed < 1:
             raise ValueError(f"ITK takes a seed of 0 for the clock: give a positive one, not {self.seed}")
+        if set(str(self.work_dir)) & set(",[]"):
+            raise ValueError(f"ANTs cannot use a folder with a comma or a bracket in its path: {self.work_dir}")
 
     def folder(self, name: str) -> Path:
         """The folder ``name`` under ``work_dir``, created when missing."""

@@ -141,12 +141,12 @@ class RemovePhaseOffset(Step):
 
         asked = self.inputs.readout
         if len(te_s) < 3:
-            note = {"what": "readout", "found": "monopolar assumed", "evidence": "fewer than three echoes do not tell"}
-            return False, note | ({"warning": True} if asked == "bipolar" else {})
+            unknown = {"what": "readout", "found": "monopolar assumed", "evidence": "fewer than three echoes do not tell"}
+            return False, unknown | ({"warning": True} if asked == "bipolar" else {})
         check = detect_bipolar(phase, magnitude=magnitude, te_s=te_s, mask=mask, grid=grid)
         bipolar = check.bipolar if asked == "auto" else asked == "bipolar"
         evidence = f"median phase of even beyond odd echoes {check.even_odd_rad:.3f} rad"
-        note = {"what": "readout", "found": "bipolar" if bipolar else "monopolar", "evidence": evidence}
+        note: dict[str, Any] = {"what": "readout", "found": "bipolar" if bipolar else "monopolar", "evidence": evidence}
         if asked != "auto":
             note["evidence"] += "; set by --readout"
             note["warning"] = bipolar != check.bipolar
