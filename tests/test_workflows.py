@@ -114,7 +114,6 @@ def test_the_options_reach_the_steps(tmp_path: Path) -> None:
 
 
 def test_the_work_folder_names_the_version(tmp_path: Path) -> None:
-    from qsmals import __version__
 
     plan = plan_of(tmp_path, [Visit()])
     assert (

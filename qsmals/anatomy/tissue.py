@@ -98,7 +98,7 @@ def _whole(reference: Image, data: NDArray[np.float32], box: tuple[slice, slice,
 
 def _priors(labels: Image, mask: Image) -> list[Image]:
     """Prior probabilities of fluid, grey and white matter from FreeSurfer labels, each at least 0.02."""
-    data, inside = np.rint(labels.numpy()).astype(np.int64), mask.numpy() > 0
+    data, inside = np.rint(labels.numpy()).astype(np.int32), mask.numpy() > 0
     fluid = np.isin(data, FLUID_LABELS) | ((data == 0) & inside)
     white = np.isin(data, WHITE_LABELS)
     grey = (data > 0) & ~fluid & ~white
