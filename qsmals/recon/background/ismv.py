@@ -17,9 +17,11 @@ from qsmals.recon.method import Citation, Method
 class IsmvParameters:
     """Settings of :func:`ismv`."""
 
-    radius_mm: float = field(default=3.0, metadata={"unit": "mm", "source": "QSM.jl: twice the voxel; benchmark"})
+    radius_mm: float = field(
+        default=3.0, metadata={"unit": "mm", "source": "QSM.jl uses twice the voxel; design choice"}
+    )
     tolerance: float = field(default=1e-3, metadata={"unit": "relative residual", "source": "QSM.jl"})
-    max_iterations: int = field(default=200, metadata={"unit": "iterations", "source": "benchmark"})
+    max_iterations: int = field(default=200, metadata={"unit": "iterations", "source": "design choice"})
 
 
 def ismv(

@@ -19,7 +19,7 @@ class LbvParameters:
     """Settings of :func:`lbv`."""
 
     tolerance: float = field(default=1e-4, metadata={"unit": "relative residual", "source": "SEPIA"})
-    max_iterations: int = field(default=1000, metadata={"unit": "iterations", "source": "benchmark"})
+    max_iterations: int = field(default=1000, metadata={"unit": "iterations", "source": "design choice"})
 
 
 def lbv(

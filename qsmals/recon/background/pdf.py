@@ -21,8 +21,8 @@ class PdfParameters:
     margin_mm: float = field(
         default=40.0, metadata={"unit": "mm beyond the field of view", "source": "SEPIA and MEDI pad 40 voxels"}
     )
-    tolerance: float = field(default=1e-3, metadata={"unit": "relative residual", "source": "benchmark"})
-    max_iterations: int = field(default=100, metadata={"unit": "iterations", "source": "benchmark"})
+    tolerance: float = field(default=1e-3, metadata={"unit": "relative residual", "source": "design choice"})
+    max_iterations: int = field(default=100, metadata={"unit": "iterations", "source": "design choice"})
 
 
 def pdf(

@@ -21,8 +21,8 @@ class ResharpParameters:
     regularisation: float = field(
         default=1e-4, metadata={"unit": "1 (squared singular values of the filter)", "source": "QSM.rs; QSM-CI tuned"}
     )
-    tolerance: float = field(default=1e-3, metadata={"unit": "relative residual", "source": "benchmark"})
-    max_iterations: int = field(default=60, metadata={"unit": "iterations", "source": "benchmark; QSM.rs 30"})
+    tolerance: float = field(default=1e-3, metadata={"unit": "relative residual", "source": "design choice"})
+    max_iterations: int = field(default=60, metadata={"unit": "iterations", "source": "design choice; QSM.rs 30"})
 
 
 def resharp(

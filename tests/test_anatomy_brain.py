@@ -1,0 +1,92 @@
+"""Brain extraction and bias correction on a small head made from the packaged template."""
+
+import numpy as np
+import pytest
+
+from qsmals.anatomy import brain as extraction
+from qsmals.anatomy.bias import correct_bias
+from qsmals.anatomy.compute import Compute, ants_session
+from qsmals.anatomy.images import to_ants, with_data
+from qsmals.anatomy.search import similarity_matrix
+from tests.anatomy_heads import SmallHead, dice, moved, small_head, template
+
+
+@pytest.fixture(scope="module")
+def compute(tmp_path_factory) -> Compute:
+    return Compute(tmp_path_factory.mktemp("brain"), sloppy=True)
+
+
+@pytest.fixture(scope="module")
+def head(compute) -> SmallHead:
+    with ants_session(compute):
+        return small_head()
+
+
+def test_bias_is_removed_and_the_input_left_alone(head, compute):
+    before = head.t1w.numpy().copy()
+    corrected = correct_bias(head.t1w, compute=compute).numpy()
+    assert np.array_equal(head.t1w.numpy(), before)
+    x = np.arange(corrected.shape[0])[:, None, None] * np.ones_like(corrected)
+    left, right = head.brain & (x < 25), head.brain & (x > 55)
+
+    def slope(data: np.ndarray) -> float:
+        return abs(float(np.median(data[left]) / np.median(data[right])) - 1)
+
+    assert slope(corrected) < 0.5 * slope(before)
+
+
+def test_the_brain_of_a_tilted_head_is_found(head, compute):
+    motion = similarity_matrix(np.array([0.25, 0.1, -0.1, 8.0, -12.0, 15.0]), np.zeros(3))
+    found = extraction.extract_brain(moved(head.t1w, motion), template(), compute=compute)
+    truth = moved(with_data(head.t1w, head.brain), motion).numpy() > 0.5
+    mask = found.mask.numpy() > 0
+    assert not found.skull_stripped
+    assert dice(mask, truth) > 0.92
+    assert (mask & truth).sum() > 0.98 * truth.sum()
+    assert not found.image.numpy()[~mask].any()
+    assert found.to_template.is_file()
+
+
+def test_a_brain_without_skull_is_seen_and_kept(head, compute):
+    stripped = with_data(head.t1w, head.t1w.numpy() * head.brain)
+    assert extraction.is_brain_only(stripped)
+    assert not extraction.is_brain_only(head.t1w)
+    assert dice(extraction.brain_only_mask(stripped).numpy() > 0, head.brain) > 0.98
+
+
+def test_a_given_mask_is_used(head, compute):
+    mask = with_data(head.t1w, head.brain)
+    found = extraction.brain_from_mask(head.t1w, mask, template(), compute=compute)
+    assert np.array_equal(found.mask.numpy() > 0, head.brain)
+    with pytest.raises(ValueError, match="not on the grid"):
+        extraction.brain_from_mask(head.t1w, to_ants(np.ones((4, 4, 4)), np.eye(4)), template(), compute=compute)
+    with pytest.raises(ValueError, match="mask is empty"):
+        extraction.brain_from_mask(head.t1w, with_data(mask, mask.numpy() * 0), template(), compute=compute)
+
+
+def test_an_empty_image_is_refused(compute):
+    with pytest.raises(ValueError, match="empty or constant"):
+        extraction.extract_brain(to_ants(np.zeros((20, 20, 20)), np.eye(4)), template(), compute=compute)
+
+
+def test_noise_is_no_brain(compute):
+    noise = np.abs(np.random.default_rng(0).normal(size=(40, 40, 40)))
+    with pytest.raises(ValueError, match=r"brain|head"):
+        extraction.extract_brain(to_ants(noise, np.diag([4, 4, 4, 1.0])), template(), compute=compute)
+
+
+def test_three_classes_are_found_in_order():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(m, 2, 3000) for m in (15, 45, 80)]).astype(np.float32)
+    assert np.allclose(extraction.three_classes(values), (15, 45, 80), atol=2)
+    with pytest.raises(ValueError, match="constant"):
+        extraction.three_classes(np.ones(2000, np.float32))
+
+
+def test_closing_fills_a_gap_and_keeps_the_outline():
+    mask = np.zeros((30, 30, 30), bool)
+    mask[5:25, 5:25, 5:25] = True
+    mask[14:16, :, :20] = False
+    closed = extraction.closing_mm(mask, 3.0, (1, 1, 1))
+    assert closed[5:25, 6:24, 6:24].all()
+    assert not closed[:4].any()
