@@ -59,6 +59,8 @@ class Anatomy:
     output_spaces: tuple[str, ...] = ("MNI152NLin6Asym",)
     """Standard spaces that receive the susceptibility map; the atlas's own is always first."""
     atlas: str = "als"
+    refinement: str = "susceptibility"
+    """``susceptibility`` (deep nuclei are placed by the map as well) or ``none`` (by the T1w image alone)."""
 
 
 @dataclass(frozen=True)

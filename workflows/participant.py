@@ -17,7 +17,7 @@ from qsmals.workflows.anatomy import init_anatomy_wf, init_coregistration_wf
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.outputs import init_anatomy_outputs_wf, init_outputs_wf
 from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
-from qsmals.workflows.reconstruction import init_field_wf, init_susceptibility_wf
+from qsmals.workflows.reconstruction import init_field_wf, init_reference_node, init_susceptibility_wf
 from qsmals.workflows.regions import ATLAS_SPACE, MAPS, init_atlas_node, init_labels_wf, init_measures_wf
 
 T1W_VOXELS = 256**3
@@ -112,6 +112,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     coregister = init_coregistration_wf(plan.t1w, ants_maker, settings=settings)
     labels = init_labels_wf(ants_maker, settings=settings)
     chi = init_susceptibility_wf(plan, maker, recon=recon)
+    reference = init_reference_node(maker, recon=recon)
     measures = init_measures_wf(ants_maker, maps=maps, settings=settings)
     outputs = init_outputs_wf(plan, maker, uris=uris, recon=recon, atlas=settings.anatomy.atlas)
     facts = maker.make(SaveFacts(out_file=str(plan.facts_file), known=known_facts(plan, settings)), "facts")
@@ -120,23 +121,33 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     workflow.connect([
         (inputnode, coregister, _ins("brain", "mask", "initial")),
         (field, coregister, [("outputnode.combined", "inputnode.magnitude")]),
-        (inputnode, labels, [
-            (f"from_{ATLAS_SPACE}", "inputnode.from_template"), ("brain", "inputnode.t1w_brain"),
-            ("atlas", "inputnode.atlas"),
-        ]),
-        (coregister, labels, [("outputnode.to_gre", "inputnode.to_gre")]),
-        (field, labels, [("outputnode.combined", "inputnode.reference")]),
         (field, chi, _through("magnitude", "quality", "field_ppm", "noise_ppm")),
         (coregister, chi, _through("brain_mask")),
-        (labels, chi, _through("labels")),
-        (chi, measures, _through("chi_ppm", "brain_mask", "white_matter", *_relaxation("r2star_hz", plan))),
+        (inputnode, labels, [
+            (f"from_{ATLAS_SPACE}", "inputnode.from_template"), (f"to_{ATLAS_SPACE}", "inputnode.to_template"),
+            *_ins("brain", "atlas"),
+        ]),
+        (coregister, labels, _through("to_t1w", "to_gre")),
+        (field, labels, [("outputnode.combined", "inputnode.reference")]),
+        (chi, labels, _through("chi_ppm")),
+        (chi, reference, [(f"outputnode.{name}", name) for name in ("chi_ppm", "mask", "brain_mask")]),
+        (labels, reference, [("outputnode.labels", "labels")]),
+        (reference, measures, [
+            ("chi_ppm", "inputnode.chi_ppm"), ("measured_mask", "inputnode.brain_mask"),
+            ("white_matter", "inputnode.white_matter"),
+        ]),
+        (chi, measures, _through(*_relaxation("r2star_hz", plan))),
         (labels, measures, _through("labels")),
         (inputnode, measures, [("brain", "inputnode.t1w_brain"), *_ins(*(f"to_{space}" for space in spaces))]),
         (coregister, measures, _through("to_t1w")),
         (chi, outputs, _through(
-            "chi_ppm", "local_field_ppm", "brain_mask", "quality_mask", "reference",
+            "local_field_ppm", "quality_mask",
             *_relaxation("r2star_hz", plan), *_relaxation("t2star_s", plan), *_relaxation("s0", plan),
         )),
+        (reference, outputs, [
+            ("chi_ppm", "inputnode.chi_ppm"), ("measured_mask", "inputnode.brain_mask"),
+            ("sidecar", "inputnode.reference"),
+        ]),
         (field, outputs, [
             ("outputnode.field_ppm", "inputnode.total_field_ppm"), ("outputnode.combined", "inputnode.magnitude"),
         ]),
@@ -148,10 +159,8 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             *((f"outputnode.detected_{n}", f"detected_{n}") for n in ("prepare", "offset", "field")),
             *((f"outputnode.{n}", n) for n in ("magnitude", "phase", "unwrapped", "quality")),
         ]),
-        (chi, facts, [
-            ("outputnode.mask_facts", "mask"), ("outputnode.inversion_facts", "inversion"),
-            ("outputnode.reference_facts", "reference"),
-        ]),
+        (chi, facts, [("outputnode.mask_facts", "mask"), ("outputnode.inversion_facts", "inversion")]),
+        (reference, facts, [("facts", "reference")]),
         (coregister, facts, [("outputnode.facts", "registration"), ("outputnode.t1w_on_gre", "t1w_on_gre")]),
         (inputnode, facts, [("brain", "t1w")]),
         (labels, facts, [("outputnode.t1w_labels", "t1w_labels")]),

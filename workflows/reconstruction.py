@@ -101,19 +101,18 @@ def init_field_wf(
 def init_susceptibility_wf(
     plan: ScanPlan, maker: NodeMaker, *, recon: Reconstruction, name: str = "susceptibility_wf"
 ) -> Workflow:
-    """Total field to referenced susceptibility, and relaxometry.
+    """Total field to susceptibility without a reference yet, and relaxometry.
 
     Inputs (``inputnode``)
     ----------------------
-    magnitude, quality, field_ppm, noise_ppm : from :func:`init_field_wf`; brain_mask, labels : on the GRE grid.
+    magnitude, quality, field_ppm, noise_ppm : from :func:`init_field_wf`; brain_mask : on the GRE grid.
 
     Outputs (``outputnode``)
     ------------------------
-    chi_ppm, local_field_ppm, r2star_hz, t2star_s, s0 : maps (no relaxation with one echo); brain_mask : brain voxels
-    with a susceptibility; quality_mask, white_matter : masks; mask_facts, inversion_facts, reference_facts;
-    reference : the part of a sidecar that says what zero means.
+    chi_ppm, local_field_ppm, r2star_hz, t2star_s, s0 : maps (no relaxation with one echo); mask : where
+    susceptibility was found; brain_mask : the reliable part of the brain; quality_mask; mask_facts, inversion_facts.
     """
-    inputs = ["magnitude", "quality", "field_ppm", "noise_ppm", "brain_mask", "labels"]
+    inputs = ["magnitude", "quality", "field_ppm", "noise_ppm", "brain_mask"]
     inputnode = Node(IdentityInterface(fields=inputs), name="inputnode")
     masks = maker.make(MakeFieldMasks(), "masks", step="masks", series=1, volumes=10)
     background = maker.make(
@@ -130,12 +129,9 @@ def init_susceptibility_wf(
         volumes=36,
         parallel=True,
     )
-    reference = maker.make(
-        ReferenceSusceptibility(region=recon.reference), "reference", step="reference region", volumes=8
-    )
     outputs = [
-        *("chi_ppm", "local_field_ppm", "r2star_hz", "t2star_s", "s0", "brain_mask", "quality_mask", "white_matter"),
-        *("mask_facts", "inversion_facts", "reference_facts", "reference"),
+        *("chi_ppm", "local_field_ppm", "r2star_hz", "t2star_s", "s0", "mask", "brain_mask", "quality_mask"),
+        *("mask_facts", "inversion_facts"),
     ]
     outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
 
@@ -146,21 +142,25 @@ def init_susceptibility_wf(
         (masks, background, [("reliable_mask", "mask")]),
         (inputnode, invert, [("noise_ppm", "noise_ppm")]),
         (background, invert, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
-        (invert, reference, [("chi_ppm", "chi_ppm")]),
-        (background, reference, [("mask", "mask")]),
-        (masks, reference, [("brain_mask", "brain_mask")]),
-        (inputnode, reference, [("labels", "labels")]),
-        (background, outputnode, [("local_field_ppm", "local_field_ppm")]),
-        (masks, outputnode, [("quality_mask", "quality_mask"), ("facts", "mask_facts")]),
-        (invert, outputnode, [("facts", "inversion_facts")]),
-        (reference, outputnode, [
-            ("chi_ppm", "chi_ppm"), ("measured_mask", "brain_mask"), ("white_matter", "white_matter"),
-            ("facts", "reference_facts"), ("sidecar", "reference"),
+        (background, outputnode, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
+        (masks, outputnode, [
+            ("brain_mask", "brain_mask"), ("quality_mask", "quality_mask"), ("facts", "mask_facts"),
         ]),
+        (invert, outputnode, [("chi_ppm", "chi_ppm"), ("facts", "inversion_facts")]),
     ])  # fmt: skip
     if len(plan.facts.te_s) > 1:
         _add_relaxometry(workflow, plan, maker, recon)
     return workflow
+
+
+def init_reference_node(maker: NodeMaker, *, recon: Reconstruction) -> Node:
+    """The map shifted to its reference region.
+
+    Inputs: chi_ppm, mask, brain_mask, labels. Outputs: chi_ppm; measured_mask, the brain voxels with a susceptibility;
+    white_matter; facts; sidecar.
+    """
+    reference = ReferenceSusceptibility(region=recon.reference)
+    return maker.make(reference, "reference", step="reference region", volumes=8)
 
 
 def _add_relaxometry(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: Reconstruction) -> None:

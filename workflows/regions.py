@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from qsmals.interfaces.anatomy import Resample
+from qsmals.interfaces.anatomy import RefineNuclei, Resample
 from qsmals.interfaces.regions import AtlasImage, MeasureRegions
 from qsmals.settings import Settings
 from qsmals.workflows.anatomy import ants_settings
@@ -27,28 +27,51 @@ def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_
 
     Inputs (``inputnode``)
     ----------------------
-    atlas : label image; from_template, to_gre : transforms; reference : any image on the GRE grid; t1w_brain.
+    atlas : label image; chi_ppm : susceptibility with any reference; brain : T1w brain; to_t1w, to_gre, to_template,
+    from_template : transforms; reference : any image on the GRE grid.
 
     Outputs (``outputnode``)
     ------------------------
     labels, t1w_labels : label images.
     """
     ants = ants_settings(settings)
-    fields = ["atlas", "from_template", "to_gre", "reference", "t1w_brain"]
+    fields = ["atlas", "chi_ppm", "brain", "to_t1w", "to_gre", "to_template", "from_template", "reference"]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
-    to_gre_chain = maker.join("to_gre_chain")
-    to_t1w_chain = maker.join("to_t1w_chain")
+    to_gre_chain, to_t1w_chain = maker.join("to_gre_chain"), maker.join("to_t1w_chain")
     to_gre = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid", volumes=24)
     to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w", volumes=24)
     outputnode = Node(IdentityInterface(fields=["labels", "t1w_labels"]), name="outputnode")
     workflow = Workflow(name=name)
+    if settings.anatomy.refinement == "none":
+        links = [("from_template", "first")]
+        workflow.connect([
+            (inputnode, to_gre_chain, [*links, ("to_gre", "second")]),
+            (inputnode, to_t1w_chain, links),
+        ])  # fmt: skip
+    else:
+        refine = maker.make(
+            RefineNuclei(template=ATLAS_SPACE, **ants),
+            "refine_nuclei",
+            step="deep nuclei placed by susceptibility",
+            volumes=30,
+            parallel=True,
+        )
+        links = [("from_template", "second")]
+        workflow.connect([
+            (inputnode, refine, [
+                ("chi_ppm", "chi"), ("brain", "brain"), ("atlas", "labels"), ("to_t1w", "to_t1w"),
+                ("to_template", "to_template"),
+            ]),
+            (refine, to_gre_chain, [("inverse", "first")]),
+            (refine, to_t1w_chain, [("inverse", "first")]),
+            (inputnode, to_gre_chain, [*links, ("to_gre", "third")]),
+            (inputnode, to_t1w_chain, links),
+        ])  # fmt: skip
     workflow.connect([
-        (inputnode, to_gre_chain, [("from_template", "first"), ("to_gre", "second")]),
-        (inputnode, to_t1w_chain, [("from_template", "first")]),
         (to_gre_chain, to_gre, [("out", "transforms")]),
         (inputnode, to_gre, [("atlas", "in_file"), ("reference", "reference")]),
         (to_t1w_chain, to_t1w, [("out", "transforms")]),
-        (inputnode, to_t1w, [("atlas", "in_file"), ("t1w_brain", "reference")]),
+        (inputnode, to_t1w, [("atlas", "in_file"), ("brain", "reference")]),
         (to_gre, outputnode, [("out_file", "labels")]),
         (to_t1w, outputnode, [("out_file", "t1w_labels")]),
     ])  # fmt: skip

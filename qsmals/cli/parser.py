@@ -188,6 +188,12 @@ def _add_anatomy(parser: argparse.ArgumentParser) -> None:
         help="template: the T1w image shows a whole head; skip: it is brain-only; default: auto, which detects that",
     )
     group.add_argument(
+        "--refinement",
+        dest="anatomy.refinement",
+        choices=("susceptibility", "none"),
+        help="place deep nuclei by the susceptibility map as well (default), or by the T1w image alone",
+    )
+    group.add_argument(
         "--output-spaces",
         dest="anatomy.output_spaces",
         nargs="+",

@@ -122,6 +122,37 @@ class RegisterGre(AntsStep):
         return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": {}}
 
 
+class _RefineInput(AntsInput):
+    chi = File(exists=True, mandatory=True, desc="susceptibility on the GRE grid, ppm")
+    brain = File(exists=True, mandatory=True, desc="T1w brain")
+    labels = File(exists=True, mandatory=True, desc="atlas on its template")
+    template = traits.Str(mandatory=True)
+    to_t1w = File(exists=True, mandatory=True)
+    to_template = File(exists=True, mandatory=True)
+
+
+class RefineNuclei(AntsStep):
+    """Atlas deformed around the deep nuclei to where the susceptibility map shows them."""
+
+    input_spec = _RefineInput
+    output_spec = _TransformOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :func:`qsmals.anatomy.refinement.refine_nuclei`."""
+        from qsmals.anatomy.refinement import refine_nuclei
+
+        transform = refine_nuclei(
+            read_image(self.inputs.chi),
+            read_image(self.inputs.brain),
+            read_image(self.inputs.labels),
+            template_image(self.inputs.template),
+            gre_to_t1w=Path(self.inputs.to_t1w),
+            t1w_to_template=Path(self.inputs.to_template),
+            compute=self.resources(folder),
+        )
+        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": {}}
+
+
 class _ResampleInput(AntsInput):
     in_file = File(exists=True, mandatory=True)
     reference = File(exists=True, desc="its grid is that of the result; the template's where not given")

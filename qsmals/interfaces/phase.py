@@ -141,7 +141,11 @@ class RemovePhaseOffset(Step):
 
         asked = self.inputs.readout
         if len(te_s) < 3:
-            unknown = {"what": "readout", "found": "monopolar assumed", "evidence": "fewer than three echoes do not tell"}
+            unknown = {
+                "what": "readout",
+                "found": "monopolar assumed",
+                "evidence": "fewer than three echoes do not tell",
+            }
             return False, unknown | ({"warning": True} if asked == "bipolar" else {})
         check = detect_bipolar(phase, magnitude=magnitude, te_s=te_s, mask=mask, grid=grid)
         bipolar = check.bipolar if asked == "auto" else asked == "bipolar"

@@ -8,6 +8,7 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, Trai
 class _ListInput(BaseInterfaceInputSpec):
     first = traits.Any(mandatory=True)
     second = traits.Any()
+    third = traits.Any()
 
 
 class _ListOutput(TraitedSpec):
@@ -15,12 +16,12 @@ class _ListOutput(TraitedSpec):
 
 
 class ListOf(SimpleInterface):
-    """One or two values as a list, in order."""
+    """Up to three values as a list, in order."""
 
     input_spec = _ListInput
     output_spec = _ListOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        second = [self.inputs.second] if isdefined(self.inputs.second) else []
-        self._results["out"] = [self.inputs.first, *second]
+        values = (self.inputs.first, self.inputs.second, self.inputs.third)
+        self._results["out"] = [value for value in values if isdefined(value)]
         return runtime
