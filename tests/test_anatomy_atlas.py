@@ -7,11 +7,29 @@ from qsmals.anatomy import atlases, templates
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import LPS_FROM_RAS, index_to_physical
 
-WANTED = (
-    "precentral postcentral paracentral superior_frontal middle_frontal caudate putamen pallidum thalamus "
-    "hippocampus amygdala accumbens brainstem corpus_callosum white_matter lateral_ventricle ventricles cerebellum "
-    "substantia_nigra red_nucleus brain"
-).split()
+WANTED = [
+    "precentral",
+    "postcentral",
+    "paracentral",
+    "superior_frontal",
+    "middle_frontal",
+    "caudate",
+    "putamen",
+    "pallidum",
+    "thalamus",
+    "hippocampus",
+    "amygdala",
+    "accumbens",
+    "brainstem",
+    "corpus_callosum",
+    "white_matter",
+    "lateral_ventricle",
+    "ventricles",
+    "cerebellum",
+    "substantia_nigra",
+    "red_nucleus",
+    "brain",
+]
 
 
 def test_every_region_is_there_on_each_side():

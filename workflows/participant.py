@@ -161,8 +161,8 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         ]),
         (chi, facts, [("outputnode.mask_facts", "mask"), ("outputnode.inversion_facts", "inversion")]),
         (reference, facts, [("facts", "reference")]),
-        (coregister, facts, [("outputnode.facts", "registration"), ("outputnode.t1w_on_gre", "t1w_on_gre")]),
-        (inputnode, facts, [("brain", "t1w")]),
+        (coregister, facts, [("outputnode.facts", "registration_gre"), ("outputnode.t1w_on_gre", "t1w_on_gre")]),
+        (inputnode, facts, [("brain", "t1w"), (f"facts_{ATLAS_SPACE}", "registration_template")]),
         (labels, facts, [("outputnode.t1w_labels", "t1w_labels")]),
     ])  # fmt: skip
     return workflow

@@ -116,7 +116,7 @@ def cropped(image: Image, box: tuple[slice, slice, slice]) -> Image:
     """The part of the image inside ``box``, with its origin moved."""
     import ants
 
-    start = np.array([s.start for s in box] + [1.0])
+    start = np.array([*(s.indices(n)[0] for s, n in zip(box, image.shape, strict=True)), 1.0])
     return ants.from_numpy(
         np.ascontiguousarray(image.numpy()[box], dtype=np.float32),
         origin=tuple((index_to_physical(image) @ start)[:3]),

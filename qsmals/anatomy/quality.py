@@ -1,6 +1,5 @@
 """Whether a registration can be believed."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,6 @@ def volume_change(reference: Image, transform: Path) -> NDArray[np.float64]:
     Central differences of the mapped coordinates of the voxels.
     """
     import ants
-
     import pandas as pd
 
     matrix = index_to_physical(reference)

@@ -87,12 +87,15 @@ class RegisterTemplate(AntsStep):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :func:`qsmals.anatomy.registration.register_template`."""
+        from qsmals.anatomy.compute import ants_session
+        from qsmals.anatomy.quality import template_quality
         from qsmals.anatomy.registration import register_template
 
-        transform = register_template(
-            _brain(self.inputs), template_image(self.inputs.template), compute=self.resources(folder)
-        )
-        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": {}}
+        brain, template, compute = _brain(self.inputs), template_image(self.inputs.template), self.resources(folder)
+        transform = register_template(brain, template, compute=compute)
+        with ants_session(compute):
+            quality = template_quality(template, brain.image, brain.mask, transform.forward, seed=compute.seed)
+        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": quality.as_dict()}
 
 
 class _GreInput(AntsInput):
@@ -111,15 +114,16 @@ class RegisterGre(AntsStep):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :func:`qsmals.anatomy.registration.register_gre`."""
+        from qsmals.anatomy.compute import ants_session
+        from qsmals.anatomy.quality import rigid_quality
         from qsmals.anatomy.registration import register_gre
 
-        transform = register_gre(
-            read_image(self.inputs.magnitude),
-            read_image(self.inputs.t1w),
-            _brain(self.inputs),
-            compute=self.resources(folder),
-        )
-        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": {}}
+        brain, compute = _brain(self.inputs), self.resources(folder)
+        magnitude = read_image(self.inputs.magnitude)
+        transform = register_gre(magnitude, read_image(self.inputs.t1w), brain, compute=compute)
+        with ants_session(compute):
+            quality = rigid_quality(magnitude, brain.image, brain.mask, transform.forward, seed=compute.seed)
+        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": quality.as_dict()}
 
 
 class _RefineInput(AntsInput):
@@ -131,11 +135,16 @@ class _RefineInput(AntsInput):
     to_template = File(exists=True, mandatory=True)
 
 
+class _RefineOutput(TraitedSpec):
+    forward = File(desc="moves images to the refined template")
+    inverse = File(desc="moves labels of the template to where the nuclei are seen")
+
+
 class RefineNuclei(AntsStep):
     """Atlas deformed around the deep nuclei to where the susceptibility map shows them."""
 
     input_spec = _RefineInput
-    output_spec = _TransformOutput
+    output_spec = _RefineOutput
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :func:`qsmals.anatomy.refinement.refine_nuclei`."""
@@ -150,7 +159,7 @@ class RefineNuclei(AntsStep):
             t1w_to_template=Path(self.inputs.to_template),
             compute=self.resources(folder),
         )
-        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": {}}
+        return {"forward": str(transform.forward), "inverse": str(transform.inverse)}
 
 
 class _ResampleInput(AntsInput):

@@ -102,7 +102,8 @@ class _FactsInput(StepInput):
     mask = traits.Dict(usedefault=True)
     inversion = traits.Dict(usedefault=True)
     reference = traits.Dict(usedefault=True)
-    registration = traits.Dict(usedefault=True)
+    registration_gre = traits.Dict(usedefault=True, desc="quality of the rigid registration")
+    registration_template = traits.Dict(usedefault=True, desc="quality of the deformable registration")
     images = traits.Dict(usedefault=True, desc="files for figures")
     magnitude = File(exists=True)
     phase = File(exists=True)
@@ -134,14 +135,24 @@ class SaveFacts(Step):
         warnings = [f"{d['what']}: {d['found']} ({d['evidence']})" for d in detected if d.get("warning")]
         if self.inputs.inversion and not self.inputs.inversion["converged"]:
             warnings.append("the dipole inversion stopped at its largest number of iterations before its tolerance")
-        warnings += self.inputs.registration.get("warnings", [])
+        registration = {
+            "GRE to T1w": dict(self.inputs.registration_gre),
+            "T1w to template": dict(self.inputs.registration_template),
+        }
+        for name, measures in registration.items():
+            warnings += [f"registration of {name}: {reason}" for reason in measures.get("reasons", [])]
         facts = {
             **known,
             "detected": detected,
             "mask": self.inputs.mask,
             "inversion": self.inputs.inversion,
             "reference": self.inputs.reference,
-            "registration": {k: v for k, v in self.inputs.registration.items() if k != "warnings"},
+            "registration": {
+                f"{name}, {measure.replace('_', ' ')}": value
+                for name, measures in registration.items()
+                for measure, value in measures.items()
+                if isinstance(value, float)
+            },
             "images": images,
             "warnings": [*known.get("warnings", []), *warnings],
         }

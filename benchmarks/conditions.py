@@ -1,0 +1,135 @@
+"""One head under several scanners, tilts and voxel sizes: maps and regions against the truth and each other.
+
+    python benchmarks/conditions.py WORK_DIR [--t1w T1W --segmentation APARC_ASEG] [--docs docs] [--only NAME ...]
+
+Simulates the head (a real one with its FreeSurfer segmentation, or the packaged template), runs `qsmals` with no
+option changed, and writes docs/accuracy.md and its picture. What is in WORK_DIR already is not made again.
+Without the files of `--t1w` and `--segmentation` it says so and stops.
+"""
+
+import argparse
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+from compare_with_truth import Comparison, compare, draw
+
+from qsmals import __version__
+
+CONDITIONS = {
+    "reference": ["--vendor", "siemens"],
+    "tilt": ["--vendor", "siemens", "--tilt-deg", "30"],
+    "ge": ["--vendor", "ge"],
+    "voxel": ["--vendor", "siemens", "--voxel-size-mm", "1", "1", "2"],
+}
+TITLES = {
+    "reference": "3 T, 1 mm, 6 echoes, Siemens integers, 3 mm and 3 degrees of motion between T1w and GRE",
+    "tilt": "the same, slab and head tilted by 30 degrees",
+    "ge": "the same as GE real and imaginary images with alternating slices and the opposite phase sign",
+    "voxel": "the same at 1 x 1 x 2 mm",
+}
+FIGURES = {
+    "xsim": "xSIM",
+    "nrmse_percent": "NRMSE %",
+    "correlation": "correlation",
+    "kept": "brain kept",
+    "total_field_rms_ppb": "total field error, ppb rms",
+    "deep_nuclei_mae_ppb": "deep nuclei, mean absolute error, ppb",
+}
+INTRODUCTION = """# Accuracy on heads with known truth
+
+Written by `benchmarks/conditions.py` with qsmals {version} ({source}); do not edit by hand.
+
+A head is simulated with `qsmals-simulate` (dipole field with air, bone, fat and veins; shim, coil phase, noise at a peak
+SNR of 80) and processed with `qsmals` without any option. Susceptibility is given relative to the whole brain. "Truth" of
+a region is the mean over the true region; "measured" is the mean in the table, over the region where registration put
+it. `placed` is the true map's mean over the measured region: what registration alone leaves.
+"""
+
+
+def run(command: list[str], log: Path) -> float:
+    """Run a command with its output in a log; seconds. A failure ends the benchmark with the log's name."""
+    start = time.monotonic()
+    with log.open("w") as stream:
+        code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        sys.exit(f"{' '.join(command)}\nended with code {code}; see {log}")
+    return time.monotonic() - start
+
+
+def make(name: str, folder: Path, head: list[str]) -> tuple[Comparison, float | None]:
+    """Simulate and process one condition, unless that was done before; the comparison, and seconds of the run."""
+    bids, out = folder / name / "bids", folder / name / "out"
+    bids.parent.mkdir(parents=True, exist_ok=True)
+    if not (bids / "participants.tsv").is_file():
+        words = ["--participants", "1", "--motion-mm", "3", "--motion-deg", "3", *CONDITIONS[name], *head]
+        run([sys.executable, "-m", "qsmals.cli.simulate", str(bids), *words], folder / name / "simulate.log")
+    seconds = None
+    if not (out / "logs" / "summary.json").is_file():
+        words = [str(bids), str(out), "participant", "-w", str(folder / name / "work"), "--clean-workdir"]
+        seconds = run([sys.executable, "-m", "qsmals", *words], folder / name / "qsmals.log")
+    return compare(bids, out, "sub-01"), seconds
+
+
+def figures_table(results: dict[str, Comparison]) -> pd.DataFrame:
+    """One row a condition: agreement of the whole map and of the field."""
+    rows = {TITLES[n]: {t: c.figures.get(k) for k, t in FIGURES.items()} for n, c in results.items()}
+    return pd.DataFrame(rows).T.rename_axis("condition").reset_index()
+
+
+def regions_table(results: dict[str, Comparison]) -> pd.DataFrame:
+    """One row a region (both hemispheres): truth, measured and placed, and the change under each condition."""
+    first = next(iter(results.values())).regions
+    base = first[first["hemisphere"] == "B"].set_index("name")
+    table = base[["truth", "measured", "error", "placed", "coverage"]].copy()
+    for name, comparison in results.items():
+        if comparison is not next(iter(results.values())):
+            other = comparison.regions[comparison.regions["hemisphere"] == "B"].set_index("name")
+            table[f"{name}: change"] = other["measured"] - base["measured"]
+            table[f"{name}: error"] = other["error"]
+    return table.reset_index()
+
+
+def markdown(table: pd.DataFrame, digits: int) -> str:
+    """A table with rounded numbers."""
+    rounded = table.round(digits)
+    lines = ["| " + " | ".join(rounded.columns) + " |", "|" + "---|" * len(rounded.columns)]
+    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in rounded.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work_dir", type=Path)
+    parser.add_argument("--t1w", type=Path, help="T1w image of a head")
+    parser.add_argument("--segmentation", type=Path, help="its FreeSurfer aparc+aseg")
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--only", nargs="+", choices=tuple(CONDITIONS), default=list(CONDITIONS))
+    options = parser.parse_args(argv)
+    given = [path for path in (options.t1w, options.segmentation) if path]
+    if any(not path.is_file() for path in given):
+        print(f"skipped: no file {', '.join(str(p) for p in given if not p.is_file())}")
+        return 0
+    head = ["--t1w", str(options.t1w), "--segmentation", str(options.segmentation)] if len(given) == 2 else []
+    made = {name: make(name, options.work_dir, head) for name in options.only}
+    results = {name: comparison for name, (comparison, _) in made.items()}
+    source = "a real head with FreeSurfer's segmentation" if head else "the packaged template head"
+    text = [INTRODUCTION.format(version=__version__, source=source), "## The whole map", ""]
+    text += [markdown(figures_table(results), 3), "", "## Regions, both hemispheres, ppb", ""]
+    text += ["`change` is the difference of the measured mean from the reference condition.", ""]
+    text += [markdown(regions_table(results), 2), "", "## Picture", "", "![map, truth, difference](accuracy.png)", ""]
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, (_, seconds) in made.items() if seconds)
+    if times:
+        text += [f"Wall time of the whole participant level, on {platform.machine()}: {times}.", ""]
+    (options.docs / "accuracy.md").write_text("\n".join(text))
+    draw(next(iter(results.values())), options.docs / "accuracy.png")
+    print("\n".join(text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
