@@ -43,10 +43,10 @@ INTRODUCTION = """# Accuracy on heads with known truth
 
 Written by `benchmarks/conditions.py` with qsmals {version} ({source}); do not edit by hand.
 
-A head is simulated with `qsmals-simulate` (dipole field with air, bone, fat and veins; shim, coil phase, noise at a peak
-SNR of 80) and processed with `qsmals` without any option. Susceptibility is given relative to the whole brain. "Truth" of
-a region is the mean over the true region; "measured" is the mean in the table, over the region where registration put
-it. `placed` is the true map's mean over the measured region: what registration alone leaves.
+A head is simulated with `qsmals-simulate` (dipole field with air, bone, fat and veins; shim, coil phase, noise at a
+peak SNR of 80) and processed with `qsmals` without any option. Susceptibility is given relative to the whole brain.
+"Truth" of a region is the mean over the true region; "measured" is the mean in the table, over the region where
+registration put it. `placed` is the true map's mean over the measured region: what registration alone leaves.
 """
 
 

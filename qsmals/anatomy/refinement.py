@@ -125,9 +125,10 @@ def refine_nuclei(
 def _syn(pairs: Sequence[tuple[Image, Image]], *, sloppy: bool) -> Stage:
     """Local correlation of the susceptibility maps, and with a quarter of their weight of the T1w images."""
     metrics = tuple(
-        Metric("CC", fixed, moving, weight=weight, parameter=3 if sloppy else 4)
+        Metric("CC", fixed, moving, weight=weight, parameter=3)
         for (fixed, moving), weight in zip(pairs, (2.0, 0.5), strict=True)
     )
     if sloppy:
         return Stage("SyN[0.25,3,0]", metrics, (30, 10), (2, 1), (1.0, 0.5))
-    return Stage("SyN[0.25,3,0]", metrics, (100, 60, 8), (4, 2, 1), (2.0, 1.0, 0.5))
+    # a last level at the full resolution took three times as long and raised Dice by 0.02
+    return Stage("SyN[0.25,3,0]", metrics, (100, 60), (4, 2), (2.0, 1.0))
