@@ -24,6 +24,7 @@ SHOWN = (
     *("caudate", "putamen", "pallidum", "thalamus", "hippocampus", "amygdala", "accumbens"),
     *("substantia_nigra", "red_nucleus", "brainstem", "white_matter"),
 )
+UNIONS = {"middle_frontal": ("caudal_middle_frontal", "rostral_middle_frontal")}
 DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
 
 
@@ -108,8 +109,8 @@ def region_errors(
             if row.empty:
                 continue
             true_labels = _true_labels(names, name, side)
-            sides = ["L", "R"] if side == "B" and len(table[table["name"] == name]) > 1 else [side]
-            used = table[(table["name"] == name) & table["hemisphere"].isin(sides)]["index"]
+            parts = UNIONS.get(name, (name,))
+            used = table[table["name"].isin(parts) & ((table["hemisphere"] == side) | (side == "B"))]["index"]
             inside = np.isin(labels, true_labels)
             placed = np.isin(ours, list(used)) & both
             true_mean = 1000 * float(truth[inside].mean()) if inside.any() else np.nan
@@ -128,7 +129,7 @@ def region_errors(
 
 
 def _true_labels(names: pd.DataFrame, name: str, side: str) -> list[int]:
-    parts = {"middle_frontal": ["caudal_middle_frontal", "rostral_middle_frontal"]}.get(name, [name])
+    parts = UNIONS.get(name, (name,))
     chosen = names[names["name"].isin(parts) & ((names["hemisphere"] == side) | (side == "B"))]
     return [int(i) for i in chosen["index"]]
 
