@@ -51,12 +51,12 @@ def test_indices_are_unique_and_freesurfers_where_it_has_one():
 
 
 def test_unions_are_made_of_labels():
-    labels = {r.index: r for r in atlases.ALS.regions if r.single}
+    labels = {r.index: r for r in atlases.ALS.regions if atlases.is_single(r)}
     for region in atlases.ALS.regions:
-        sides = {labels[i].hemisphere for i in region.labels}
+        sides = {labels[i].hemisphere for i in region.members}
         assert sides == {region.hemisphere} or region.hemisphere == "B"
     both = next(r for r in atlases.ALS.regions if (r.name, r.hemisphere) == ("middle_frontal", "B"))
-    assert set(both.labels) == {1003, 1027, 2003, 2027}
+    assert set(both.members) == {1003, 1027, 2003, 2027}
 
 
 def test_the_table_lists_the_labels_of_the_image_only():
@@ -83,10 +83,10 @@ def test_the_label_image_has_every_label_in_its_place(tmp_path):
     with ants_session(compute):
         image = atlases.atlas_image("als", compute=compute)
     data = np.rint(image.numpy()).astype(int)
-    assert set(np.unique(data)) == {0, *(r.index for r in atlases.ALS.regions if r.single)}
+    assert set(np.unique(data)) == {0, *(r.index for r in atlases.ALS.regions if atlases.is_single(r))}
     to_ras = LPS_FROM_RAS @ index_to_physical(image)
     for region in atlases.ALS.regions:
-        x, y, z, _ = to_ras @ [*np.argwhere(np.isin(data, region.labels)).mean(0), 1]
+        x, y, z, _ = to_ras @ [*np.argwhere(np.isin(data, region.members)).mean(0), 1]
         assert {"L": x < -1, "R": x > 1, "B": abs(x) < 3}[region.hemisphere]
         if region.name == "red_nucleus":
             assert np.linalg.norm([abs(x) - 5, y + 19.5, z + 9]) < 1.5

@@ -99,7 +99,9 @@ def test_folders_must_not_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     bids.mkdir()
     assert "is no folder" in refused([str(tmp_path / "absent"), str(tmp_path / "out"), "participant"], capsys)
     assert "BIDS_DIR itself" in refused([str(bids), str(bids), "participant"], capsys)
-    assert "only derivatives/" in refused([str(bids), str(bids / "out"), "participant"], capsys)
+    assert "holds BIDS_DIR" in refused([str(bids), str(tmp_path), "participant"], capsys)
+    for inside in ("out", "sub-01", "derivatives", "sourcedata/x"):
+        assert "only derivatives/NAME" in refused([str(bids), str(bids / inside), "participant"], capsys)
     work = ["-w", str(bids / "work")]
     assert "choose another with -w" in refused([str(bids), str(tmp_path / "out"), "participant", *work], capsys)
     assert "run the participant level first" in refused([str(bids), str(tmp_path / "out"), "group"], capsys)

@@ -36,38 +36,12 @@ from qsmals.anatomy.images import (
 )
 from qsmals.anatomy.stages import Metric, Stage, run_stages, write_affine
 from qsmals.anatomy.templates import NLIN6, NLIN2009C, package_file, template_path
+from qsmals.roi.statistics import Region
 
 LEFT, RIGHT, BOTH = "L", "R", "B"
 
 BOTH_SIDES = 50000
 """Added to the index of the left region to number the row of both sides together."""
-
-
-@dataclass(frozen=True)
-class Region:
-    """A row of a region table.
-
-    Attributes
-    ----------
-    index : int
-        FreeSurfer's index where FreeSurfer has one.
-    name : str
-        Lower case, without the side.
-    hemisphere : str
-        ``L``, ``R``, or ``B`` for a midline region or both sides together.
-    labels : tuple of int
-        The voxels of the label image that belong to it; a single region has its own index here.
-    """
-
-    index: int
-    name: str
-    hemisphere: str
-    labels: tuple[int, ...]
-
-    @property
-    def single(self) -> bool:
-        """Whether the region is a label of the image, not a union of labels."""
-        return self.labels == (self.index,)
 
 
 @dataclass(frozen=True)
@@ -90,7 +64,12 @@ class Atlas:
 
     def label_table(self) -> str:
         """Tab-separated ``index name hemisphere`` of the labels in the image, for ``_dseg.tsv``."""
-        return region_table(r for r in self.regions if r.single)
+        return region_table(r for r in self.regions if is_single(r))
+
+
+def is_single(region: Region) -> bool:
+    """Whether a region is a label of the image, not a union of labels."""
+    return region.members == (region.index,)
 
 
 def region_table(regions: Iterable[Region]) -> str:
@@ -246,7 +225,7 @@ def atlas_image(name: str, *, compute: Compute) -> Image:
         nuclei = np.rint(midbrain.numpy()).astype(np.int32)
         place = (nuclei > 0) & np.isin(data, _MIDBRAIN_MAY_REPLACE)
         data[place] = nuclei[place]
-        known = [r.index for r in ALS.regions if r.single]
+        known = [r.index for r in ALS.regions if is_single(r)]
         return with_data(template, np.where(np.isin(data, known), data, 0))
 
 

@@ -142,11 +142,19 @@ def depth_under_air(head: Image) -> Floats:
     """Distance of each voxel of the object to the air outside it, mm; 0 in the air. Sinuses are filled."""
     data = head.numpy()
     bright = data > 0.12 * np.percentile(data[data > 0], 98)
-    closed = closing_mm(largest_component(bright), 4.0, head.spacing)
-    filled = _fill_slices(closed)
+    filled = _fill_slices(closing_mm(_large_components(bright), 4.0, head.spacing))
     padded = np.pad(filled, 1)
     depth = ndimage.distance_transform_edt(padded, sampling=tuple(head.spacing))[1:-1, 1:-1, 1:-1]
     return np.asarray(depth, dtype=np.float32)
+
+
+def _large_components(mask: Mask) -> Mask:
+    """Components of at least a hundredth of the whole: the brain and the scalp, which bone may part, not the noise."""
+    labels, _ = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())
+    large = sizes >= 0.01 * mask.sum()
+    large[0] = False
+    return np.asarray(large[labels])
 
 
 def _fill_slices(mask: Mask) -> Mask:

@@ -89,9 +89,9 @@ def register_gre(magnitude: Image, t1w: Image, brain: Brain, *, compute: Compute
         stage = Stage(
             "Rigid[0.1]",
             (Metric("MI", resampled(fixed, fine), resampled(brain.image, fine), sampling=0.5),),
-            iterations=(200, 100) if compute.sloppy else (200, 100, 50),
-            shrink=(4, 2) if compute.sloppy else (4, 2, 1),
-            smoothing=(2, 1) if compute.sloppy else (2, 1, 0),
+            iterations=(100, 50) if compute.sloppy else (100, 100, 50),
+            shrink=(2, 1) if compute.sloppy else (4, 2, 1),
+            smoothing=(1, 0) if compute.sloppy else (2, 1, 0),
             fixed_mask=cropped(with_data(corrected, inside), box),
         )
         affine, _ = run_stages([stage], initial=[first], composite=False, prefix=folder / "rigid", compute=compute)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qsmals.anatomy.compute import Compute, require_threads
+from qsmals.anatomy.hdf5 import clear_times
 from qsmals.anatomy.images import Image
 
 
@@ -105,7 +106,10 @@ def run_stages(
     except Exception as error:
         raise RuntimeError(f"antsRegistration failed ({error}) while writing {prefix}*") from error
     if composite:
-        return Path(f"{prefix}Composite.h5"), Path(f"{prefix}InverseComposite.h5")
+        files = Path(f"{prefix}Composite.h5"), Path(f"{prefix}InverseComposite.h5")
+        for file in files:
+            clear_times(file)
+        return files
     return Path(f"{prefix}0GenericAffine.mat"), Path(f"{prefix}0GenericAffine.mat")
 
 

@@ -18,23 +18,6 @@ DOCKER_TAG_VARIABLE = "QSMALS_DOCKER_TAG"
 APPTAINER_VARIABLES = ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
 
 
-def check_folders(bids_dir: Path, output_dir: Path, work_dir: Path | None = None) -> None:
-    """Raise InvalidInput when a run with these folders would write among the raw data.
-
-    OUTPUT_DIR may be ``BIDS_DIR/derivatives/<name>``; the work folder must be outside BIDS_DIR.
-    """
-    raw, output = _real(bids_dir), _real(output_dir)
-    if output == raw or raw.is_relative_to(output):
-        raise InvalidInput(
-            f"OUTPUT_DIR {output_dir} holds BIDS_DIR: choose another, such as BIDS_DIR/derivatives/qsmals"
-        )
-    inside = output.relative_to(raw).parts if output.is_relative_to(raw) else ()
-    if inside and (inside[0] != "derivatives" or len(inside) < 2):
-        raise InvalidInput(f"OUTPUT_DIR {output_dir} lies among the raw data: choose BIDS_DIR/derivatives/<name>")
-    if work_dir is not None and _real(work_dir).is_relative_to(raw):
-        raise InvalidInput(f"the work folder {work_dir} lies in BIDS_DIR: choose one outside with --work-dir")
-
-
 def check_dataset(bids_dir: Path) -> None:
     """Raise InvalidInput unless ``dataset_description.json`` says that this is a raw BIDS data set."""
     path = bids_dir / "dataset_description.json"

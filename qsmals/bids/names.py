@@ -16,6 +16,7 @@ IMAGE = ".nii.gz"
 BIDSIGNORE = (
     "*.html",
     "group",
+    "work",
     "**/figures",
     "**/log",
     "**/*_xfm.*",

@@ -322,8 +322,11 @@ def check_folders(settings: Settings, level: str) -> None:
         raise ValueError(f"BIDS_DIR {bids} is no folder")
     if output == bids:
         raise ValueError("OUTPUT_DIR is BIDS_DIR itself; give another, as BIDS_DIR/derivatives/qsmals")
-    if output.is_relative_to(bids) and output.relative_to(bids).parts[0] not in ("derivatives", "sourcedata"):
-        raise ValueError(f"OUTPUT_DIR {output} lies in BIDS_DIR; inside it only derivatives/ may be written")
+    if bids.is_relative_to(output):
+        raise ValueError(f"OUTPUT_DIR {output} holds BIDS_DIR; give another, as BIDS_DIR/derivatives/qsmals")
+    inside = output.relative_to(bids).parts if output.is_relative_to(bids) else ()
+    if inside and (inside[0] != "derivatives" or len(inside) < 2):
+        raise ValueError(f"OUTPUT_DIR {output} lies in BIDS_DIR; inside it only derivatives/NAME may be written")
     if work.is_relative_to(bids) and not work.is_relative_to(output):
         raise ValueError(f"the work folder {work} lies in BIDS_DIR; choose another with -w")
     if work == output:

@@ -22,6 +22,7 @@ from qsmals.bids.layout import SubjectInputs, find_subjects
 from qsmals.bids.names import log_dir, missing_files, unit_outputs
 from qsmals.cli import writing
 from qsmals.cli.parser import Request
+from qsmals.engine.files import sweep
 from qsmals.engine.lock import LockHeld, SubjectLock
 from qsmals.engine.resources import cpu_limit, memory_limit
 from qsmals.engine.signals import Interrupted
@@ -161,6 +162,7 @@ def run_locked(plan: RunPlan, invalid: Sequence[SubjectSummary], run_id: str, re
         for subject in plan.subjects:
             try:
                 stack.enter_context(SubjectLock(output_dir, subject.label))
+                sweep(output_dir / f"sub-{subject.label}")  # what a killed run left half written
                 free.append(subject)
             except LockHeld as error:
                 log.error("%s", error)

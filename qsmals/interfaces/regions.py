@@ -33,14 +33,14 @@ class MeasureRegions(Step):
         """See :func:`qsmals.roi.statistics.region_statistics`."""
         from qsmals.anatomy.atlases import get_atlas
         from qsmals.recon.grid import voxel_size_mm
-        from qsmals.roi.statistics import Region, region_statistics
+        from qsmals.roi.statistics import region_statistics
         from qsmals.roi.table import column_dictionary, table_text
 
         table = region_statistics(
             load(self.inputs.in_file),
             load_labels(self.inputs.labels),
             measured=load_mask(self.inputs.mask),
-            regions=[Region(r.index, r.name, r.hemisphere, r.labels) for r in get_atlas(self.inputs.atlas).regions],
+            regions=get_atlas(self.inputs.atlas).regions,
             voxel_size_mm=voxel_size_mm(affine_of(self.inputs.in_file)),
             white_matter=load_mask(self.inputs.white_matter),
         )
