@@ -43,9 +43,10 @@ class MakeFieldMasks(Step):
             "reliable_mask": save(masks.reliable, affine, folder / "reliable_mask.nii"),
             "quality_mask": save(masks.quality, affine, folder / "quality_mask.nii"),
             "facts": {
-                "quality_threshold": float(masks.quality_threshold),
-                "brain_ml": float(masks.brain.sum()) * voxel_ml,
-                "brain_dropped_fraction": 1 - float(masks.brain.sum()) / float(brain.sum()),
+                "source": "T1w brain mask, as far as the phase is reliable",
+                "volume_ml": round(float(masks.brain.sum()) * voxel_ml, 1),
+                "dropped_percent": round(100 * (1 - float(masks.brain.sum()) / float(brain.sum())), 2),
+                "quality_threshold": round(float(masks.quality_threshold), 3),
             },
         }
 
