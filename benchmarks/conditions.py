@@ -4,7 +4,7 @@
 
 Simulates the head (a real one with its FreeSurfer segmentation, or the packaged template), runs `qsmals` with no
 option changed, and writes docs/accuracy.md and its picture. What is in WORK_DIR already is not made again.
-Without the files of `--t1w` and `--segmentation` it says so and stops.
+If the files of `--t1w` and `--segmentation` are not there, it says so and does nothing.
 """
 
 import argparse

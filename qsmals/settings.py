@@ -6,7 +6,7 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from qsmals.engine.files import write_text
 
@@ -28,10 +28,9 @@ class Acquisition:
     """What the sidecars may lack or have wrong."""
 
     field_strength_tesla: float | None = None
-    phase_sign: str = "auto"
-    """``auto``, ``positive`` (stored phase grows with the field) or ``negative``."""
-    readout: str = "auto"
-    """``auto``, ``monopolar`` or ``bipolar``."""
+    phase_sign: Literal["auto", "positive", "negative"] = "auto"
+    """``positive``: stored phase grows with the field."""
+    readout: Literal["auto", "monopolar", "bipolar"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Reconstruction:
     field: str = "weighted"
     background: str = "v-sharp"
     inversion: str = "tv"
-    reference: str = "brain"
-    """``brain`` (consensus C8), ``csf`` or ``wm``."""
+    reference: Literal["brain", "csf", "wm"] = "brain"
+    """The whole brain is what the consensus recommends (C8)."""
     relaxometry: str = "arlo"
     parameters: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Per method, e.g. ``{"tv": {"regularisation": 2e-4}}``."""
@@ -54,12 +53,12 @@ class Reconstruction:
 class Anatomy:
     """Brain extraction, registration and regions."""
 
-    brain_extraction: str = "auto"
+    brain_extraction: Literal["auto", "template", "skip"] = "auto"
     """``auto`` (skipped on a T1w image that is seen to be brain-only), ``template`` or ``skip``."""
     output_spaces: tuple[str, ...] = ("MNI152NLin6Asym",)
     """Standard spaces that receive the susceptibility map; the atlas's own is always first."""
-    atlas: str = "als"
-    refinement: str = "susceptibility"
+    atlas: Literal["als"] = "als"
+    refinement: Literal["susceptibility", "none"] = "susceptibility"
     """``susceptibility`` (deep nuclei are placed by the map as well) or ``none`` (by the T1w image alone)."""
 
 
@@ -163,6 +162,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
             raise ValueError(f"setting {where} is a list of words, not {value!r}")
         return tuple(value)
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise ValueError(f"setting {where} is one of {', '.join(typing.get_args(hint))}, not {value!r}")
+        return value
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -83,8 +83,8 @@ def test_a_wrong_file_is_refused(
         (["--nprocs", "0"], "--nprocs"),
         (["--field-strength", "-3"], "--field-strength"),
         (["--use-plugin", "absent.yml"], "absent.yml is no file"),
-        (["-d", "freesurfer"], "expected freesurfer=SUBJECTS_DIR"),
-        (["-d", "freesurfer=/absent"], "/absent is no folder"),
+        (["-d", "freesurfer=/absent"], "--derivatives freesurfer=/absent"),
+        (["--random-seed", "0"], "--random-seed"),
         (["--inversion", "magic"], "--inversion"),
     ],
 )
@@ -111,3 +111,19 @@ def test_folders_must_not_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_every_stage_has_an_option() -> None:
     flags = {flag for action in build_parser()._actions for flag in action.option_strings}
     assert {f"--{stage.replace('_', '-')}" for stage in STAGES} <= flags
+
+
+def test_an_engine_that_does_not_exist_is_refused_at_once(
+    folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = tmp_path / "plugin.yml"
+    chosen.write_text("plugin: Magic\n")
+    assert "no engine Magic" in refused([*folders, "participant", "--use-plugin", str(chosen)], capsys)
+
+
+def test_a_file_of_an_earlier_run_does_not_bring_its_work_folder(folders: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("work_dir = '/gone'\n[behaviour]\nsloppy = true\n")
+    settings = parse([*folders, "participant", "--config-file", str(config)]).settings
+    assert settings.work_dir == str(Path(settings.output_dir) / "work")
+    assert settings.behaviour.sloppy

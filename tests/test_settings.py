@@ -29,6 +29,7 @@ def test_settings_round_trip_through_toml(tmp_path: Path) -> None:
         ({"behaviour": {"sloppy": "yes"}}, "behaviour.sloppy is of type bool"),
         ({"behaviour": {"random_seed": True}}, "behaviour.random_seed is of type int"),
         ({"resources": 4}, "resources is a table"),
+        ({"acquisition": {"phase_sign": "up"}}, "acquisition.phase_sign is one of auto, positive, negative"),
         ({"selection": {"participant_label": "01"}}, "selection.participant_label is a list"),
     ],
 )

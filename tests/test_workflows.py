@@ -113,12 +113,12 @@ def test_the_options_reach_the_steps(tmp_path: Path) -> None:
             assert inputs.parameters == {"max_iterations": 3}
 
 
-def test_the_work_folder_names_the_version(tmp_path: Path) -> None:
-
+def test_the_work_folder_names_the_version_and_the_study(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, [Visit()])
-    assert (
-        __version__ in run_folder(plan.settings).name or __version__.replace(".", "_") in run_folder(plan.settings).name
-    )
+    folder = run_folder(plan.settings)
+    assert folder.parent.name == f"qsmals-{__version__}"
+    assert init_run_wf(plan).base_dir == str(folder)
+    assert run_folder(replace(plan.settings, output_dir=str(tmp_path / "other"))) != folder
 
 
 def test_nothing_is_written_while_the_graph_is_built(tmp_path: Path) -> None:

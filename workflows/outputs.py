@@ -118,7 +118,7 @@ class _Saver:
         self.add("Chimap", "chi_ppm", sidecar=self.map_fields("Chimap"), facts="reference")
         for suffix, field in RELAXATION.items():
             if suffix in self.plan.outputs:
-                self.add(suffix, field, sidecar=self.map_fields(suffix), masked=True)
+                self.add(suffix, field, sidecar=self.map_fields(suffix))
         for desc in ("total", "local"):
             sidecar = fieldmap_sidecar(
                 desc,

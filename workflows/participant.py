@@ -1,5 +1,6 @@
 """The whole graph: subjects, their T1w images, and their gradient-echo scans."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,15 @@ T1W_VOXELS = 256**3
 
 
 def run_folder(settings: Settings) -> Path:
-    """Where the graph works; results of another version are never taken for this one's."""
-    return Path(settings.work_dir) / f"qsmals-{__version__}"
+    """Where the graph works; results of another version or of another study are never taken for this one's."""
+    study = hashlib.sha256(f"{settings.bids_dir}\n{settings.output_dir}".encode()).hexdigest()[:8]
+    return Path(settings.work_dir) / f"qsmals-{__version__}" / study
+
+
+def node_names(workflow: Workflow) -> set[str]:
+    """Full names of the nodes that a run of the graph must end."""
+    nodes = workflow._create_flat_graph().nodes()
+    return {node.fullname for node in nodes if not isinstance(node.interface, IdentityInterface)}
 
 
 def subject_graph(label: str) -> str:
@@ -39,7 +47,10 @@ def init_run_wf(plan: RunPlan) -> Workflow:
     folder = run_folder(plan.settings)
     workflow = Workflow(name="participant_wf", base_dir=str(folder))
     behaviour = plan.settings.behaviour
-    atlas = init_atlas_node(NodeMaker("", T1W_VOXELS, 1, plan.limits.omp_nthreads), settings=plan.settings)
+    # named after a subject whose lock this process holds: no other run works in the node's folder
+    first = subject_graph(plan.subjects[0].label).removesuffix("_wf")
+    maker = NodeMaker("", T1W_VOXELS, 1, plan.limits.omp_nthreads)
+    atlas = init_atlas_node(maker, settings=plan.settings, name=f"atlas_{first}")
     atlas.config = nipype_settings(Path(plan.settings.output_dir) / "logs")
     for subject in plan.subjects:
         graph = init_subject_wf(subject, settings=plan.settings, limits=plan.limits)
@@ -136,7 +147,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             ("chi_ppm", "inputnode.chi_ppm"), ("measured_mask", "inputnode.brain_mask"),
             ("white_matter", "inputnode.white_matter"),
         ]),
-        (chi, measures, _through(*_relaxation("r2star_hz", plan))),
+        (chi, measures, [("outputnode.brain_mask", "inputnode.fit_mask"), *_through(*_relaxation("r2star_hz", plan))]),
         (labels, measures, _through("labels")),
         (inputnode, measures, [("brain", "inputnode.t1w_brain"), *_ins(*(f"to_{space}" for space in spaces))]),
         (coregister, measures, _through("to_t1w")),

@@ -13,13 +13,16 @@ from qsmals.workflows.nodes import NodeMaker
 
 ATLAS_SPACE = "MNI152NLin6Asym"
 MAPS = {"Chimap": "chi_ppm", "R2starmap": "r2star_hz"}
+MASKS = {"Chimap": "brain_mask", "R2starmap": "fit_mask"}
+"""Where each map was measured: background removal may lose voxels that relaxometry has not lost."""
+
 UNITS = {"Chimap": "ppm", "R2starmap": "1/s"}
 
 
-def init_atlas_node(maker: NodeMaker, *, settings: Settings) -> Node:
+def init_atlas_node(maker: NodeMaker, *, settings: Settings, name: str = "atlas") -> Node:
     """The atlas on its template, made once for all subjects: outputs ``labels`` and ``table``."""
     atlas = AtlasImage(atlas=settings.anatomy.atlas, **ants_settings(settings))
-    return maker.make(atlas, "atlas", step="atlas", volumes=40, parallel=True)
+    return maker.make(atlas, name, step="atlas", volumes=40, parallel=True)
 
 
 def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_wf") -> Workflow:
@@ -85,7 +88,7 @@ def init_measures_wf(
 
     Inputs (``inputnode``)
     ----------------------
-    chi_ppm, r2star_hz : maps; brain_mask, white_matter, labels : on the GRE grid; t1w_brain : reference;
+    chi_ppm, r2star_hz : maps; brain_mask, fit_mask : where they were measured; white_matter, labels : on the GRE grid; t1w_brain : reference;
     to_t1w : transform; per template ``to_<template>``.
 
     Outputs (``outputnode``)
@@ -93,7 +96,7 @@ def init_measures_wf(
     Per map ``table_<Map>``, ``columns_<Map>`` and ``<Map>_<space>``.
     """
     spaces = settings.anatomy.output_spaces
-    inputs = ["chi_ppm", "r2star_hz", "brain_mask", "white_matter", "labels", "t1w_brain", "to_t1w"]
+    inputs = ["chi_ppm", "r2star_hz", "brain_mask", "fit_mask", "white_matter", "labels", "t1w_brain", "to_t1w"]
     inputnode = Node(IdentityInterface(fields=[*inputs, *(f"to_{space}" for space in spaces)]), name="inputnode")
     per_map = ["table_{}", "columns_{}", "{}_T1w", *("{}_" + space for space in spaces)]
     fields = [word.format(suffix) for suffix in maps for word in per_map]
@@ -116,7 +119,7 @@ def _add_table(workflow: Workflow, maker: NodeMaker, suffix: str, atlas: str) ->
     )
     workflow.connect([
         (workflow.get_node("inputnode"), measure, [
-            (MAPS[suffix], "in_file"), ("brain_mask", "mask"), ("white_matter", "white_matter"),
+            (MAPS[suffix], "in_file"), (MASKS[suffix], "mask"), ("white_matter", "white_matter"),
             ("labels", "labels"),
         ]),
         (measure, workflow.get_node("outputnode"), [

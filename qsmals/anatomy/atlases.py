@@ -152,9 +152,13 @@ _MIDLINE = (
     (255, "corpus_callosum_anterior"),
 )
 
+_FRONTAL = (3, 12, 14, 18, 19, 20, 27, 28, 32)
+"""Frontal cortex without the motor strip (precentral and paracentral gyri)."""
+
 _UNIONS = (
     # name, left index, left labels, right index, right labels
     ("middle_frontal", 40001, (1003, 1027), 40002, (2003, 2027)),
+    ("frontal", 40011, tuple(1000 + i for i in _FRONTAL), 40012, tuple(2000 + i for i in _FRONTAL)),
     ("cerebellum", 40003, (7, 8), 40004, (46, 47)),
 )
 

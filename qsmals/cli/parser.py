@@ -43,6 +43,7 @@ def parse(argv: Sequence[str] | None = None) -> Request:
         settings = _settings(given)
         check_folders(settings, given["level"])
         _check_methods(settings)
+        _check_plugin(settings)
     except ValueError as error:
         parser.error(str(error))
     return Request(
@@ -121,7 +122,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME=PATH",
-        help="results to use in place of the built-in ones: freesurfer=SUBJECTS_DIR (segmentation and brain mask)",
+        help="results of other pipelines; this version takes none and says so",
     )
     group.add_argument(
         "--bids-database-dir",
@@ -254,7 +255,7 @@ def _add_behaviour(parser: argparse.ArgumentParser) -> None:
         "--sloppy", dest="behaviour.sloppy", action="store_true", help="low effort, for tests: never for a study"
     )
     group.add_argument(
-        "--random-seed", dest="behaviour.random_seed", type=int, metavar="N", help="seed of the registrations"
+        "--random-seed", dest="behaviour.random_seed", type=_count, metavar="N", help="seed of the registrations"
     )
     group.add_argument(
         "--deterministic",
@@ -290,8 +291,8 @@ def _add_behaviour(parser: argparse.ArgumentParser) -> None:
 
 def _settings(given: dict[str, Any]) -> Settings:
     values: dict[str, Any] = read_toml(Path(given["config_file"])) if "config_file" in given else {}
-    for table in ("run", "software"):
-        values.pop(table, None)
+    for own in ("run", "software", "work_dir"):  # of that run, not of this one
+        values.pop(own, None)
     values = merge(values, _nested(given))
     values.setdefault("work_dir", str(Path(given["output_dir"]) / "work"))
     settings = Settings.from_mapping(values)
@@ -340,11 +341,18 @@ def check_folders(settings: Settings, level: str) -> None:
 
 def _check_derivatives(pairs: Iterable[str]) -> None:
     for pair in pairs:
-        name, separator, path = pair.partition("=")
-        if not separator or name != "freesurfer":
-            raise ValueError(f"--derivatives {pair}: expected freesurfer=SUBJECTS_DIR")
-        if not Path(path).is_dir():
-            raise ValueError(f"--derivatives {pair}: {path} is no folder")
+        raise ValueError(
+            f"--derivatives {pair}: this version uses its own segmentation and registration only; leave the option out"
+        )
+
+
+def _check_plugin(settings: Settings) -> None:
+    if settings.behaviour.random_seed < 1:
+        raise ValueError("behaviour.random_seed must be 1 or more: ITK takes 0 for the clock")
+    if settings.resources.use_plugin:
+        from qsmals.engine.plugins_config import load_plugin_file
+
+        load_plugin_file(Path(settings.resources.use_plugin))
 
 
 def _check_methods(settings: Settings) -> None:

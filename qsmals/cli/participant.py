@@ -5,11 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from qsmals.cli import writing
 from qsmals.cli.parser import Request
 from qsmals.engine.files import sweep
 from qsmals.engine.lock import LockHeld, SubjectLock
+from qsmals.engine.progress import Step
 from qsmals.engine.resources import cpu_limit, memory_limit
 from qsmals.engine.signals import Interrupted
 from qsmals.engine.summary import Failure, SubjectSummary, exit_code, merge_summary, now, summary_lines
@@ -100,8 +100,11 @@ def check_all(subjects: Sequence[SubjectInputs], settings: Settings) -> dict[str
     """Read every voxel of every subject, several at a time, and log all that is wrong."""
     b0_tesla = settings.acquisition.field_strength_tesla
     n_threads = settings.resources.nprocs or int(cpu_limit().value)
-    with ThreadPoolExecutor(min(n_threads, 8)) as pool:
+    pool = ThreadPoolExecutor(min(n_threads, 8))
+    try:
         checked = list(pool.map(lambda s: check_subject(s, b0_tesla=b0_tesla), subjects))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a signal must not wait for a cohort to be read
     for result in checked:
         if not result.ok:
             log.error("sub-%s cannot be processed:\n%s", result.label, format_faults(result.faults))
@@ -179,31 +182,52 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSu
     for subject in plan.subjects:
         software = {"software": writing.versions(), "run": {"id": run_id, "command": " ".join(request.command)}}
         write_toml(subject.log_dir / "qsmals.toml", plan.settings, **software)
-    started, began = now(), time.monotonic()
-    plugin, stop = execute(plan)
+    started = now()
+    done = execute(plan)
     entries = []
     for subject in plan.subjects:
-        failures = [f for f in plugin.failures if f.unit.split(" ")[0] == f"sub-{subject.label}"]
-        steps = [s for s in plugin.steps if s.unit.split(" ")[0] == f"sub-{subject.label}"]
-        entry = conclude(subject, failures, steps, stop)
-        report = writing.write_report(output_dir, subject, entry, steps, request, run_id)
+        own = done.of_subject(subject.label)
+        entry = replace(conclude(subject, own), started=started, ended=now())
+        report = writing.write_report(output_dir, subject, entry, own.steps, request, run_id)
         if entry.status == "ok" and report:
             entry = replace(entry, status="incomplete", why="the report lacks " + "; ".join(report))
-        entries.append(replace(entry, started=started, ended=now(), seconds=time.monotonic() - began))
+        entries.append(entry)
     merge_summary(output_dir / "logs" / "summary.json", entries)
-    if stop is not None:
+    if done.stop is not None:
         say(entries)
-        raise stop
+        raise done.stop
     if plan.settings.behaviour.clean_workdir:
         clean(plan, entries)
     return entries
 
 
-def execute(plan: RunPlan) -> tuple[Any, Interrupted | None]:
-    """Run the graph; returns the plugin, which knows what became of the nodes, and the signal that ended it."""
+@dataclass(frozen=True)
+class Done:
+    """What a run of the graph left: its steps and failures, nodes that never ended, and the signal that ended it."""
+
+    steps: tuple[Step, ...]
+    failures: tuple[Failure, ...]
+    unfinished: tuple[str, ...]
+    stop: Interrupted | None = None
+
+    def of_subject(self, label: str) -> "Done":
+        """The part that concerns one subject; a failure of what all share (the atlas) concerns everyone."""
+        from qsmals.workflows.participant import subject_graph
+
+        name, graph = f"sub-{label}", f".{subject_graph(label)}."
+        return Done(
+            tuple(step for step in self.steps if step.unit.split(" ")[0] == name),
+            tuple(failure for failure in self.failures if failure.unit.split(" ")[0] in (name, "")),
+            tuple(node for node in self.unfinished if graph in f".{node}."),
+            self.stop,
+        )
+
+
+def execute(plan: RunPlan) -> Done:
+    """Run the graph, to its end or until a signal comes."""
     from qsmals.engine.plugins_config import PluginSettings, load_plugin_file, make_plugin
     from qsmals.engine.progress import NodesFailed
-    from qsmals.workflows.participant import init_run_wf
+    from qsmals.workflows.participant import init_run_wf, node_names
 
     settings = plan.settings
     quieten_nipype()
@@ -217,13 +241,16 @@ def execute(plan: RunPlan) -> tuple[Any, Interrupted | None]:
         memory_gb=plan.limits.memory_gb,
         **({"itk_threads": 1} if settings.behaviour.deterministic else {}),
     )
+    wanted = node_names(workflow)
+    stop = None
     try:
         workflow.run(plugin=plugin)
     except NodesFailed as error:
         log.debug("%s", error)
-    except Interrupted as stop:
-        return plugin, stop
-    return plugin, None
+    except Interrupted as signal:
+        stop = signal
+    ended = {step.node for step in plugin.steps if step.state in ("done", "cached")}
+    return Done(tuple(plugin.steps), tuple(plugin.failures), tuple(sorted(wanted - ended)), stop)
 
 
 def quieten_nipype() -> None:
@@ -235,17 +262,21 @@ def quieten_nipype() -> None:
         library.handlers, library.propagate = [], True
 
 
-def conclude(
-    subject: SubjectPlan, failures: Sequence[Failure], steps: Sequence[Any], stop: Interrupted | None
-) -> SubjectSummary:
-    """What became of a subject: from its failed nodes, and from the files that are there."""
+def conclude(subject: SubjectPlan, done: Done) -> SubjectSummary:
+    """What became of a subject: from its nodes in this run, and from the files that are there."""
     name = f"sub-{subject.label}"
-    peak = max((step.peak_gb for step in steps if step.peak_gb is not None), default=None)
-    common: dict[str, Any] = {"failures": tuple(failures), "peak_memory_gb": peak, "version": __version__}
-    if stop is not None:
-        return SubjectSummary(name, "failed", str(stop), **common)
-    if failures:
-        return SubjectSummary(name, "failed", f"{failures[0].node}: {failures[0].why}", **common)
+    common: dict[str, Any] = {
+        "failures": done.failures,
+        "peak_memory_gb": max((step.peak_gb for step in done.steps if step.peak_gb is not None), default=None),
+        "seconds": sum(step.seconds for step in done.steps if step.seconds is not None),
+        "version": __version__,
+    }
+    if done.failures:
+        first = done.failures[0]
+        return SubjectSummary(name, "failed", f"{first.node}: {first.why}", **common)
+    if done.unfinished:
+        why = str(done.stop) if done.stop else "not run to its end, because the run stopped before"
+        return SubjectSummary(name, "failed", f"{why} ({len(done.unfinished)} steps left)", **common)
     missing = missing_files([scan.outputs for scan in subject.scans])
     if missing:
         names = ", ".join(path.name for path in missing[:3])

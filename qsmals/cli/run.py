@@ -63,11 +63,13 @@ def start_log(path: Path, verbosity: int) -> None:
     """Progress and warnings to the terminal, everything to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
-    root.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
+    root.setLevel(logging.INFO)
+    logging.getLogger("qsmals").setLevel(logging.DEBUG)  # other libraries' debugging is for nobody
     written = logging.FileHandler(path, encoding="utf-8")
     written.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     shown = logging.StreamHandler(sys.stdout)
     shown.setFormatter(_Terminal())
+    shown.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
     shown.addFilter(lambda record: verbosity > 0 or record.name.startswith("qsmals"))
     root.handlers = [written, shown]
     logging.captureWarnings(True)
