@@ -9,7 +9,6 @@ from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import LPS_FROM_RAS, cropped, index_to_physical, to_ants, with_data
 from qsmals.anatomy.registration import (
     Transform,
-    combined_magnitude,
     nearest_rigid,
     register_gre,
     register_template,
@@ -132,17 +131,6 @@ def test_missing_transforms_and_empty_scans_are_refused(head, brain, compute, tm
             resample(head.t1w, head.t1w, [tmp_path / "gone.h5"])
         with pytest.raises(ValueError, match="empty or constant"):
             register_gre(to_ants(np.zeros((20, 20, 20)), np.eye(4)), head.t1w, brain, compute=compute)
-
-
-def test_echoes_are_combined_without_nan():
-    echoes = np.stack([np.full((2, 2, 2), 3.0), np.full((2, 2, 2), 4.0)], axis=-1)
-    echoes[0, 0, 0, 1] = np.nan
-    combined = combined_magnitude(echoes)
-    assert combined[1, 1, 1] == pytest.approx(np.sqrt(12.5))
-    assert combined[0, 0, 0] == pytest.approx(np.sqrt(4.5))
-    assert combined.dtype == np.float32
-    with pytest.raises(ValueError, match="dimensions"):
-        combined_magnitude(np.zeros((2, 2)))
 
 
 def test_the_nearest_rigid_map_has_no_scale():

@@ -15,6 +15,7 @@ from qsmals.bids.checks import CheckedSubject, check_subject, scan_faults
 from qsmals.bids.errors import format_faults
 from qsmals.bids.images import BadImage, read_facts
 from qsmals.bids.layout import find_subjects
+from qsmals.recon.phase.scaling import describe_values, detect_phase_scale
 from tests.bids_trees import (
     AFFINE,
     SHAPE,
@@ -342,6 +343,18 @@ def test_bad_field_strength(anat: Path, value: object, message: str) -> None:
     assert override.ok and override.facts["sub-01"].b0_tesla == 2.89
 
 
+def test_a_given_field_strength_that_contradicts_a_sidecar(anat: Path) -> None:
+    (fault,) = check(anat, b0_tesla=7.0).faults
+    assert fault.code == "field-strength" and "is 3 T, but --field-strength says 7" in str(fault)
+    assert "Leave out --field-strength" in fault.remedy and len(fault.files) == 6
+    assert not check(anat, b0_tesla=7.0).facts
+    agreed = check(anat, b0_tesla=3.0005)
+    assert agreed.ok and agreed.facts["sub-01"].b0_tesla == 3.0005
+    change_sidecar(anat / MAG.format(2), MagneticFieldStrength=7)
+    (fault,) = check(anat, b0_tesla=3.0).faults
+    assert fault.files == (anat / MAG.format(2),) and "is 7 T" in str(fault)
+
+
 def test_field_strength_differs_between_echoes(anat: Path) -> None:
     change_sidecar(anat / MAG.format(2), MagneticFieldStrength=7)
     (fault,) = check(anat).faults
@@ -391,6 +404,40 @@ def test_phase_in_radians(anat: Path) -> None:
     assert (
         facts.phase_units == "rad" and facts.phase_is_integer is False and facts.phase_max == pytest.approx(np.pi, 0.01)
     )
+
+
+def declare_radians(anat: Path, *ranges: tuple[float, float]) -> None:
+    for index, (low, high) in enumerate(ranges, 1):
+        path = anat / PHASE.format(index)
+        stored = values_of(path).astype(float)
+        share = (stored - stored.min()) / (stored.max() - stored.min())
+        resave(path, (low + (high - low) * share).astype(np.float32))
+        change_sidecar(path, Units="rad")
+
+
+@pytest.mark.parametrize(
+    ("ranges", "n_files"),
+    [
+        ([(-3.1, 3.1)] * 3, 0),
+        ([(0.0, 6.28)] * 3, 0),
+        ([(-1.0, 1.2)] * 3, 0),
+        ([(-4.0, 2.2), (-3.1, 3.1), (-3.1, 3.1)], 1),
+        ([(-3.1, 3.1), (0.0, 6.2), (-3.1, 3.1)], 3),
+        ([(-180.0, 180.0), (-3.1, 3.1), (-3.1, 3.1)], 1),
+    ],
+)
+def test_units_rad_means_what_the_reconstruction_takes(
+    anat: Path, ranges: list[tuple[float, float]], n_files: int
+) -> None:
+    declare_radians(anat, *ranges)
+    checked = check(anat)
+    assert [(fault.code, len(fault.files)) for fault in checked.faults] == ([("units", n_files)] if n_files else [])
+    stored = [values_of(anat / PHASE.format(index)).astype(np.float32) for index in (1, 2, 3)]
+    if not n_files:
+        assert detect_phase_scale(describe_values(stored), units="rad", manufacturer="Siemens").factor == 1
+    elif ranges[0][0] > -100:
+        with pytest.raises(ValueError, match="neither"):
+            detect_phase_scale(describe_values(stored), units="rad", manufacturer="Siemens")
 
 
 def test_faults_of_one_run_leave_the_other_usable(tmp_path: Path) -> None:

@@ -19,11 +19,9 @@ from qsmals.bids.layout import Unit, find_subjects
 from qsmals.bids.names import (
     derivative_path,
     expected_files,
-    figures_dir,
     log_dir,
     logs_dir,
     missing_files,
-    report_path,
     unit_outputs,
 )
 from qsmals.bids.naming import build_name, parse_name
@@ -40,6 +38,7 @@ from qsmals.bids.sidecars import (
     strict_json,
     table_sidecar,
     transform_sidecar,
+    with_software,
 )
 from qsmals.engine.files import write_json, write_text
 from tests.bids_trees import Gre, Visit, change_sidecar, snapshot, write_image, write_tree
@@ -87,7 +86,8 @@ def write_results(output_dir: Path, bids_dir: Path, unit: Unit) -> dict[str, Pat
             content = transform_sidecar(source=native, target=rest, description="Rigid")
         else:
             content = map_sidecar(kind, unit.gre, space=spaces.get(rest), references=["10.1/x"], **common)
-        write_json(output.sidecar, content)
+        facts = {"Detected": [{"What": "phase sign", "Found": "as stored", "Evidence": "fit", "Warning": True}]}
+        write_json(output.sidecar, with_software({**content, **facts}, {"numpy": "2.3.5"}))
     return {key: output.path for key, output in outputs.items()}
 
 
@@ -108,8 +108,8 @@ def test_validator_finds_no_error(tmp_path: Path) -> None:
     for unit in units:
         write_results(output, raw, unit)
     for subject in ("01", "02"):
-        write_text(report_path(output, subject), "<html></html>")
-        write_text(figures_dir(output, subject) / "sub-01_map.svg", "<svg/>")
+        write_text(output / f"sub-{subject}.html", "<html></html>")
+        write_text(output / f"sub-{subject}" / "figures" / "sub-01_map.svg", "<svg/>")
         write_text(log_dir(output, subject, "20261121") / "qsmals.toml", "")
     write_text(logs_dir(output) / "CITATION.md", "x")
     write_text(output / "group" / "seg-aparc_desc-roi_Chimap.tsv", "participant_id\nsub-01\n")
@@ -177,8 +177,7 @@ def test_map_sidecar_says_what_bids_requires(tmp_path: Path) -> None:
         sources=["bids:raw:sub-01/x"],
         algorithm="TV",
         references=["10.1/a", "10.1/b"],
-        parameters={"inversion": {"weight": np.float32(0.5), "steps": (1, 2)}},
-        reference_region={"Region": "brain", "OffsetCsf": math.nan},
+        parameters={"inversion": {"weight": np.float32(0.5), "steps": (1, 2), "limit": math.inf}},
         space=Space("bids:raw:y", "1 mm"),
         b0_tesla=2.89,
     )
@@ -187,8 +186,8 @@ def test_map_sidecar_says_what_bids_requires(tmp_path: Path) -> None:
     assert content["EchoTime"] == [0.005, 0.010, 0.015] and content["BandwidthPerPixel"] == [100, 200, 300]
     assert content["FlipAngle"] == 15 and content["MagneticFieldStrength"] == 2.89
     assert content["EstimationReference"] == "10.1/a; 10.1/b" and content["Sources"] == ["bids:raw:sub-01/x"]
-    assert content["Parameters"] == {"inversion": {"weight": 0.5, "steps": [1, 2]}}
-    assert content["ReferenceRegion"]["OffsetCsf"] is None and "PatientName" not in content
+    assert content["Parameters"] == {"inversion": {"weight": 0.5, "steps": [1, 2], "limit": None}}
+    assert "PatientName" not in content
     json.dumps(content, allow_nan=False)
 
 

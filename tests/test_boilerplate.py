@@ -62,11 +62,12 @@ ACQUISITION = {
 }
 ANATOMY = {
     "bias_correction": True,
-    "brain_extraction": "a brain template registered with ANTs",
+    "brain_extraction": "auto",
     "gre_to_t1w": "rigid",
-    "template": "MNI152NLin6Asym",
+    "templates": ["MNI152NLin6Asym", "MNI152NLin2009cAsym"],
     "registration": "SyN",
-    "atlases": ["desikan-killiany", "aal3", "mine"],
+    "atlases": ["als", "mine"],
+    "refinement": "susceptibility",
 }
 VERSIONS = {"qsmals": "1.2.3", "nipype": "1.11.0", "antspyx": "0.6.3", "nibabel": "5.4.2", "numpy": "2.3.5"}
 
@@ -80,7 +81,7 @@ def text(**changes):
         "acquisition": ACQUISITION,
         "anatomy": ANATOMY,
         "versions": VERSIONS,
-        "reference": {"region": "brain", "offsets_ppm": {"brain": 0.0, "csf": 0.0191, "white_matter": -0.0123}},
+        "reference": {"region": "brain", "offsets_ppm": {"brain": 0.0, "csf": 0.0191, "wm": -0.0123}},
     } | changes
     return methods_text(arguments.pop("steps"), **arguments)
 
@@ -126,15 +127,54 @@ def test_reference_region_and_offsets_are_stated():
 def test_anatomy_names_template_registration_and_atlases():
     markdown, bib = text()
     assert "corrected for bias with N4 (Tustison et al., 2010)" in markdown
-    assert "MNI152NLin6Asym template (Evans et al., 2012) by symmetric diffeomorphic normalization (SyN)" in markdown
-    assert "AAL3 atlas (Rolls et al., 2020), and the atlas mine" in markdown
+    assert (
+        "registered to the MNI152NLin6Asym template (Evans et al., 2012) and the MNI152NLin2009cAsym template "
+        "(Fonov et al., 2011) by symmetric diffeomorphic normalization (SyN)" in markdown
+    )
     for doi in ("10.1016/j.media.2007.06.004", "10.1109/TMI.2010.2046908", "10.1016/j.neuroimage.2006.01.021"):
         assert doi in bib and doi in markdown
 
 
+def test_regions_say_where_the_midbrain_nuclei_come_from():
+    markdown, bib = text()
+    assert (
+        "the substantia nigra of HCPEx, which is that of CIT168 (Huang et al., 2022; Pauli et al., 2018); the red "
+        "nucleus of AAL3, moved to its centre in CIT168 (Rolls et al., 2020; Pauli et al., 2018); those of the "
+        "atlas mine. They were brought" in markdown
+    )
+    for doi in ("10.1038/sdata.2018.63", "10.1007/s00429-021-02421-6", "10.1016/j.neuroimage.2019.116189"):
+        assert doi in bib and doi in markdown
+
+
+def test_refinement_is_told_and_its_absence_too():
+    markdown, bib = text()
+    assert "fitted the subject's map" in markdown and "10.1016/j.neuroimage.2019.02.016" in bib
+    markdown, bib = text(anatomy=ANATOMY | {"refinement": "none"})
+    assert "placed by the T1-weighted image alone" in markdown and "10.1016/j.neuroimage.2019.02.016" not in bib
+
+
+@pytest.mark.parametrize(
+    ("mode", "said", "unsaid"),
+    [
+        ("auto", "was not extracted again", "given as brain-only"),
+        ("template", "a template brain was aligned", "was not extracted again"),
+        ("skip", "given as brain-only", "a template brain was aligned"),
+    ],
+)
+def test_brain_extraction_is_what_the_setting_says(mode, said, unsaid):
+    markdown, _ = text(anatomy=ANATOMY | {"brain_extraction": mode})
+    assert said in markdown and unsaid not in markdown
+
+
+def test_low_effort_is_said():
+    assert "--sloppy" in text(anatomy=ANATOMY | {"sloppy": True})[0]
+    assert "--sloppy" not in text(anatomy=ANATOMY | {"sloppy": False})[0]
+
+
 def test_standards_and_software_are_always_cited():
     markdown, bib = methods_text([], acquisition={}, anatomy={}, versions={"qsmals": "1.0"})
-    for paper in references.ALWAYS:
+    always = ("CONSENSUS", "BIDS", "NIPYPE", "ANTS", "NIBABEL")
+    for paper in (getattr(references, name) for name in always):
         assert paper.doi in bib and paper.doi in markdown
     assert "qsmals 1.0" in markdown
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from qsmals.recon.field import FIELD
+from qsmals.recon.field.magnitude import combined_magnitude
 from qsmals.recon.field.weighted import WeightedParameters, weighted
+from qsmals.recon.field.weights import LARGEST_WEIGHT, inverse_noise
 from tests.phase_phantom import B0_TESLA, RADIANS_PER_PPM_SECOND, ellipsoid, smooth_field
 
 SHAPE = (24, 28, 20)
@@ -118,3 +120,32 @@ def test_wrong_arguments():
 
 def test_the_registry_knows_the_method():
     assert FIELD.default == "weighted" and FIELD["weighted"].function is weighted
+
+
+def test_echoes_are_combined_without_nan():
+    magnitudes = np.stack([np.full((2, 2, 2), 3.0), np.full((2, 2, 2), 4.0)], axis=-1).astype(np.float32)
+    magnitudes[0, 0, 0, 1] = np.nan
+    magnitudes[0, 0, 1, 1] = -1
+    before = magnitudes.copy()
+    combined = combined_magnitude(magnitudes)
+    assert combined[1, 1, 1] == pytest.approx(np.sqrt(12.5))
+    assert combined[0, 0, 0] == combined[0, 0, 1] == pytest.approx(np.sqrt(4.5))
+    assert combined.dtype == np.float32
+    np.testing.assert_array_equal(magnitudes, before)
+    np.testing.assert_array_equal(combined_magnitude(magnitudes[..., 0]), magnitudes[..., 0])
+    with pytest.raises(ValueError, match="dimensions"):
+        combined_magnitude(np.zeros((2, 2), np.float32))
+
+
+def test_weights_are_the_inverse_of_known_noise():
+    noise = np.array([0.01, 0.02, 0.04, 1e-9, np.inf, np.nan, 0.0, -1.0, 0.02], np.float32).reshape(3, 3, 1)
+    mask = np.ones(noise.shape, bool)
+    mask[2, 2] = False
+    weights = inverse_noise(noise, mask)
+    known = np.median([0.01, 0.02, 0.04, 1e-9])
+    expected = [known / 0.01, known / 0.02, known / 0.04, LARGEST_WEIGHT, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(weights.ravel(), expected, rtol=1e-6)
+    assert weights.dtype == np.float32
+    np.testing.assert_array_equal(inverse_noise(np.full(noise.shape, np.inf, np.float32), mask), mask)
+    with pytest.raises(ValueError, match="shape"):
+        inverse_noise(noise[1:], mask)

@@ -32,7 +32,7 @@ def test_both_signs_are_found_at_any_tilt(b0_direction, with_brain):
             np.float32(sign) * measured, tissue_mask=tissue, brain_mask=brain if with_brain else None, grid=geometry
         )
         assert found.sign == sign and found.confident
-        assert sign * found.correlation > 0.5
+        assert sign * found.correlation > 0.4
     np.testing.assert_array_equal(measured, before)
 
 

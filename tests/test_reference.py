@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qsmals.recon.reference import reference_offsets, reference_to
+from qsmals.recon.reference import CSF, WHITE_MATTER, reference_offsets, reference_regions, reference_to, region_core
 
 
 def chi() -> np.ndarray:
@@ -40,3 +40,21 @@ def test_offsets_make_another_reference_arithmetic() -> None:
     np.testing.assert_allclose(brain - np.float32(offsets["csf"].mean_ppm), direct, atol=1e-7)
     assert offsets["white matter"].mean_ppm is None and "not found" in offsets["white matter"].reason
     assert offsets["tiny"].mean_ppm is None and "1 of at least 10" in offsets["tiny"].reason
+
+
+def test_regions_are_free_of_their_borders_and_measured() -> None:
+    labels = np.zeros((12, 12, 12), np.int32)
+    labels[2:6, 2:10, 2:10], labels[6:10, 2:10, 2:10], labels[0:2, 0:4, 0:4] = WHITE_MATTER[0], WHITE_MATTER[1], CSF[0]
+    core = region_core(labels, WHITE_MATTER)
+    expected = np.zeros_like(core)
+    expected[3:9, 3:9, 3:9] = True  # the two halves together: no border between them
+    np.testing.assert_array_equal(core, expected)
+    measured = np.ones(labels.shape, bool)
+    measured[:4] = False
+    regions = reference_regions(labels, measured)
+    assert list(regions) == ["brain", "csf", "wm"]
+    np.testing.assert_array_equal(regions["brain"], measured)
+    np.testing.assert_array_equal(regions["wm"], expected & measured)
+    assert not regions["csf"].any()
+    with pytest.raises(ValueError, match="shape"):
+        reference_regions(labels, measured[1:])

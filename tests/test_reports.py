@@ -105,7 +105,7 @@ FACTS = {
         {"what": "phase sign", "found": "flipped", "evidence": "pallidum darker than <white matter>", "warning": True},
     ],
     "mask": {"source": "T1w brain mask and phase quality", "volume_ml": 1234.5},
-    "reference": {"region": "brain", "offsets_ppm": {"csf": 0.0191, "white_matter": -0.012}, "sd_ppm": {"csf": 0.03}},
+    "reference": {"region": "brain", "offsets_ppm": {"csf": 0.0191, "wm": -0.012}, "sd_ppm": {"csf": 0.03}},
     "parameters": {"unwrap": {"method": "romeo"}, "background": {"method": "v-sharp", "radius_mm": 12.0}},
     "warnings": ["the sign of the phase was flipped"],
     "times": [{"step": "unwrap", "seconds": 12.34, "memory_gb": 1.2}],

@@ -1,7 +1,7 @@
 """The graph, built and never run, over a grid of options on data sets of empty files."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from qsmals import __version__
 from qsmals.bids.checks import ScanFacts
 from qsmals.bids.layout import find_subjects
 from qsmals.bids.names import expected_files, unit_outputs
-from qsmals.settings import Anatomy, Behaviour, Settings
-from qsmals.workflows.participant import init_run_wf, run_folder
+from qsmals.cli.methods import step_parameters
+from qsmals.recon.inversion import INVERSION
+from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
+from qsmals.workflows.participant import init_run_wf, init_scan_wf, known_facts, run_folder
 from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan
 from tests.bids_trees import Gre, Visit, write_tree
 
@@ -45,7 +47,9 @@ def plan_of(root: Path, visits: Sequence[Visit], **settings: Any) -> RunPlan:
                 magnitude_rms=tuple(1.0 for _ in unit.gre.te_s),
             )
             outputs = unit_outputs(out, unit, atlases=("als",), templates=chosen.anatomy.output_spaces)
-            scans.append(ScanPlan(unit, facts, outputs, out / f"{unit.gre.prefix}_facts.json"))
+            methods = step_parameters(chosen, unit.gre.te_s)
+            file = out / f"{unit.gre.prefix}_facts.json"
+            scans.append(ScanPlan(unit, facts, outputs, file, methods, {"qsmals": __version__, "numpy": "2"}))
         subjects.append(SubjectPlan(subject.label, tuple(scans), out / f"sub-{subject.label}" / "log" / "r"))
     return RunPlan(chosen, tuple(subjects), Limits(2, 2, 8.0))
 
@@ -136,3 +140,105 @@ def test_all_required_inputs_are_set_or_connected(tmp_path: Path) -> None:
         for name, trait in node.interface.inputs.traits(mandatory=True).items():
             value = getattr(node.interface.inputs, name)
             assert name in connected or isdefined(value), f"{node.fullname}.{name}, {trait}"
+
+
+def sidecars(nodes: Sequence[Any], start: str = "") -> dict[str, dict[str, Any]]:
+    """Name of each saved file without its start to the sidecar known before the run."""
+    found = {Path(n.interface.inputs.out_file).name: n for n in nodes if type(n.interface).__name__ in SAVERS}
+    return {name.removeprefix(start): node.interface.inputs.sidecar for name, node in found.items()}
+
+
+def test_sidecars_state_every_parameter_and_version(tmp_path: Path) -> None:
+    recon = Reconstruction(parameters={"tv": {"max_iterations": 3}})
+    settings = {"reconstruction": recon, "anatomy": Anatomy(output_spaces=SPACES)}
+    plan = plan_of(tmp_path, [Visit(gres=(Gre(te_s=SIX_ECHOES),))], **settings, behaviour=Behaviour(sloppy=True))
+    found = sidecars(nodes_of(plan), "sub-01_")
+    tv = {"method": "tv", **asdict(INVERSION["tv"].parameters())}
+    assert found["Chimap.nii.gz"]["Parameters"]["inversion"] == tv | {"max_iterations": 3}
+    assert len(tv) > 3, "the defaults are written too"
+    for name, content in found.items():
+        if content:
+            assert content["ProcessingSoftware"] == {"qsmals": __version__, "numpy": "2"}, name
+            assert "magnitude" in name or content["Parameters"], name
+    steps = {name: set(content.get("Parameters", ())) for name, content in found.items()}
+    assert steps["Chimap.nii.gz"] >= {"phase_offset", "unwrap", "field", "background", "inversion", "reference", "mask"}
+    assert "inversion" not in steps["R2starmap.nii.gz"] and "relaxometry" in steps["R2starmap.nii.gz"]
+    assert "inversion" not in steps["desc-local_fieldmap.nii.gz"]
+    assert steps["space-MEGRE_desc-brain_mask.nii.gz"] >= {"brain_extraction", "mask", "coregistration"}
+    assert steps["space-MEGRE_seg-als_dseg.nii.gz"] >= {"refinement", "template_registration", "atlas"}
+    assert steps["from-MEGRE_to-T1w_mode-image_xfm.mat"] == {"brain_extraction", "coregistration"}
+    for space in SPACES:
+        assert steps[f"space-{space}_res-1_Chimap.nii.gz"] >= {"template_registration", "interpolation", "inversion"}
+        content = found[f"from-T1w_to-{space}_mode-image_xfm.h5"]
+        assert content["Parameters"]["template_registration"]["sloppy"] is True
+        assert content["Parameters"]["template_registration"]["method"] == "SyN"
+
+
+def test_one_echo_has_no_steps_of_several(tmp_path: Path) -> None:
+    found = sidecars(nodes_of(plan_of(tmp_path, [Visit(gres=(Gre(te_s=(0.02,)),))])), "sub-01_")
+    assert not {"phase_offset", "relaxometry"} & set(found["Chimap.nii.gz"]["Parameters"])
+    assert found["Chimap.nii.gz"]["EstimationAlgorithm"] == "romeo, weighted, v-sharp, tv"
+
+
+@pytest.mark.parametrize("refinement", ["susceptibility", "none"])
+def test_sources_of_masks_and_labels(tmp_path: Path, refinement: Any) -> None:
+    found = sidecars(nodes_of(plan_of(tmp_path, [Visit()], anatomy=Anatomy(refinement=refinement))), "sub-01_")
+    rigid = "bids::sub-01/anat/sub-01_from-MEGRE_to-T1w_mode-image_xfm.mat"
+    warp = "bids::sub-01/anat/sub-01_from-T1w_to-MNI152NLin6Asym_mode-image_xfm.h5"
+    t1w = "bids:raw:sub-01/anat/sub-01_T1w.nii.gz"
+    for desc in ("brain", "quality"):
+        assert set(found[f"space-MEGRE_desc-{desc}_mask.nii.gz"]["Sources"]) >= {t1w, rigid}
+    labels = found["space-MEGRE_seg-als_dseg.nii.gz"]
+    assert set(labels["Sources"]) >= {t1w, rigid, warp}
+    assert ("bids::sub-01/anat/sub-01_Chimap.nii.gz" in labels["Sources"]) == (refinement != "none")
+    assert labels["Parameters"]["refinement"]["method"] == refinement
+    assert labels["Atlas"]["Space"] == "MNI152NLin6Asym" and "CIT168" in " ".join(labels["Atlas"]["Parts"])
+
+
+def links_into(plan: RunPlan, kind: str) -> list[dict[str, tuple[str, str]]]:
+    """Per node of a kind: input to the node and output that feed it."""
+    graph = init_run_wf(plan)._create_flat_graph()
+    return [
+        {
+            target: (source.name, output if isinstance(output, str) else output[0])
+            for source, _, data in graph.in_edges(node, data=True)
+            for output, target in data["connect"]
+        }
+        for node in graph.nodes()
+        if type(node.interface).__name__ == kind
+    ]
+
+
+def test_what_was_detected_reaches_sidecars_and_report(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [Visit()], anatomy=Anatomy(output_spaces=SPACES, brain_extraction="skip"))
+    images = [links["facts"] for links in links_into(plan, "SaveImage") if "facts" in links]
+    assert images.count(("sidecar_facts", "chi")) == 1 + 1 + len(SPACES)  # native, T1w and templates
+    assert images.count(("sidecar_facts", "mask")) == 2
+    assert [links["facts"] for links in links_into(plan, "SaveFieldMap")] == [("sidecar_facts", "field")] * 2
+    (joined,) = links_into(plan, "SidecarFacts")
+    assert set(joined) >= {"reference", "mask", "detected_prepare", "detected_offset", "detected_field"}
+    (report,) = links_into(plan, "SaveFacts")
+    assert "brain" in report and report["registration_templates"] == ("template_facts", "out")
+    (node,) = [n for n in nodes_of(plan) if type(n.interface).__name__ == "SaveFacts"]
+    assert node.interface.inputs.templates == list(SPACES) and node.interface.inputs.brain_extraction == "skip"
+
+
+def test_every_input_of_a_scan_is_used(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [Visit()], anatomy=Anatomy(output_spaces=SPACES))
+    scan = init_scan_wf(plan.subjects[0].scans[0], settings=plan.settings, limits=plan.limits)
+    inputnode = scan.get_node("inputnode")
+    used = {output for _, _, data in scan._graph.out_edges(inputnode, data=True) for output, _ in data["connect"]}
+    unused = set(inputnode.outputs.copyable_trait_names()) - used
+    assert unused == {"from_MNI152NLin2009cAsym"}  # labels come from the other template
+
+
+def test_a_method_that_does_not_suit_the_echoes_is_told(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [Visit(gres=(Gre(te_s=(0.004, 0.008, 0.02, 0.03)),))])
+    scan = plan.subjects[0].scans[0]
+    assert scan.methods["relaxometry"]["method"] == "log-linear"
+    assert "relaxometry: arlo does not suit" in known_facts(scan, plan.settings)["warnings"][-1]
+    assert not [
+        w
+        for w in known_facts(plan_of(tmp_path / "even", [Visit()]).subjects[0].scans[0], plan.settings)["warnings"]
+        if "relaxometry" in w
+    ]

@@ -18,17 +18,30 @@ from qsmals.bids.sidecars import (
     native_reference,
     table_sidecar,
     transform_sidecar,
+    with_software,
 )
-from qsmals.interfaces.outputs import SaveFieldMap, SaveFile, SaveImage
-from qsmals.settings import Reconstruction
+from qsmals.interfaces.outputs import SaveFieldMap, SaveFile, SaveImage, SidecarFacts
+from qsmals.settings import Anatomy
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.plan import ScanPlan
+from qsmals.workflows.regions import ATLAS_SPACE
 
 RELAXATION = {"R2starmap": "r2star_hz", "T2starmap": "t2star_s", "S0map": "s0"}
+DETECTED = ("detected_prepare", "detected_offset", "detected_field")
+
+FIELD_STAGES = ("phase_offset", "unwrap", "field")
+CHI_STAGES = (*FIELD_STAGES, "background", "inversion")
+MASK_STEPS = ("brain_extraction", "coregistration", "interpolation", "unwrap", "mask")
+FIELD_STEPS = (*FIELD_STAGES, "readout", "phase_sign", *MASK_STEPS, "background")
+CHI_STEPS = (*FIELD_STEPS, "inversion", "reference")
+RELAXATION_STEPS = (*MASK_STEPS, "relaxometry")
+TEMPLATE_STEPS = ("brain_extraction", "template_registration")
+REGION_STEPS = (*TEMPLATE_STEPS, "coregistration", "atlas", "refinement", "interpolation")
+"""Steps that a file depends on, by their names in :attr:`ScanPlan.methods`."""
 
 
 def init_outputs_wf(
-    plan: ScanPlan, maker: NodeMaker, *, uris: Uris, recon: Reconstruction, atlas: str, name: str = "outputs_wf"
+    plan: ScanPlan, maker: NodeMaker, *, uris: Uris, anatomy: Anatomy, name: str = "outputs_wf"
 ) -> Workflow:
     """Save everything that one scan gives.
 
@@ -36,9 +49,10 @@ def init_outputs_wf(
     ----------------------
     The maps and masks of :func:`~qsmals.workflows.reconstruction.init_susceptibility_wf`; ``total_field_ppm``,
     ``magnitude`` (combined); ``labels`` and ``labels_table``; ``to_T1w`` (transform); per map and space
-    ``<Map>_<space>``; per map ``table_<Map>`` and ``columns_<Map>``; ``reference``, for the sidecar of the map.
+    ``<Map>_<space>``; per map ``table_<Map>`` and ``columns_<Map>``; for the sidecars ``reference``, ``mask_facts`` and
+    the lists of what was detected in the data.
     """
-    saver = _Saver(plan, maker, uris, recon, atlas, name)
+    saver = _Saver(plan, maker, uris, anatomy, name)
     saver.save_native()
     saver.save_moved()
     saver.save_regions()
@@ -49,18 +63,21 @@ def init_outputs_wf(
 class _Saver:
     """Adds one node a file; keeps what all sidecars share."""
 
-    def __init__(
-        self, plan: ScanPlan, maker: NodeMaker, uris: Uris, recon: Reconstruction, atlas: str, name: str
-    ) -> None:
-        self.plan, self.maker, self.uris, self.recon, self.atlas = plan, maker, uris, recon, atlas
+    def __init__(self, plan: ScanPlan, maker: NodeMaker, uris: Uris, anatomy: Anatomy, name: str) -> None:
+        self.plan, self.maker, self.uris, self.atlas = plan, maker, uris, anatomy.atlas
+        self.refined = anatomy.refinement != "none"
         gre = plan.unit.gre
         self.sources = uris.of_all(gre.all_files)
         self.reference = native_reference(gre, uris)
-        self.chi_uri = uris.of(plan.outputs["Chimap"].path)
-        self.parameters = _methods(recon, len(plan.facts.te_s))
+        self.t1w = uris.of(plan.t1w.file)
         self.workflow = Workflow(name=name)
         self.inputnode = Node(IdentityInterface(fields=list(self._fields())), name="inputnode")
-        self.workflow.add_nodes([self.inputnode])
+        self.facts = maker.make(SidecarFacts(), "sidecar_facts", volumes=0.1)
+        self.workflow.connect([
+            (self.inputnode, self.facts, [
+                ("reference", "reference"), ("mask_facts", "mask"), *((name, name) for name in DETECTED),
+            ]),
+        ])  # fmt: skip
 
     def _fields(self) -> list[str]:
         keys = self.plan.outputs
@@ -70,7 +87,7 @@ class _Saver:
         ]
         return [
             *("chi_ppm", "local_field_ppm", "total_field_ppm", "r2star_hz", "t2star_s", "s0", "magnitude"),
-            *("brain_mask", "quality_mask", "labels", "labels_table", "reference"),
+            *("brain_mask", "quality_mask", "labels", "labels_table", "reference", "mask_facts", *DETECTED),
             *moved,
             *tables,
             "to_T1w",
@@ -87,27 +104,45 @@ class _Saver:
         masked: bool = False,
         **settings: Any,
     ) -> None:
-        """Save the input ``field`` as the output ``key``; ``facts`` names an input that joins the sidecar."""
+        """Save the input ``field`` as the output ``key``.
+
+        ``facts`` names what else joins the sidecar: an output of `SidecarFacts`, or an input.
+        """
+        content = with_software(sidecar, self.plan.software) if sidecar else {}
         node = self.maker.make(
-            interface(out_file=str(self.plan.outputs[key].path), sidecar=dict(sidecar), **settings),
+            interface(out_file=str(self.plan.outputs[key].path), sidecar=content, **settings),
             "save_" + "".join(c if c.isalnum() else "_" for c in key),
             volumes=6,
         )
         links = [(field, "in_file")]
-        links += [(facts, "facts")] if facts else []
         links += [("brain_mask", "mask")] if masked else []
+        if facts in self.facts.outputs.copyable_trait_names():
+            self.workflow.connect([(self.facts, node, [(facts, "facts")])])
+        elif facts:
+            links.append((facts, "facts"))
         self.workflow.connect([(self.inputnode, node, links)])
 
-    def map_fields(self, suffix: str, **extra: Any) -> dict[str, Any]:
-        """Sidecar of a map."""
-        stages = ("relaxometry",) if suffix in RELAXATION else tuple(s for s in self.parameters if s != "relaxometry")
-        chosen = {s: self.parameters[s] for s in stages if s in self.parameters}
+    def parameters(self, *steps: str) -> dict[str, Any]:
+        """All parameters of those steps that this scan has."""
+        return _parameters(self.plan, *steps)
+
+    def algorithm(self, *stages: str) -> str:
+        """Names of the methods, in the order of the run."""
+        return ", ".join(str(step["method"]) for step in self.parameters(*stages).values())
+
+    def uri(self, key: str) -> str:
+        """URI of another output."""
+        return self.uris.of(self.plan.outputs[key].path)
+
+    def map_fields(self, suffix: str, *more_steps: str, **extra: Any) -> dict[str, Any]:
+        """Sidecar of a map; ``more_steps`` are those after the map itself."""
+        relaxation = suffix in RELAXATION
         return map_sidecar(
             suffix,
             self.plan.unit.gre,
             sources=extra.pop("sources", self.sources),
-            algorithm=", ".join(str(v["method"]) for v in chosen.values()),
-            parameters=chosen,
+            algorithm=self.algorithm(*(("relaxometry",) if relaxation else CHI_STAGES)),
+            parameters=self.parameters(*(RELAXATION_STEPS if relaxation else CHI_STEPS), *more_steps),
             b0_tesla=self.plan.facts.b0_tesla,
             **extra,
         )
@@ -115,7 +150,7 @@ class _Saver:
     def save_native(self) -> None:
         """Maps, fields and masks on the grid of the scan."""
         gre, b0_tesla = self.plan.unit.gre, float(self.plan.facts.b0_tesla)
-        self.add("Chimap", "chi_ppm", sidecar=self.map_fields("Chimap"), facts="reference")
+        self.add("Chimap", "chi_ppm", sidecar=self.map_fields("Chimap"), facts="chi")
         for suffix, field in RELAXATION.items():
             if suffix in self.plan.outputs:
                 self.add(suffix, field, sidecar=self.map_fields(suffix))
@@ -124,19 +159,26 @@ class _Saver:
                 desc,
                 gre,
                 sources=self.sources,
-                algorithm=self.recon.field if desc == "total" else self.recon.background,
-                parameters=self.parameters,
+                algorithm=self.algorithm("field" if desc == "total" else "background"),
+                parameters=self.parameters(*FIELD_STEPS),
                 b0_tesla=b0_tesla,
             )
-            field, key = f"{desc}_field_ppm", f"fieldmap/{desc}"
-            self.add(key, field, sidecar=sidecar, interface=SaveFieldMap, masked=True, b0_tesla=b0_tesla)
+            saving: dict[str, Any] = {"interface": SaveFieldMap, "masked": True, "b0_tesla": b0_tesla}
+            self.add(f"fieldmap/{desc}", f"{desc}_field_ppm", sidecar=sidecar, facts="field", **saving)
         part = PART_PAIRS[gre.parts][0]
         note = "Root mean square of the magnitudes of all echoes"
         sidecar = magnitude_sidecar(gre, sources=self.uris.of_all(gre.files(part)), description=note)
         self.add("magnitude", "magnitude", sidecar=sidecar)
         for desc in ("brain", "quality"):
-            sidecar = mask_sidecar(desc, sources=self.sources, spatial_reference=self.reference)
-            self.add(f"mask/{desc}", f"{desc}_mask", sidecar=sidecar, dtype="uint8")
+            # the brain mask is what background removal left of the brain
+            steps = (*FIELD_STAGES, *MASK_STEPS, "background") if desc == "brain" else MASK_STEPS
+            sidecar = mask_sidecar(
+                desc,
+                sources=[self.t1w, self.uri("xfm/T1w"), *self.sources],
+                spatial_reference=self.reference,
+                parameters=self.parameters(*steps),
+            )
+            self.add(f"mask/{desc}", f"{desc}_mask", sidecar=sidecar, facts="mask", dtype="uint8")
 
     def save_moved(self) -> None:
         """Maps on the grids of the T1w image and of the templates."""
@@ -144,37 +186,50 @@ class _Saver:
             suffix, _, place = key.partition("/")
             if suffix not in ("Chimap", "R2starmap") or not place:
                 continue
-            space = Space(reference=self.uris.of(self.plan.t1w.file))
+            sources = [self.uri(suffix), self.t1w, self.uri("xfm/T1w")]
+            space = Space(reference=self.t1w)
+            steps: tuple[str, ...] = ("brain_extraction", "coregistration", "interpolation")
             if place != "T1w":
-                space = Space(resolution="1 mm isotropic, the template's own grid")
-            sources = [self.uris.of(self.plan.outputs[suffix].path), self.uris.of(self.plan.t1w.file)]
-            sidecar = self.map_fields(suffix, sources=sources, space=space)
-            self.add(key, key.replace("/", "_"), sidecar=sidecar, facts="reference" if suffix == "Chimap" else "")
+                space, steps = Space(resolution="1 mm isotropic, the template's own grid"), (*steps, *TEMPLATE_STEPS)
+                sources.append(self.uri(f"xfm/{place}"))
+            sidecar = self.map_fields(suffix, *steps, sources=sources, space=space)
+            self.add(key, key.replace("/", "_"), sidecar=sidecar, facts="chi" if suffix == "Chimap" else "")
 
     def save_regions(self) -> None:
         """Labels on the grid of the scan, and the tables measured with them."""
-        labels = self.plan.outputs[f"dseg/{self.atlas}"]
+        place = "Regions of the atlas, brought to the gradient-echo grid in one interpolation"
+        last = ", after a last deformation around the deep nuclei that follows the susceptibility map"
+        sources = [self.t1w, self.uri(f"xfm/{ATLAS_SPACE}"), self.uri("xfm/T1w"), self.reference]
+        atlas = self.plan.methods["atlas"]
         sidecar = dseg_sidecar(
-            description="Regions of the atlas, brought to the gradient-echo grid in one interpolation",
-            sources=[self.uris.of(self.plan.t1w.file), self.reference],
+            description=place + (last if self.refined else ""),
+            sources=[*sources, self.uri("Chimap")] if self.refined else sources,
             spatial_reference=self.reference,
-            atlas={"Name": self.atlas},
+            atlas={"Name": self.atlas, "Space": atlas["space"], "Parts": atlas["parts"]},
+            parameters=self.parameters(*REGION_STEPS),
         )
         self.add(f"dseg/{self.atlas}", "labels", sidecar=sidecar, dtype="int32")
         self.add(f"dseg/{self.atlas}/table", "labels_table", sidecar={}, interface=SaveFile)
         for key in self.plan.outputs:
             if key.startswith("roi/"):
                 suffix = key.split("/")[2]
-                sources = self.uris.of_all([self.plan.outputs[suffix].path, labels.path])
-                sidecar = table_sidecar({}, sources=sources)
-                self.add(
-                    key, f"table_{suffix}", sidecar=sidecar, interface=SaveFile, facts=f"columns_{suffix}"
-                )  # fmt: skip
+                steps = RELAXATION_STEPS if suffix in RELAXATION else CHI_STEPS
+                sidecar = table_sidecar(
+                    {},
+                    sources=[self.uri(suffix), self.uri(f"dseg/{self.atlas}")],
+                    parameters=self.parameters(*steps, *REGION_STEPS),
+                )
+                saving: dict[str, Any] = {"interface": SaveFile, "facts": f"columns_{suffix}"}
+                self.add(key, f"table_{suffix}", sidecar=sidecar, **saving)
 
     def save_transform(self) -> None:
         """How images move from the scan to the T1w image."""
-        t1w = self.uris.of(self.plan.t1w.file)
-        sidecar = transform_sidecar(source=self.reference, target=t1w, description="Rigid (ITK)")
+        sidecar = transform_sidecar(
+            source=self.reference,
+            target=self.t1w,
+            description="Rigid (ITK)",
+            parameters=self.parameters("brain_extraction", "coregistration"),
+        )
         self.add("xfm/T1w", "to_T1w", sidecar=sidecar, interface=SaveFile)
 
 
@@ -186,16 +241,17 @@ def init_anatomy_outputs_wf(
     workflow = Workflow(name=name)
     for space in spaces:
         sidecar = transform_sidecar(
-            source=uris.of(plan.t1w.file), target=space, description="Affine and SyN, composite (ITK)"
+            source=uris.of(plan.t1w.file),
+            target=space,
+            description="Affine and SyN, composite (ITK)",
+            parameters=_parameters(plan, *TEMPLATE_STEPS),
         )
-        save = SaveFile(out_file=str(plan.outputs[f"xfm/{space}"].path), sidecar=sidecar)
+        content = with_software(sidecar, plan.software)
+        save = SaveFile(out_file=str(plan.outputs[f"xfm/{space}"].path), sidecar=content)
         workflow.connect([(inputnode, maker.make(save, f"save_to_{space}"), [(f"to_{space}", "in_file")])])
     return workflow
 
 
-def _methods(recon: Reconstruction, n_echoes: int) -> dict[str, dict[str, Any]]:
-    """Method and changed parameters of each stage that runs."""
-    single = ("unwrap", "field", "background", "inversion")
-    stages = single if n_echoes == 1 else ("phase_offset", *single, "relaxometry")
-    names = {stage: getattr(recon, stage) for stage in stages}
-    return {stage: {"method": n, **recon.parameters.get(n, {})} for stage, n in names.items()}
+def _parameters(plan: ScanPlan, *steps: str) -> dict[str, Any]:
+    """All parameters of those of the steps that the scan has, each step once."""
+    return {step: dict(plan.methods[step]) for step in dict.fromkeys(steps) if step in plan.methods}

@@ -13,10 +13,11 @@ from qsmals.bids.names import map_names
 from qsmals.bids.sidecars import Uris, acquisition_metadata, strict_json
 from qsmals.engine.progress import nipype_settings
 from qsmals.interfaces.outputs import SaveFacts
+from qsmals.interfaces.utility import SLOTS
 from qsmals.settings import Settings
 from qsmals.workflows.anatomy import init_anatomy_wf, init_coregistration_wf
 from qsmals.workflows.nodes import NodeMaker
-from qsmals.workflows.outputs import init_anatomy_outputs_wf, init_outputs_wf
+from qsmals.workflows.outputs import DETECTED, init_anatomy_outputs_wf, init_outputs_wf
 from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
 from qsmals.workflows.reconstruction import init_field_wf, init_reference_node, init_susceptibility_wf
 from qsmals.workflows.regions import ATLAS_SPACE, MAPS, init_atlas_node, init_labels_wf, init_measures_wf
@@ -125,8 +126,15 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     chi = init_susceptibility_wf(plan, maker, recon=recon)
     reference = init_reference_node(maker, recon=recon)
     measures = init_measures_wf(ants_maker, maps=maps, settings=settings)
-    outputs = init_outputs_wf(plan, maker, uris=uris, recon=recon, atlas=settings.anatomy.atlas)
-    facts = maker.make(SaveFacts(out_file=str(plan.facts_file), known=known_facts(plan, settings)), "facts")
+    outputs = init_outputs_wf(plan, maker, uris=uris, anatomy=settings.anatomy)
+    template_facts = maker.join("template_facts")
+    save_facts = SaveFacts(
+        out_file=str(plan.facts_file),
+        known=known_facts(plan, settings),
+        brain_extraction=settings.anatomy.brain_extraction,
+        templates=list(spaces),
+    )
+    facts = maker.make(save_facts, "facts")
 
     workflow = Workflow(name=graph_name(prefix, "gre"))
     workflow.connect([
@@ -159,21 +167,27 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             ("chi_ppm", "inputnode.chi_ppm"), ("measured_mask", "inputnode.brain_mask"),
             ("sidecar", "inputnode.reference"),
         ]),
+        (chi, outputs, _through("mask_facts")),
         (field, outputs, [
             ("outputnode.field_ppm", "inputnode.total_field_ppm"), ("outputnode.combined", "inputnode.magnitude"),
+            *_through(*DETECTED),
         ]),
         (labels, outputs, _through("labels")),
         (measures, outputs, _through(*_measured(maps, spaces))),
         (coregister, outputs, [("outputnode.to_t1w", "inputnode.to_T1w")]),
         (inputnode, outputs, _ins("labels_table")),
         (field, facts, [
-            *((f"outputnode.detected_{n}", f"detected_{n}") for n in ("prepare", "offset", "field")),
+            *((f"outputnode.{n}", n) for n in DETECTED),
             *((f"outputnode.{n}", n) for n in ("magnitude", "phase", "unwrapped", "quality")),
         ]),
         (chi, facts, [("outputnode.mask_facts", "mask"), ("outputnode.inversion_facts", "inversion")]),
         (reference, facts, [("facts", "reference")]),
         (coregister, facts, [("outputnode.facts", "registration_gre"), ("outputnode.t1w_on_gre", "t1w_on_gre")]),
-        (inputnode, facts, [("brain", "t1w"), (f"facts_{ATLAS_SPACE}", "registration_template")]),
+        (inputnode, facts, [("brain", "t1w"), ("brain_facts", "brain")]),
+        (inputnode, template_facts, [
+            (f"facts_{space}", slot) for space, slot in zip(spaces, SLOTS[: len(spaces)], strict=True)
+        ]),
+        (template_facts, facts, [("out", "registration_templates")]),
         (labels, facts, [("outputnode.t1w_labels", "t1w_labels")]),
     ])  # fmt: skip
     return workflow
@@ -192,10 +206,20 @@ def known_facts(plan: ScanPlan, settings: Settings) -> dict[str, Any]:
         "acquisition": acquisition,
         "echoes": [{"echo": e.index, "echo_time_s": t} for e, t in zip(gre.echoes, facts.te_s, strict=True)],
         "detected": [tilt(facts.affine)],
-        "warnings": list(plan.unit.notes),
+        "warnings": [*plan.unit.notes, *_replaced_methods(plan, settings)],
     }
     strict: dict[str, Any] = strict_json(known)
     return strict
+
+
+def _replaced_methods(plan: ScanPlan, settings: Settings) -> list[str]:
+    """A sentence for each stage whose method does not suit the scan, so that another one is used."""
+    asked = vars(settings.reconstruction)
+    return [
+        f"{stage.replace('_', ' ')}: {asked[stage]} does not suit these echo times; {values['method']} is used"
+        for stage, values in plan.methods.items()
+        if stage in asked and values["method"] != asked[stage]
+    ]
 
 
 def tilt(affine: Any) -> dict[str, Any]:

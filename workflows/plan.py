@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qsmals.bids.checks import ScanFacts
 from qsmals.bids.layout import T1wScan, Unit
@@ -30,14 +31,18 @@ class ScanPlan:
         By key, see :func:`qsmals.bids.names.unit_outputs`.
     facts_file : Path
         Where the facts for the report go.
-    notes : tuple of str
-        What the report should tell.
+    methods : mapping of str to mapping
+        Step to all its parameters, ``method`` among them: what the sidecars and the report state.
+    software : mapping of str to str
+        Package to version.
     """
 
     unit: Unit
     facts: ScanFacts
     outputs: Mapping[str, Output]
     facts_file: Path
+    methods: Mapping[str, Mapping[str, Any]]
+    software: Mapping[str, str]
 
     @property
     def t1w(self) -> T1wScan:

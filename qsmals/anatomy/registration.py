@@ -6,7 +6,6 @@ SyN: Avants et al. 2008, Med Image Anal 12:26, doi:10.1016/j.media.2007.06.004.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +55,7 @@ def register_gre(magnitude: Image, t1w: Image, brain: Brain, *, compute: Compute
     Parameters
     ----------
     magnitude : image
-        GRE magnitude, for example `combined_magnitude` of all echoes; it may cover a part of the brain.
+        GRE magnitude, for example all echoes combined; it may cover a part of the brain.
     t1w : image
         The T1w image from which ``brain`` was found, with its skull if it has one.
     brain : Brain
@@ -102,22 +101,6 @@ def register_gre(magnitude: Image, t1w: Image, brain: Brain, *, compute: Compute
             np.asarray(np.linalg.inv(rigid), dtype=np.float64), folder / "from-MEGRE_to-T1w.mat", centre_mm=there
         )
     return Transform(to_t1w, to_gre)
-
-
-def combined_magnitude(magnitude: NDArray[Any]) -> NDArray[np.float32]:
-    """Root of the mean square over echoes: bright where any echo has signal, anatomy of the early ones.
-
-    Parameters
-    ----------
-    magnitude : (x, y, z, e) or (x, y, z) array
-        NaN and negative values count as 0.
-    """
-    data = np.nan_to_num(np.asarray(magnitude, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    if data.ndim == 3:
-        return data
-    if data.ndim != 4:
-        raise ValueError(f"the magnitude has three or four dimensions, not {data.ndim}")
-    return np.sqrt(np.mean(data.astype(np.float64) ** 2, axis=3)).astype(np.float32)
 
 
 def _first_pass(gre: Image, t1w: Image, seed: int) -> tuple[Floats, Floats]:

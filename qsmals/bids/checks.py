@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import isfinite, pi
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from qsmals.bids.errors import Fault
 from qsmals.bids.images import BadImage, ImageFacts, read_facts
 from qsmals.bids.layout import PART_PAIRS, GreScan, SubjectInputs, T1wScan, Unit, as_number
+from qsmals.recon.phase.scaling import PhaseValues, detect_phase_scale
 
 TE_RANGE_S = (1e-5, 0.3)
 """Echo times that a gradient echo can have; larger ones are milliseconds by mistake."""
@@ -24,7 +25,6 @@ MAX_MAGNITUDE_RISE = 1.25
 
 LARGEST_VALUE = 1e30
 PHASE_UNITS = ("rad", "arbitrary")
-MAX_RADIANS = 2 * pi * 1.01
 
 
 @dataclass(frozen=True)
@@ -203,12 +203,12 @@ class _Checker:
 
     def _check_field_strength(self, gre: GreScan) -> float | None:
         """The field strength to use, T; None after a fault."""
-        if self.b0_tesla is not None:
-            return self.b0_tesla
         values = [m.get("MagneticFieldStrength") for echo in gre.echoes for m in echo.metadata.values()]
         numbers = [as_number(v) for v in values]
         files = gre.files_of_first_part
         low, high = B0_RANGE_TESLA
+        if self.b0_tesla is not None:
+            return self._check_given_field_strength(gre, self.b0_tesla, numbers)
         remedy = "Write it in tesla in the JSON sidecars, or give --field-strength"
         if all(v is None for v in values):
             self.fault("field-strength", "MagneticFieldStrength is missing", remedy, files)
@@ -224,6 +224,24 @@ class _Checker:
                 self.fault("field-strength", what, remedy, files)
             else:
                 return found[0]
+        return None
+
+    def _check_given_field_strength(
+        self, gre: GreScan, b0_tesla: float, numbers: Sequence[float | None]
+    ) -> float | None:
+        """The field strength given, T, in place of what is missing or impossible; None where a sidecar differs."""
+        low, high = B0_RANGE_TESLA
+        against = [
+            (path, number)
+            for path, number in zip(gre.all_files, numbers, strict=True)
+            if number is not None and low <= number <= high and abs(number - b0_tesla) > B0_TOLERANCE_TESLA
+        ]
+        if not against:
+            return b0_tesla
+        found = _listed(sorted({number for _, number in against}))
+        what = f"MagneticFieldStrength is {found} T, but --field-strength says {b0_tesla:g}"
+        remedy = "Leave out --field-strength, or correct the JSON sidecars if they are wrong"
+        self.fault("field-strength", what, remedy, [path for path, _ in against])
         return None
 
     def _check_phase_units(self, gre: GreScan) -> None:
@@ -285,14 +303,33 @@ class _Checker:
                 return
 
     def _check_radians(self, gre: GreScan, images: Mapping[Path, ImageFacts]) -> None:
-        """Phase that its sidecar calls rad must be a wrapped phase."""
-        for echo in gre.echoes:
-            facts = images.get(echo.files.get("phase", Path()))
-            if facts is None or echo.metadata["phase"].get("Units") != "rad":
-                continue
-            if max(-facts.minimum, facts.maximum) > MAX_RADIANS or facts.maximum - facts.minimum > MAX_RADIANS:
-                what = f"Units says rad, but the values go from {facts.minimum:g} to {facts.maximum:g}"
-                self.fault("units", what, 'Write "Units": "arbitrary" for a phase in scanner units', [facts.path])
+        """Phase that its sidecar calls rad must be a wrapped phase: each echo's, and that of all echoes together."""
+        declared = [e for e in gre.echoes if e.metadata.get("phase", {}).get("Units") == "rad"]
+        known = [facts for e in declared if (facts := images.get(e.files["phase"])) and isfinite(facts.minimum)]
+        bad = [[facts] for facts in known if not _in_radians([facts], gre)]
+        if not bad and known and not _in_radians(known, gre):
+            bad = [known]
+        for group in bad:
+            low, high = min(facts.minimum for facts in group), max(facts.maximum for facts in group)
+            what = f"Units says rad, but the values go from {low:g} to {high:g}"
+            remedy = (
+                'Write "Units": "arbitrary" for a phase in scanner units; radians go from -pi to pi, or from 0 to 2 pi'
+            )
+            self.fault("units", what, remedy, [facts.path for facts in group])
+
+
+def _in_radians(images: Sequence[ImageFacts], gre: GreScan) -> bool:
+    """Whether the reconstruction will take phase images whose sidecars say rad as radians."""
+    values = PhaseValues(
+        minimum=min(facts.minimum for facts in images),
+        maximum=max(facts.maximum for facts in images),
+        step=1.0 if all(facts.is_integer for facts in images) else 0.0,
+    )
+    try:
+        scale = detect_phase_scale(values, units="rad", manufacturer=str(gre.metadata.get("Manufacturer", "")))
+    except ValueError:
+        return False
+    return scale.factor == 1.0
 
 
 def _magnitude_rms(gre: GreScan, images: Mapping[Path, ImageFacts]) -> tuple[float, ...]:

@@ -199,16 +199,6 @@ def missing_files(units: Sequence[Mapping[str, Output]]) -> tuple[Path, ...]:
     return tuple(p for p in expected_files(units) if not p.is_file() or p.stat().st_size == 0)
 
 
-def report_path(output_dir: Path, subject: str) -> Path:
-    """``sub-01.html``."""
-    return output_dir / f"sub-{subject}.html"
-
-
-def figures_dir(output_dir: Path, subject: str) -> Path:
-    """Folder of the report's figures."""
-    return output_dir / f"sub-{subject}" / "figures"
-
-
 def log_dir(output_dir: Path, subject: str, run_id: str) -> Path:
     """Folder of one run's settings (``qsmals.toml``), log and crash files."""
     return output_dir / f"sub-{subject}" / "log" / run_id

@@ -140,7 +140,6 @@ def map_sidecar(
     algorithm: str,
     references: Sequence[str] = (),
     parameters: Mapping[str, Any] | None = None,
-    reference_region: Mapping[str, Any] | None = None,
     space: Space | None = None,
     skull_stripped: bool = True,
     b0_tesla: float | None = None,
@@ -161,8 +160,6 @@ def map_sidecar(
         Papers, as DOIs or citations.
     parameters : mapping, optional
         Step to the parameters used.
-    reference_region : mapping, optional
-        Susceptibility only: the region whose mean is zero, with offsets in ppm.
     space : Space, optional
         Where the map is not on the scan's own grid.
     skull_stripped : bool
@@ -180,8 +177,6 @@ def map_sidecar(
     }
     if references:
         fields["EstimationReference"] = "; ".join(references)
-    if reference_region is not None:
-        fields["ReferenceRegion"] = reference_region
     return _finished(fields, sources, parameters, acquisition_metadata(gre, b0_tesla=b0_tesla))
 
 
@@ -244,6 +239,17 @@ def table_sidecar(
 ) -> dict[str, Any]:
     """Sidecar of a table: its columns first, then where the numbers come from."""
     return _finished(dict(columns), sources, parameters)
+
+
+def with_software(sidecar: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:
+    """A sidecar with the versions of the packages that made the file; ``SoftwareVersions`` is the scanner's in BIDS.
+
+    Examples
+    --------
+    >>> with_software({"Units": "ppm"}, {"numpy": "2.3.5"})
+    {'Units': 'ppm', 'ProcessingSoftware': {'numpy': '2.3.5'}}
+    """
+    return {**sidecar, "ProcessingSoftware": dict(versions)}
 
 
 def _finished(

@@ -20,6 +20,7 @@ from qsmals.bids.filters import read_filter_file
 from qsmals.bids.layout import SubjectInputs, find_subjects
 from qsmals.bids.names import log_dir, missing_files, unit_outputs
 from qsmals.cli import writing
+from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
 from qsmals.engine.files import sweep
 from qsmals.engine.lock import LockHeld, SubjectLock
@@ -125,7 +126,7 @@ def make_plan(
     subjects: Iterable[SubjectInputs], checked: Mapping[str, CheckedSubject], settings: Settings, run_id: str
 ) -> RunPlan:
     """Decide files and limits of a run."""
-    plans = []
+    plans, software = [], writing.versions()
     for subject in subjects:
         folder = log_dir(Path(settings.output_dir), subject.label, run_id)
         scans = tuple(
@@ -140,6 +141,8 @@ def make_plan(
                     table_maps=TABLE_MAPS,
                 ),
                 facts_file=folder / f"{unit.gre.prefix}_facts.json",
+                methods=step_parameters(settings, unit.gre.te_s),
+                software=software,
             )
             for unit in subject.units
         )

@@ -10,11 +10,11 @@ from typing import Any
 from qsmals import __version__
 from qsmals.bids.names import logs_dir
 from qsmals.bids.sidecars import acquisition_metadata, strict_json
+from qsmals.cli.methods import anatomy_words, chosen_methods
 from qsmals.cli.parser import Request
 from qsmals.engine.files import write_json, write_text
 from qsmals.engine.progress import Step, write_steps
 from qsmals.engine.summary import SubjectSummary
-from qsmals.recon.stages import STAGES
 from qsmals.reports.boilerplate import methods_text
 from qsmals.settings import Settings
 from qsmals.workflows.plan import RunPlan, ScanPlan, SubjectPlan
@@ -43,31 +43,14 @@ def write_citation(output_dir: Path, plan: RunPlan) -> None:
 
 def scan_methods(settings: Settings, scan: ScanPlan) -> tuple[str, str]:
     """Methods text of one scan, and its papers."""
-    recon = settings.reconstruction
-    steps = []
-    for stage, registry in STAGES.items():
-        name = getattr(recon, stage)
-        single = len(scan.facts.te_s) == 1
-        if single and stage in ("phase_offset", "relaxometry"):
-            continue
-        steps.append((registry[name], registry[name].make_parameters(recon.parameters.get(name))))
     acquisition = acquisition_metadata(scan.unit.gre, b0_tesla=scan.facts.b0_tesla)
     acquisition |= {"EchoTimes": list(scan.facts.te_s), "VoxelSize": [round(v, 3) for v in scan.facts.voxel_size_mm]}
-    anatomy = {
-        "bias_correction": True,
-        "brain_extraction": "a brain template registered with ANTs",
-        "gre_to_t1w": "rigid",
-        "template": "MNI152NLin6Asym",
-        "registration": "SyN",
-        "atlases": ["desikan-killiany", "aal3"],
-        "output_spaces": list(settings.anatomy.output_spaces),
-    }
     return methods_text(
-        steps,
+        list(chosen_methods(settings.reconstruction, scan.facts.te_s).values()),
         acquisition=acquisition,
-        anatomy=anatomy,
-        versions=versions(),
-        reference={"region": {"wm": "white_matter"}.get(recon.reference, recon.reference)},
+        anatomy=anatomy_words(settings),
+        versions=scan.software,
+        reference={"region": settings.reconstruction.reference},
     )
 
 
@@ -109,7 +92,8 @@ def write_report(
             for s in steps
             if s.state == "done" and s.name
         ],
-        "software": versions(),
+        "software": dict(subject.scans[0].software),
+        "parameters": {step: values for scan in subject.scans for step, values in scan.methods.items()},
         "methods": scan_methods(request.settings, subject.scans[0])[0],
     }
     write_json(subject.log_dir / RUN_FACTS, strict_json(facts))

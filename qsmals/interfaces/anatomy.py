@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 
-from qsmals.interfaces.base import Step, StepInput
+from qsmals.interfaces.base import Step, StepInput, log_warnings, volume
 
 
 class AntsInput(StepInput):
@@ -95,6 +95,7 @@ class RegisterTemplate(AntsStep):
         transform = register_template(brain, template, compute=compute)
         with ants_session(compute):
             quality = template_quality(template, brain.image, brain.mask, transform.forward, seed=compute.seed)
+        log_warnings("registration", (f"registration of T1w to template: {why}" for why in quality.reasons), folder)
         return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": quality.as_dict()}
 
 
@@ -123,6 +124,7 @@ class RegisterGre(AntsStep):
         transform = register_gre(magnitude, read_image(self.inputs.t1w), brain, compute=compute)
         with ants_session(compute):
             quality = rigid_quality(magnitude, brain.image, brain.mask, transform.forward, seed=compute.seed)
+        log_warnings("registration", (f"registration of GRE to T1w: {why}" for why in quality.reasons), folder)
         return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": quality.as_dict()}
 
 
@@ -206,7 +208,7 @@ def read_image(path: str | Path) -> Any:
     from qsmals.anatomy.images import to_ants
 
     loaded = nib.load(path)
-    data = np.asanyarray(loaded.dataobj)
+    data = volume(np.asanyarray(loaded.dataobj))
     return to_ants(data[..., 0] if data.ndim == 4 else data, loaded.affine)
 
 
@@ -227,6 +229,11 @@ def template_image(name: str) -> Any:
 
 
 def _brain(inputs: Any) -> Any:
+    """The brain that `ExtractBrain` wrote.
+
+    Registrations use its image, mask and affine; whether the input came without a skull mattered
+    to the extraction only, and is told in its facts.
+    """
     from qsmals.anatomy.brain import Brain
 
     return Brain(

@@ -1,5 +1,7 @@
 """What all interfaces share: load, call, save, with the threads that the node was given."""
 
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,35 @@ class Step(SimpleInterface):
         return runtime
 
 
+def warnings_in(detected: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Sentences of those notes about the data (``what``, ``found``, ``evidence``) that say ``warning``."""
+    return [f"{note['what']}: {note['found']} ({note['evidence']})" for note in detected if note.get("warning")]
+
+
+def log_warnings(stage: str, texts: Iterable[str], folder: Path) -> None:
+    """Show warnings on the terminal and in the log, with the node's folder, which names the scan."""
+    for text in texts:
+        logging.getLogger(f"qsmals.{stage}").warning("%s [%s]", text, "/".join(folder.parts[-4:]))
+
+
+def volume(values: NDArray[Any]) -> NDArray[Any]:
+    """Voxels without trailing axes of length 1 after the third, which some converters write."""
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    return values
+
+
 def load(path: str | Path) -> Float:
-    """Voxels of an image as float32."""
+    """Voxels of an image as float32; trailing axes of length 1 are dropped."""
     import nibabel as nib
 
-    return np.asanyarray(nib.load(path).dataobj).astype(np.float32, copy=False)
+    return volume(np.asanyarray(nib.load(path).dataobj)).astype(np.float32, copy=False)
+
+
+def load_echoes(path: str | Path) -> Float:
+    """Voxels of a multi-echo series as float32, (x, y, z, e) also for a single echo."""
+    series = load(path)
+    return series[..., None] if series.ndim == 3 else series
 
 
 def load_mask(path: str | Path) -> Bool:
@@ -48,7 +74,7 @@ def load_labels(path: str | Path) -> NDArray[np.int32]:
     """Voxels of a label image as whole numbers."""
     import nibabel as nib
 
-    return np.rint(np.asanyarray(nib.load(path).dataobj)).astype(np.int32)
+    return np.rint(volume(np.asanyarray(nib.load(path).dataobj))).astype(np.int32)
 
 
 def affine_of(path: str | Path) -> NDArray[np.float64]:

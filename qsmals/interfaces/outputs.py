@@ -1,6 +1,7 @@
 """Results under their final names: the only interfaces that write to OUTPUT_DIR."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from qsmals.engine.files import write_bytes, write_image, write_json, write_text
-from qsmals.interfaces.base import Step, StepInput, affine_of, image, load, load_mask
+from qsmals.interfaces.base import Step, StepInput, affine_of, image, load, load_mask, warnings_in
+from qsmals.interfaces.susceptibility import NOT_CONVERGED
 
 
 class _SaveInput(StepInput):
@@ -51,13 +53,17 @@ class SaveImage(_Save):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Scale, mask, convert, write."""
-        values = load(self.inputs.in_file) * np.float32(self.inputs.factor)
+        values = load(self.inputs.in_file) * np.float32(self._factor())
         if isdefined(self.inputs.mask):
             values = np.where(load_mask(self.inputs.mask), values, np.float32(0))
         dtype = np.dtype(self.inputs.dtype)
         stored = values if dtype == np.float32 else np.rint(values).astype(dtype)
         write_image(Path(self.inputs.out_file), image(stored, affine_of(self.inputs.in_file)))
         return self._finish()
+
+    def _factor(self) -> float:
+        """What the values are multiplied by."""
+        return float(self.inputs.factor)
 
 
 class _SaveFieldMapInput(_SaveImageInput):
@@ -69,12 +75,11 @@ class SaveFieldMap(SaveImage):
 
     input_spec = _SaveFieldMapInput
 
-    def compute(self, folder: Path) -> dict[str, Any]:
-        """Scale by the Larmor frequency, write."""
+    def _factor(self) -> float:
+        """Hz per ppm at this field strength."""
         from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 
-        self.inputs.factor = GAMMA_BAR_MHZ_PER_TESLA * self.inputs.b0_tesla
-        return super().compute(folder)
+        return super()._factor() * GAMMA_BAR_MHZ_PER_TESLA * float(self.inputs.b0_tesla)
 
 
 class _SaveFileInput(_SaveInput):
@@ -93,18 +98,60 @@ class SaveFile(_Save):
         return self._finish()
 
 
-class _FactsInput(StepInput):
+class _DetectedInput(StepInput):
+    detected_prepare = traits.List(traits.Dict, desc="scale of the phase, slices")
+    detected_offset = traits.List(traits.Dict, desc="readout")
+    detected_field = traits.List(traits.Dict, desc="sign of the phase")
+
+
+def _detected(inputs: Any) -> list[dict[str, Any]]:
+    """What the steps found out about the data, in the order in which they ran."""
+    lists = (getattr(inputs, f"detected_{step}") for step in ("prepare", "offset", "field"))
+    return [dict(entry) for found in lists for entry in found or []]
+
+
+class _SidecarFactsInput(_DetectedInput):
+    reference = traits.Dict(usedefault=True, desc="reference region and offsets, as the sidecar states them")
+    mask = traits.Dict(usedefault=True, desc="facts of the masks")
+
+
+class _SidecarFactsOutput(TraitedSpec):
+    chi = traits.Dict(desc="for susceptibility")
+    field = traits.Dict(desc="for total and local field")
+    mask = traits.Dict(desc="for masks")
+
+
+class SidecarFacts(Step):
+    """What the sidecars state that only the run knows."""
+
+    input_spec = _SidecarFactsInput
+    output_spec = _SidecarFactsOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Join what several steps found."""
+        from qsmals.bids.sidecars import strict_json
+
+        entries = [{key.capitalize(): value for key, value in entry.items()} for entry in _detected(self.inputs)]
+        field = {"Detected": strict_json(entries)}
+        threshold = self.inputs.mask.get("quality_threshold")
+        return {
+            "chi": {**strict_json(dict(self.inputs.reference)), **field},
+            "field": field,
+            "mask": {} if threshold is None else {"QualityThreshold": strict_json(threshold)},
+        }
+
+
+class _FactsInput(_DetectedInput):
     out_file = traits.Str(mandatory=True)
     known = traits.Dict(mandatory=True, desc="what was known before the run")
-    detected_prepare = traits.List(traits.Dict)
-    detected_offset = traits.List(traits.Dict)
-    detected_field = traits.List(traits.Dict)
+    brain = traits.Dict(usedefault=True, desc="what brain extraction found in the T1w image")
+    brain_extraction = traits.Enum("auto", "template", "skip", usedefault=True, desc="what was asked of it")
     mask = traits.Dict(usedefault=True)
     inversion = traits.Dict(usedefault=True)
     reference = traits.Dict(usedefault=True)
     registration_gre = traits.Dict(usedefault=True, desc="quality of the rigid registration")
-    registration_template = traits.Dict(usedefault=True, desc="quality of the deformable registration")
-    images = traits.Dict(usedefault=True, desc="files for figures")
+    templates = traits.List(traits.Str, desc="names of the templates")
+    registration_templates = traits.List(traits.Dict, desc="quality of the deformable registration to each")
     magnitude = File(exists=True)
     phase = File(exists=True)
     unwrapped = File(exists=True)
@@ -124,20 +171,18 @@ class SaveFacts(Step):
     def compute(self, folder: Path) -> dict[str, Any]:
         """Gather and write JSON."""
         known = dict(self.inputs.known)
-        detected = [*known.pop("detected", [])]
-        for name in ("prepare", "offset", "field"):
-            detected += getattr(self.inputs, f"detected_{name}") or []
+        detected = [*known.pop("detected", []), *self._t1w(), *_detected(self.inputs)]
         images = {
             name: str(getattr(self.inputs, name))
             for name in ("magnitude", "phase", "unwrapped", "quality", "t1w", "t1w_labels", "t1w_on_gre")
             if isdefined(getattr(self.inputs, name))
         }
-        warnings = [f"{d['what']}: {d['found']} ({d['evidence']})" for d in detected if d.get("warning")]
+        warnings = warnings_in(detected)
         if self.inputs.inversion and not self.inputs.inversion["converged"]:
-            warnings.append("the dipole inversion stopped at its largest number of iterations before its tolerance")
+            warnings.append(NOT_CONVERGED)
         registration = {
             "GRE to T1w": dict(self.inputs.registration_gre),
-            "T1w to template": dict(self.inputs.registration_template),
+            **{f"T1w to {name}": dict(found) for name, found in self._templates()},
         }
         for name, measures in registration.items():
             warnings += [f"registration of {name}: {reason}" for reason in measures.get("reasons", [])]
@@ -158,3 +203,19 @@ class SaveFacts(Step):
         }
         write_text(Path(self.inputs.out_file), json.dumps(facts, indent=2, default=float) + "\n")
         return {"out_file": self.inputs.out_file}
+
+    def _templates(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each template with the quality of its registration."""
+        return zip(self.inputs.templates or [], self.inputs.registration_templates or [], strict=True)
+
+    def _t1w(self) -> list[dict[str, Any]]:
+        """Whether the T1w image came without skull, as a line of the report."""
+        if not self.inputs.brain:
+            return []
+        asked = self.inputs.brain_extraction
+        image = "brain only" if self.inputs.brain["skull_stripped_input"] else "head with skull"
+        return [{
+            "what": "T1w image",
+            "found": f"{image}; brain mask of {self.inputs.brain['brain_ml']:.0f} ml",
+            "evidence": "brightness under its surface" if asked == "auto" else f"set by --brain-extraction {asked}",
+        }]  # fmt: skip

@@ -7,7 +7,18 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 from numpy.typing import NDArray
 
-from qsmals.interfaces.base import Float, Step, StepInput, affine_of, load, load_mask, save
+from qsmals.interfaces.base import (
+    Float,
+    Step,
+    StepInput,
+    affine_of,
+    load,
+    load_echoes,
+    load_mask,
+    log_warnings,
+    save,
+    warnings_in,
+)
 
 
 class _PrepareInput(StepInput):
@@ -21,7 +32,7 @@ class _PrepareInput(StepInput):
 class _PrepareOutput(TraitedSpec):
     magnitude = File(desc="magnitude of all echoes, 4D")
     phase = File(desc="wrapped phase of all echoes, rad, 4D")
-    combined = File(desc="root of the summed squares of the magnitudes")
+    combined = File(desc="root of the mean square of the magnitudes")
     tissue_mask = File(desc="voxels with signal")
     detected = traits.List(traits.Dict, desc="what was found out about the data")
 
@@ -34,6 +45,7 @@ class PreparePhase(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Scale of the phase, alternating slices, tissue mask."""
+        from qsmals.recon.field.magnitude import combined_magnitude
         from qsmals.recon.grid import Grid
         from qsmals.recon.mask.robust import robust_mask
 
@@ -47,12 +59,12 @@ class PreparePhase(Step):
             magnitude, phase = np.hypot(first, second), np.arctan2(second, first)
             detected.append({"what": "phase scale", "found": "real and imaginary part", "evidence": "part- entities"})
         phase = _straighten_slices(magnitude, phase, detected)
-        combined = np.sqrt(np.square(magnitude).mean(axis=-1, dtype=np.float64)).astype(np.float32)
         mask = robust_mask(magnitude[..., 0], grid=Grid.from_affine(magnitude.shape, affine))
+        log_warnings("phase", warnings_in(detected), folder)
         return {
             "magnitude": save(magnitude, affine, folder / "magnitude.nii"),
             "phase": save(phase, affine, folder / "phase.nii"),
-            "combined": save(combined, affine, folder / "combined.nii"),
+            "combined": save(combined_magnitude(magnitude), affine, folder / "combined.nii"),
             "tissue_mask": save(mask, affine, folder / "tissue_mask.nii"),
             "detected": detected,
         }
@@ -77,17 +89,16 @@ class PreparePhase(Step):
 
 def _straighten_slices(magnitude: Float, phase: Float, detected: list[dict[str, Any]]) -> Float:
     """Phase without the alternating sign that some scanners leave between slices."""
-    from qsmals.recon.phase.slices import detect_alternating_slices
+    from qsmals.recon.phase.slices import detect_alternating_slices, undo_alternating_slices
 
-    signal = (magnitude[..., 0] * np.exp(1j * phase[..., 0])).astype(np.complex64)
-    axis = detect_alternating_slices(signal)
+    axis = detect_alternating_slices((magnitude[..., 0] * np.exp(1j * phase[..., 0])).astype(np.complex64))
     found = "none" if axis is None else f"every second slice along axis {axis} (0 is the first)"
     detected.append({"what": "slice alternation", "found": found, "evidence": "phase step between neighbours"})
     if axis is None:
         return phase
-    index = np.arange(phase.shape[axis]).reshape([-1 if a == axis else 1 for a in range(4)])
-    turned = phase + np.float32(np.pi) * (index % 2).astype(np.float32)
-    return (turned - np.float32(2 * np.pi) * np.rint(turned / np.float32(2 * np.pi))).astype(np.float32)
+    # of unit length, so that voxels without magnitude keep their phase; one echo at a time, for the memory
+    turned = [undo_alternating_slices(np.exp(1j * phase[..., e]), axis) for e in range(phase.shape[3])]
+    return np.stack([np.angle(signal).astype(np.float32) for signal in turned], axis=-1)
 
 
 class _OffsetInput(StepInput):
@@ -117,7 +128,8 @@ class RemovePhaseOffset(Step):
         from qsmals.recon.phase import PHASE_OFFSET
 
         affine = affine_of(self.inputs.phase)
-        phase, magnitude, mask = load(self.inputs.phase), load(self.inputs.magnitude), load_mask(self.inputs.mask)
+        phase, magnitude = load_echoes(self.inputs.phase), load_echoes(self.inputs.magnitude)
+        mask = load_mask(self.inputs.mask)
         grid = Grid.from_affine(phase.shape, affine)
         te_s = tuple(self.inputs.te_s)
         bipolar, detected = self._polarity(phase, magnitude, te_s, mask, grid)
@@ -132,6 +144,7 @@ class RemovePhaseOffset(Step):
                 bipolar=bipolar,
                 params=method.make_parameters(self.inputs.parameters),
             ).phase_rad
+        log_warnings("phase", warnings_in([detected]), folder)
         return {"phase": save(phase, affine, folder / "phase.nii"), "detected": [detected]}
 
     def _polarity(
@@ -141,12 +154,7 @@ class RemovePhaseOffset(Step):
 
         asked = self.inputs.readout
         if len(te_s) < 3:
-            unknown = {
-                "what": "readout",
-                "found": "monopolar assumed",
-                "evidence": "fewer than three echoes do not tell",
-            }
-            return False, unknown | ({"warning": True} if asked == "bipolar" else {})
+            return False, _untold_polarity(len(te_s), asked)
         check = detect_bipolar(phase, magnitude=magnitude, te_s=te_s, mask=mask, grid=grid)
         bipolar = check.bipolar if asked == "auto" else asked == "bipolar"
         evidence = f"median phase of even beyond odd echoes {check.even_odd_rad:.3f} rad"
@@ -155,6 +163,26 @@ class RemovePhaseOffset(Step):
             note["evidence"] += "; set by --readout"
             note["warning"] = bipolar != check.bipolar
         return bipolar, note
+
+
+def _untold_polarity(n_echoes: int, asked: str) -> dict[str, Any]:
+    """The note about a readout with too few echoes to see its polarity or to correct it."""
+    note: dict[str, Any] = {
+        "what": "readout",
+        "found": "monopolar assumed",
+        "evidence": "fewer than three echoes do not tell",
+    }
+    if asked == "bipolar" and n_echoes == 2:
+        note["found"] = "bipolar, NOT corrected"
+        note["evidence"] = (
+            "set by --readout; a bipolar readout with two echoes cannot be corrected, because nothing tells "
+            "the even echo's own phase from the field's: the susceptibility may be wrong"
+        )
+        note["warning"] = True
+    elif asked != "auto":
+        note |= {"found": asked, "evidence": "set by --readout"}
+        note["evidence"] += "; one echo needs no correction" if n_echoes == 1 else ""
+    return note
 
 
 class _UnwrapInput(StepInput):
@@ -184,8 +212,8 @@ class UnwrapPhase(Step):
         method = UNWRAP[self.inputs.method]
         affine = affine_of(self.inputs.phase)
         unwrapped = method.function(
-            load(self.inputs.phase),
-            magnitude=load(self.inputs.magnitude),
+            load_echoes(self.inputs.phase),
+            magnitude=load_echoes(self.inputs.magnitude),
             te_s=tuple(self.inputs.te_s),
             mask=load_mask(self.inputs.mask),
             params=method.make_parameters(self.inputs.parameters),
@@ -227,14 +255,15 @@ class EstimateField(Step):
         affine = affine_of(self.inputs.phase)
         mask = load_mask(self.inputs.mask)
         total = method.function(
-            load(self.inputs.phase),
-            magnitude=load(self.inputs.magnitude),
+            load_echoes(self.inputs.phase),
+            magnitude=load_echoes(self.inputs.magnitude),
             te_s=tuple(self.inputs.te_s),
             mask=mask,
             b0_tesla=self.inputs.b0_tesla,
             params=method.make_parameters(self.inputs.parameters),
         )
         sign, note = self._sign(total.field_ppm, mask, affine)
+        log_warnings("phase", warnings_in([note]), folder)
         return {
             "field_ppm": save(np.float32(sign) * total.field_ppm, affine, folder / "total_field.nii"),
             "noise_ppm": save(total.noise_ppm, affine, folder / "noise.nii"),
@@ -245,12 +274,17 @@ class EstimateField(Step):
         self, field_ppm: Float, mask: NDArray[np.bool_], affine: NDArray[np.float64]
     ) -> tuple[int, dict[str, Any]]:
         from qsmals.recon.grid import Grid
-        from qsmals.recon.phase.sign import detect_phase_sign
+        from qsmals.recon.phase.sign import PhaseSign, detect_phase_sign
 
-        found = detect_phase_sign(
-            field_ppm, tissue_mask=mask, brain_mask=None, grid=Grid.from_affine(mask.shape, affine)
-        )
         asked = {"positive": 1, "negative": -1}.get(self.inputs.sign)
+        try:
+            found = detect_phase_sign(
+                field_ppm, tissue_mask=mask, brain_mask=None, grid=Grid.from_affine(mask.shape, affine)
+            )
+        except ValueError:
+            if asked is None:
+                raise
+            found = PhaseSign(sign=asked, correlation=0.0, confident=False)
         sign = asked or (found.sign if found.confident else 1)
         note: dict[str, Any] = {
             "what": "phase sign",

@@ -6,7 +6,19 @@ from typing import Any
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 
-from qsmals.interfaces.base import Step, StepInput, affine_of, load, load_labels, load_mask, save
+from qsmals.interfaces.base import (
+    Step,
+    StepInput,
+    affine_of,
+    load,
+    load_echoes,
+    load_labels,
+    load_mask,
+    log_warnings,
+    save,
+)
+
+NOT_CONVERGED = "the dipole inversion stopped at its largest number of iterations before its tolerance"
 
 
 class _MaskInput(StepInput):
@@ -36,7 +48,9 @@ class MakeFieldMasks(Step):
         affine = affine_of(self.inputs.brain_mask)
         brain = load_mask(self.inputs.brain_mask)
         grid = Grid.from_affine(brain.shape, affine)
-        masks = field_masks(brain, quality=load(self.inputs.quality), magnitude=load(self.inputs.magnitude), grid=grid)
+        masks = field_masks(
+            brain, quality=load(self.inputs.quality), magnitude=load_echoes(self.inputs.magnitude), grid=grid
+        )
         voxel_ml = float(np.prod(grid.voxel_size_mm)) / 1000
         return {
             "brain_mask": save(masks.brain, affine, folder / "brain_mask.nii"),
@@ -73,6 +87,7 @@ class RemoveBackground(Step):
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.background`."""
         from qsmals.recon.background import BACKGROUND
+        from qsmals.recon.field.weights import inverse_noise
         from qsmals.recon.grid import Grid
 
         method = BACKGROUND[self.inputs.method]
@@ -112,6 +127,7 @@ class InvertDipole(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.inversion`."""
+        from qsmals.recon.field.weights import inverse_noise
         from qsmals.recon.grid import Grid
         from qsmals.recon.inversion import INVERSION
 
@@ -126,6 +142,7 @@ class InvertDipole(Step):
             params=method.make_parameters(self.inputs.parameters),
         )
         reached = solution.convergence
+        log_warnings("inversion", [] if reached.converged else [NOT_CONVERGED], folder)
         return {
             "chi_ppm": save(solution.chi_ppm, affine, folder / "chi.nii"),
             "facts": {
@@ -149,6 +166,7 @@ class _RelaxometryOutput(TraitedSpec):
     r2star_hz = File(desc="R2*, 1/s")
     t2star_s = File(desc="T2*, s")
     s0 = File(desc="magnitude at echo time 0")
+    method = traits.Str(desc="method used: log-linear where echo spacings rule out the ARLO asked for")
 
 
 class FitRelaxation(Step):
@@ -161,10 +179,10 @@ class FitRelaxation(Step):
         """See :mod:`qsmals.recon.relaxometry`."""
         from qsmals.recon.relaxometry import RELAXOMETRY
 
-        method = RELAXOMETRY[self.inputs.method]
+        method = RELAXOMETRY[self._usable_method(folder)]
         affine = affine_of(self.inputs.magnitude)
         maps = method.function(
-            load(self.inputs.magnitude),
+            load_echoes(self.inputs.magnitude),
             te_s=tuple(self.inputs.te_s),
             mask=load_mask(self.inputs.mask),
             params=method.make_parameters(self.inputs.parameters),
@@ -173,24 +191,20 @@ class FitRelaxation(Step):
             "r2star_hz": save(maps.r2star_hz, affine, folder / "r2star.nii"),
             "t2star_s": save(maps.t2star_s, affine, folder / "t2star.nii"),
             "s0": save(maps.s0, affine, folder / "s0.nii"),
+            "method": method.name,
         }
 
+    def _usable_method(self, folder: Path) -> str:
+        """The method asked for, or the log-linear fit where echo spacings rule out ARLO."""
+        from qsmals.recon.relaxometry.arlo import spacing_allows_arlo
 
-def inverse_noise(noise_ppm: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Weights for a field: one over its standard deviation, 0 where that is unknown, median 1 in the mask."""
-    known = mask & np.isfinite(noise_ppm) & (noise_ppm > 0)
-    if not known.any():
-        return mask.astype(np.float32)
-    weights = np.zeros(noise_ppm.shape, np.float32)
-    # a few voxels of exceptional signal must not outweigh the rest
-    ratio = np.float32(np.median(noise_ppm[known])) / noise_ppm[known]
-    weights[known] = np.minimum(ratio, 3)
-    return weights
-
-
-WHITE_MATTER = (2, 41)
-CSF = (4, 43)
-"""FreeSurfer's numbers of cerebral white matter, and of the lateral ventricles."""
+        asked = str(self.inputs.method)
+        if asked != "arlo" or spacing_allows_arlo(self.inputs.te_s):
+            return asked
+        times = ", ".join(f"{1000 * te:g}" for te in self.inputs.te_s)
+        why = f"relaxometry: the echo spacings are too uneven for ARLO (TE {times} ms); the log-linear fit was used"
+        log_warnings("relaxometry", [why], folder)
+        return "log-linear"
 
 
 class _ReferenceInput(StepInput):
@@ -217,21 +231,13 @@ class ReferenceSusceptibility(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.reference`."""
-        from scipy import ndimage
-
-        from qsmals.recon.reference import reference_offsets, reference_to
+        from qsmals.recon.reference import WHITE_MATTER, reference_offsets, reference_regions, reference_to, region_core
 
         affine = affine_of(self.inputs.chi_ppm)
         measured = load_mask(self.inputs.mask) & load_mask(self.inputs.brain_mask)
         labels = load_labels(self.inputs.labels)
         chi, _ = reference_to(load(self.inputs.chi_ppm), measured)
-        white = ndimage.binary_erosion(np.isin(labels, WHITE_MATTER))
-        regions = {
-            "brain": measured,
-            "csf": ndimage.binary_erosion(np.isin(labels, CSF)) & measured,
-            "wm": white & measured,
-        }
-        offsets = reference_offsets(chi, regions)
+        offsets = reference_offsets(chi, reference_regions(labels, measured))
         chosen = offsets[self.inputs.region]
         if chosen.mean_ppm is None:
             raise ValueError(f"no reference to {self.inputs.region}: {chosen.reason}; use --reference brain")
@@ -240,7 +246,7 @@ class ReferenceSusceptibility(Step):
         return {
             "chi_ppm": save(chi, affine, folder / "chi.nii"),
             "measured_mask": save(measured, affine, folder / "measured.nii"),
-            "white_matter": save(white, affine, folder / "white_matter.nii"),
+            "white_matter": save(region_core(labels, WHITE_MATTER), affine, folder / "white_matter.nii"),
             "facts": {
                 "region": self.inputs.region,
                 "offsets_ppm": shift,

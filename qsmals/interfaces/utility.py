@@ -4,6 +4,9 @@ from typing import Any
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, isdefined, traits
 
+SLOTS = ("first", "second", "third")
+"""Inputs of :class:`ListOf`, in order."""
+
 
 class _ListInput(BaseInterfaceInputSpec):
     first = traits.Any(mandatory=True)
@@ -22,6 +25,6 @@ class ListOf(SimpleInterface):
     output_spec = _ListOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        values = (self.inputs.first, self.inputs.second, self.inputs.third)
+        values = (getattr(self.inputs, slot) for slot in SLOTS)
         self._results["out"] = [value for value in values if isdefined(value)]
         return runtime

@@ -1,10 +1,15 @@
 """The zero of a susceptibility map, which the field does not determine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+
+WHITE_MATTER = (2, 41)
+CSF = (4, 43)
+"""FreeSurfer's numbers of cerebral white matter, and of the lateral ventricles."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,59 @@ class ReferenceOffset:
     sd_ppm: float | None
     n_voxels: int
     reason: str = ""
+
+
+def region_core(labels: NDArray[np.integer], numbers: Sequence[int]) -> NDArray[np.bool_]:
+    """Voxels of some labels that do not touch another one with a face: free of the neighbours' partial volume.
+
+    Parameters
+    ----------
+    labels : (x, y, z) int
+        Label image; beyond its edge everything is another label.
+    numbers : sequence of int
+        Labels that make up the region, e.g. `WHITE_MATTER`.
+
+    Returns
+    -------
+    (x, y, z) bool
+
+    Examples
+    --------
+    >>> labels = np.zeros((5, 5, 5), dtype=np.int32)
+    >>> labels[1:4, 1:4, 1:4] = 2
+    >>> np.argwhere(region_core(labels, WHITE_MATTER)).tolist()
+    [[2, 2, 2]]
+    """
+    return np.asarray(ndimage.binary_erosion(np.isin(labels, numbers)))
+
+
+def reference_regions(labels: NDArray[np.integer], measured: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+    """The regions to which a map can be referenced: all measured voxels, and the cores of CSF and white matter.
+
+    Parameters
+    ----------
+    labels : (x, y, z) int
+        Regions, FreeSurfer's numbers.
+    measured : (x, y, z) bool
+        Brain voxels with a susceptibility.
+
+    Returns
+    -------
+    dict of str to (x, y, z) bool
+        ``brain``, ``csf`` (lateral ventricles) and ``wm``, each within ``measured``.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ.
+    """
+    if labels.shape != measured.shape:
+        raise ValueError(f"the labels have shape {labels.shape}, the measured voxels {measured.shape}")
+    return {
+        "brain": measured,
+        "csf": region_core(labels, CSF) & measured,
+        "wm": region_core(labels, WHITE_MATTER) & measured,
+    }
 
 
 def reference_to(chi_ppm: NDArray[np.float32], region: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:

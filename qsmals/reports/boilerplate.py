@@ -14,14 +14,30 @@ from typing import Any
 
 from qsmals.recon.method import Citation, Method
 from qsmals.reports import references
+from qsmals.reports.published import MIN_2024
 
 SOFTWARE_NAMES = {"numpy": "NumPy", "scipy": "SciPy", "numba": "Numba", "python": "Python", "pybids": "PyBIDS"}
 REGION_NAMES = {
     "brain": "the whole brain mask, which the consensus recommends as the common reference",
     "csf": "cerebrospinal fluid",
-    "white_matter": "cerebral white matter",
+    "wm": "cerebral white matter",
     "none": "no region: the maps have the arbitrary offset of the dipole inversion",
 }
+_EXTRACTION = (
+    "The brain was extracted in two steps: a template brain was aligned to the image by mutual information from many "
+    "starts, and the brain's surface was then found in the image itself, by the intensities of fluid, grey and white "
+    "matter inside the aligned template."
+)
+BRAIN_SENTENCES = {
+    "template": _EXTRACTION,
+    "auto": f"{_EXTRACTION} An image that showed the brain only, as seen from the brightness under its surface, was "
+    "not extracted again.",
+    "skip": "The T1-weighted image was given as brain-only: all of it that is not background was taken as the brain.",
+}
+SLOPPY_SENTENCE = (
+    "Brain extraction and registrations were run with low effort (option --sloppy): such results are for tests, "
+    "not for a study."
+)
 
 
 class _Bibliography:
@@ -77,14 +93,14 @@ def methods_text(
         missing is left out of the text.
     anatomy : mapping
         What was done with the T1w image, each key optional: ``bias_correction`` (bool, N4), ``brain_extraction``
-        (a noun phrase: "a brain template registered with ANTs"), ``gre_to_t1w`` (``rigid`` or ``affine``),
-        ``template`` (TemplateFlow name), ``registration`` (``SyN``), ``atlases`` (names; those of
-        :data:`~qsmals.reports.references.ATLASES` bring their paper), ``freesurfer`` (version or True),
-        ``output_spaces`` (list).
+        (``auto``, ``template`` or ``skip``), ``gre_to_t1w`` (``rigid`` or ``affine``), ``templates`` (list of
+        TemplateFlow names), ``registration`` (``SyN``), ``atlases`` (names; those of
+        :data:`~qsmals.reports.references.ATLASES` bring their parts and papers), ``freesurfer`` (version or True),
+        ``refinement`` (``susceptibility`` or ``none``), ``output_spaces`` (list), ``sloppy`` (bool).
     versions : mapping of package to version
         ``qsmals`` is required.
     reference : mapping, optional
-        ``region`` (``brain``, ``csf``, ``white_matter``, ``none`` or a noun phrase) and ``offsets_ppm`` (mapping of
+        ``region`` (``brain``, ``csf``, ``wm``, ``none`` or a noun phrase) and ``offsets_ppm`` (mapping of
         region to its mean susceptibility, ppm).
 
     Returns
@@ -265,7 +281,7 @@ def _reference_sentences(reference: Mapping[str, Any]) -> list[str]:
 
 
 def _plain_region(name: str) -> str:
-    words = {"brain": "the whole brain mask", "csf": "cerebrospinal fluid", "white_matter": "white matter"}
+    words = {"brain": "the whole brain mask", "csf": "cerebrospinal fluid", "wm": "white matter"}
     return words.get(name, name.replace("_", " "))
 
 
@@ -274,14 +290,14 @@ def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
     if facts.get("bias_correction"):
         sentences.append(f"The T1-weighted image was corrected for bias with N4{papers.cite(references.N4)}.")
     if facts.get("brain_extraction"):
-        sentences.append(f"The brain was extracted with {facts['brain_extraction']}.")
+        sentences.append(BRAIN_SENTENCES[facts["brain_extraction"]])
     if facts.get("gre_to_t1w"):
         cited = papers.cite(references.ANTS)
         sentences.append(
             f"The gradient-echo magnitude was registered to the T1-weighted image by a {facts['gre_to_t1w']} "
             f"transform with ANTs{cited}."
         )
-    if facts.get("template"):
+    if facts.get("templates"):
         sentences.append(_template_sentence(facts, papers))
     if facts.get("freesurfer"):
         version = "" if facts["freesurfer"] is True else f" {facts['freesurfer']}"
@@ -291,30 +307,47 @@ def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
         )
     if facts.get("atlases"):
         sentences.append(_atlas_sentence(facts, papers))
+    if facts.get("refinement"):
+        sentences.append(_refinement_sentence(facts["refinement"], papers))
     if facts.get("output_spaces"):
         sentences.append(f"Maps were also resampled once to {join_words([str(s) for s in facts['output_spaces']])}.")
+    if facts.get("sloppy"):
+        sentences.append(SLOPPY_SENTENCE)
     return " ".join(sentences)
 
 
 def _template_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
-    template = str(facts["template"])
-    paper = references.TEMPLATES.get(template)
-    name = f"{template} template{papers.cite(paper) if paper else ''}"
+    names = []
+    for template in facts["templates"]:
+        paper = references.TEMPLATES.get(template)
+        names.append(f"the {template} template{papers.cite(paper) if paper else ''}")
     if str(facts.get("registration", "SyN")).lower().startswith("syn"):
         how = f"by symmetric diffeomorphic normalization (SyN){papers.cite(references.SYN)}"
     else:
         how = f"by {facts['registration']}"
-    return f"The T1-weighted image was registered to the {name} {how}."
+    return f"The T1-weighted image was registered to {join_words(names)} {how}."
 
 
 def _atlas_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
-    words = []
-    for atlas in facts["atlases"]:
-        title, paper = references.ATLASES.get(str(atlas).lower(), (f"atlas {atlas}", None))
-        words.append(f"the {title}{papers.cite(paper) if paper else ''}")
+    parts = [
+        part
+        for atlas in facts["atlases"]
+        for part in references.ATLASES.get(str(atlas), ((f"those of the atlas {atlas}", ()),))
+    ]
+    words = "; ".join(name + papers.cite(*cited) for name, cited in parts)
     return (
-        f"Regions of {join_words(words)} were brought to the gradient-echo grid in one interpolation, "
+        f"The regions are: {words}. They were brought to the gradient-echo grid in one interpolation, "
         "and every statistic was computed there."
+    )
+
+
+def _refinement_sentence(refinement: str, papers: _Bibliography) -> str:
+    if refinement == "none":
+        return "Every region was placed by the T1-weighted image alone."
+    return (
+        "Around the deep nuclei the atlas was deformed once more (SyN, local correlation), until the susceptibility "
+        f"that its labels let expect{papers.cite(MIN_2024)} fitted the subject's map; the T1-weighted images were a "
+        f"second pair with a quarter of the weight{papers.cite(references.DUAL_CONTRAST)}."
     )
 
 

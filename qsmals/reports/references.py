@@ -115,20 +115,32 @@ CIT168 = Citation(
     year=2018,
     doi="10.1038/sdata.2018.63",
 )
-CEREBRA = Citation(
-    key="cerebra",
-    authors="Manera, Ana L. and Dadar, Mahsa and Fonov, Vladimir and Collins, D. Louis",
-    title="CerebrA, registration and manual label correction of Mindboggle-101 atlas for MNI-ICBM152 template",
-    journal="Scientific Data 7:237",
-    year=2020,
-    doi="10.1038/s41597-020-0557-9",
+HCPEX = Citation(
+    key="hcpex",
+    authors="Huang, Chu-Chung and Rolls, Edmund T. and Feng, Jianfeng and Lin, Ching-Po",
+    title="An extended Human Connectome Project multimodal parcellation atlas of the human cortex and subcortical "
+    "areas",
+    journal="Brain Structure and Function 227:763-778",
+    year=2022,
+    doi="10.1007/s00429-021-02421-6",
+)
+DUAL_CONTRAST = Citation(
+    key="dual_contrast",
+    authors="Li, Xu and Chen, Lin and Kutten, Kwame and others",
+    title="Multi-atlas tool for automated segmentation of brain gray matter nuclei and quantification of their "
+    "magnetic susceptibility",
+    journal="NeuroImage 191:337-349",
+    year=2019,
+    doi="10.1016/j.neuroimage.2019.02.016",
 )
 
-ALWAYS = (CONSENSUS, BIDS, NIPYPE, ANTS, NIBABEL)
 TEMPLATES = {"MNI152NLin6Asym": MNI_NLIN6, "MNI152NLin2009cAsym": MNI_2009C}
-ATLASES = {
-    "desikan-killiany": ("Desikan-Killiany atlas with FreeSurfer's subcortical structures", DESIKAN_KILLIANY),
-    "aal3": ("AAL3 atlas", AAL3),
-    "cit168": ("CIT168 subcortical atlas", CIT168),
-    "cerebra": ("CerebrA atlas", CEREBRA),
+ATLASES: dict[str, tuple[tuple[str, tuple[Citation, ...]], ...]] = {
+    "als": (
+        ("the gyri of the Desikan-Killiany atlas", (DESIKAN_KILLIANY,)),
+        ("FreeSurfer's subcortical structures, white matter and ventricles", (FREESURFER,)),
+        ("the substantia nigra of HCPEx, which is that of CIT168", (HCPEX, CIT168)),
+        ("the red nucleus of AAL3, moved to its centre in CIT168", (AAL3, CIT168)),
+    ),
 }
+"""The parts of each atlas in words, with the papers to cite for them."""

@@ -305,7 +305,7 @@ def _echo_cell(name: str, value: Any) -> str:
 def _reference(scan: Scan) -> dict[str, Any]:
     """Reference region in words, and offsets in ppb."""
     reference = scan.facts.reference if scan.facts else {}
-    names = {"brain": "whole brain mask", "csf": "cerebrospinal fluid", "white_matter": "white matter", "none": "none"}
+    names = {"brain": "whole brain mask", "csf": "cerebrospinal fluid", "wm": "white matter", "none": "none"}
     spread = reference.get("sd_ppm") or {}
     offsets = [
         (names.get(key, key.replace("_", " ")), _ppb(value), _ppb(spread.get(key)).lstrip("+"))

@@ -2,5 +2,11 @@
 
 from qsmals.recon.method import Registry
 
-RELAXOMETRY = Registry("relaxometry", {"arlo": "qsmals.recon.relaxometry.arlo:ARLO"})
+RELAXOMETRY = Registry(
+    "relaxometry",
+    {
+        "arlo": "qsmals.recon.relaxometry.arlo:ARLO",
+        "log-linear": "qsmals.recon.relaxometry.loglinear:LOG_LINEAR",
+    },
+)
 """Methods of relaxometry; the first is the default."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit, prange
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from qsmals.recon.method import Citation, Method
 from qsmals.recon.relaxometry.relaxation import (
@@ -16,6 +16,9 @@ from qsmals.recon.relaxometry.relaxation import (
     usable_echoes,
     without_floor,
 )
+
+UNEVEN = 2.0 * (1.0 - 1e-6)
+"""Ratio of neighbouring echo spacings from which Simpson's rule has negative coefficients, less rounding."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,25 @@ def arlo(
     return Relaxation(maps[0], maps[1], maps[2], noise)
 
 
+def spacing_allows_arlo(te_s: ArrayLike) -> bool:
+    """Whether neighbouring echo spacings differ by less than a factor of 2, as ARLO needs.
+
+    Parameters
+    ----------
+    te_s : (e,) float
+        Echo times, s, increasing.
+
+    Examples
+    --------
+    >>> spacing_allows_arlo([0.005, 0.010, 0.019]), spacing_allows_arlo([0.005, 0.010, 0.020])
+    (True, False)
+    """
+    spacing = np.diff(np.asarray(te_s, dtype=np.float64))
+    h, g = spacing[:-1], spacing[1:]
+    # echo times are written with rounding, and a ratio of 2 up to that is no less than 2
+    return not bool(((h > UNEVEN * g) | (g > UNEVEN * h)).any())
+
+
 def simpson_coefficients(te_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights of each three consecutive echoes in the integral over them, s; shape (e - 2, 3).
 
@@ -95,9 +117,9 @@ def simpson_coefficients(te_s: NDArray[np.float64]) -> NDArray[np.float64]:
     [[1.0, 4.0, 1.0]]
     """
     spacing = np.diff(te_s)
+    if not spacing_allows_arlo(te_s):
+        raise ValueError(f"ARLO needs nearly even echo spacings, not {spacing.tolist()} s; use the log-linear fit")
     h, g = spacing[:-1], spacing[1:]
-    if ((h >= 2 * g) | (g >= 2 * h)).any():
-        raise ValueError(f"ARLO needs nearly even echo spacings, not {spacing.tolist()} s; use the nonlinear fit")
     rule = np.stack([2 - g / h, (h + g) ** 2 / (h * g), 2 - h / g], axis=1)
     return np.asarray((h + g)[:, None] / 6 * rule)
 

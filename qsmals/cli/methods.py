@@ -1,0 +1,99 @@
+"""Every step of a run with all its parameters: what sidecars, report and methods text state."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from qsmals.anatomy import refinement
+from qsmals.anatomy.atlases import get_atlas
+from qsmals.anatomy.templates import NLIN6
+from qsmals.recon.mask.quality import FieldMaskParameters
+from qsmals.recon.method import Method
+from qsmals.recon.relaxometry.arlo import spacing_allows_arlo
+from qsmals.recon.stages import STAGES
+from qsmals.reports.references import ATLASES
+from qsmals.settings import Reconstruction, Settings
+
+SEVERAL_ECHOES = ("phase_offset", "relaxometry")
+"""Stages that one echo does not have."""
+
+
+def chosen_methods(recon: Reconstruction, te_s: Sequence[float]) -> dict[str, tuple[Method, Any]]:
+    """Method of each stage that runs for these echo times, with its parameters (dataclass), in the order of the run."""
+    stages = [stage for stage in STAGES if len(te_s) > 1 or stage not in SEVERAL_ECHOES]
+    found = {}
+    for stage in stages:
+        asked = getattr(recon, stage)
+        name = "log-linear" if asked == "arlo" and not spacing_allows_arlo(te_s) else asked
+        method = STAGES[stage][name]
+        found[stage] = method, method.make_parameters(recon.parameters.get(asked))
+    return found
+
+
+def step_parameters(settings: Settings, te_s: Sequence[float]) -> dict[str, dict[str, Any]]:
+    """Step to all its parameters, ``method`` among them; defaults are written out like what was changed.
+
+    Parameters
+    ----------
+    settings : Settings
+    te_s : sequence of float
+        Echo times of the scan, s; with one echo there is neither phase offset nor relaxometry.
+    """
+    recon, acquisition = settings.reconstruction, settings.acquisition
+    steps = {s: {"method": m.name, **asdict(p)} for s, (m, p) in chosen_methods(recon, te_s).items()}
+    steps |= {
+        "readout": {"method": acquisition.readout},
+        "phase_sign": {"method": acquisition.phase_sign},
+        "mask": {"method": "phase quality", **asdict(FieldMaskParameters())},
+        "reference": {"method": recon.reference},
+    }
+    return steps | _anatomy(settings)
+
+
+def _anatomy(settings: Settings) -> dict[str, dict[str, Any]]:
+    anatomy, behaviour = settings.anatomy, settings.behaviour
+    ants = {
+        "random_seed": behaviour.random_seed,
+        "deterministic": behaviour.deterministic,
+        "sloppy": behaviour.sloppy,
+    }
+    nuclei = {"margin_mm": refinement.MARGIN_MM, "blur_mm": refinement.BLUR_MM, "range_ppm": refinement.RANGE_PPM}
+    return {
+        "brain_extraction": {
+            "method": anatomy.brain_extraction,
+            "template": NLIN6,
+            "bias_correction": "N4",
+            **ants,
+        },
+        "coregistration": {"method": "rigid", "metric": "mutual information", **ants},
+        "template_registration": {"method": "SyN", "templates": anatomy.output_spaces, **ants},
+        "atlas": _atlas(anatomy.atlas),
+        "refinement": {"method": anatomy.refinement, **({} if anatomy.refinement == "none" else nuclei | ants)},
+        "interpolation": {
+            "method": "all transforms at once",
+            "maps": "linear",
+            "labels": "largest membership",
+            "mask": "linear, cut at one half",
+        },
+    }
+
+
+def _atlas(name: str) -> dict[str, Any]:
+    parts = [f"{words} (doi:{', doi:'.join(paper.doi for paper in papers)})" for words, papers in ATLASES[name]]
+    return {"method": name, "space": get_atlas(name).space, "parts": parts}
+
+
+def anatomy_words(settings: Settings) -> Mapping[str, Any]:
+    """What the methods text tells about the T1w image and the regions."""
+    anatomy = settings.anatomy
+    return {
+        "bias_correction": True,
+        "brain_extraction": anatomy.brain_extraction,
+        "gre_to_t1w": "rigid",
+        "templates": list(anatomy.output_spaces),
+        "registration": "SyN",
+        "atlases": [anatomy.atlas],
+        "refinement": anatomy.refinement,
+        "output_spaces": list(anatomy.output_spaces),
+        "sloppy": settings.behaviour.sloppy,
+    }

@@ -1,0 +1,127 @@
+"""What sidecars, report and methods text are told about the steps of a run."""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qsmals.bids.sidecars import strict_json
+from qsmals.cli.methods import anatomy_words, chosen_methods, step_parameters
+from qsmals.interfaces.outputs import SaveFacts, SidecarFacts
+from qsmals.recon.stages import STAGES
+from qsmals.reports.boilerplate import methods_text
+from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
+
+EVEN = (0.004, 0.009, 0.014)
+DETECTED = {
+    "detected_prepare": [{"what": "phase scale", "found": "-4096 to 4094", "evidence": "Siemens"}],
+    "detected_offset": [{"what": "readout", "found": "monopolar", "evidence": "0.01 rad"}],
+    "detected_field": [{"what": "phase sign", "found": "turned", "evidence": "-0.5", "warning": True}],
+}
+
+
+def settings(**groups: Any) -> Settings:
+    return Settings("in", "out", "work", **groups)
+
+
+def test_defaults_and_changes_stand_together() -> None:
+    recon = Reconstruction(parameters={"v-sharp": {"threshold": 0.07}})
+    steps = step_parameters(settings(reconstruction=recon), EVEN)
+    for stage, registry in STAGES.items():
+        method = registry[getattr(recon, stage)]
+        changed = {"threshold": 0.07} if stage == "background" else {}
+        assert steps[stage] == {"method": method.name, **asdict(method.make_parameters()), **changed}
+    assert steps["reference"] == {"method": "brain"} and steps["mask"]["reach_mm"] > 0
+    json.dumps(strict_json(steps), allow_nan=False)
+
+
+def test_no_parameter_hides_the_name_of_its_method() -> None:
+    for registry in STAGES.values():
+        for method in registry.values():
+            assert "method" not in {f.name for f in fields(method.parameters)}, method.name
+
+
+def test_echo_times_decide_which_stages_and_methods_run() -> None:
+    recon = Reconstruction()
+    assert not {"phase_offset", "relaxometry"} & set(chosen_methods(recon, (0.02,)))
+    assert list(chosen_methods(recon, EVEN)) == list(STAGES)
+    assert chosen_methods(recon, EVEN)["relaxometry"][0].name == "arlo"
+    assert chosen_methods(recon, (0.004, 0.008, 0.02))["relaxometry"][0].name == "log-linear"
+
+
+def test_anatomical_steps_carry_seed_effort_and_choice() -> None:
+    chosen = settings(
+        anatomy=Anatomy(brain_extraction="skip", refinement="none"), behaviour=Behaviour(sloppy=True, random_seed=7)
+    )
+    steps = step_parameters(chosen, EVEN)
+    for step in ("brain_extraction", "coregistration", "template_registration"):
+        assert (steps[step]["random_seed"], steps[step]["sloppy"]) == (7, True)
+    assert steps["brain_extraction"]["method"] == "skip" and steps["refinement"] == {"method": "none"}
+    assert "10.1038/sdata.2018.63" in steps["atlas"]["parts"][2]
+    refined = step_parameters(settings(), EVEN)["refinement"]
+    assert refined["margin_mm"] == 12.0 and refined["sloppy"] is False
+
+
+@pytest.mark.parametrize("refinement", ["susceptibility", "none"])
+@pytest.mark.parametrize("sloppy", [True, False])
+def test_the_methods_text_follows_the_settings(refinement: Any, sloppy: bool) -> None:
+    chosen = settings(
+        anatomy=Anatomy(refinement=refinement, brain_extraction="skip"), behaviour=Behaviour(sloppy=sloppy)
+    )
+    steps = list(chosen_methods(chosen.reconstruction, EVEN).values())
+    versions = {"qsmals": "1"}
+    markdown, bib = methods_text(steps, acquisition={}, anatomy=anatomy_words(chosen), versions=versions)
+    assert ("fitted the subject's map" in markdown) == (refinement == "susceptibility")
+    assert ("--sloppy" in markdown) == sloppy
+    assert "brain-only" in markdown and "10.1038/sdata.2018.63" in bib
+
+
+def run(interface: Any, folder: Path, **inputs: Any) -> Any:
+    return interface(**inputs).run(cwd=str(folder)).outputs
+
+
+def test_sidecars_join_what_the_run_found(tmp_path: Path) -> None:
+    reference = {"ReferenceRegion": {"Region": "brain", "OffsetsPpm": {"csf": float("nan")}}}
+    found = run(SidecarFacts, tmp_path, **DETECTED, reference=reference, mask={"quality_threshold": 0.25})
+    assert [entry["What"] for entry in found.field["Detected"]] == ["phase scale", "readout", "phase sign"]
+    assert found.field["Detected"][2]["Warning"] is True and found.mask == {"QualityThreshold": 0.25}
+    assert found.chi == found.field | {"ReferenceRegion": {"Region": "brain", "OffsetsPpm": {"csf": None}}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "stripped", "found", "evidence"),
+    [
+        ("auto", True, "brain only; brain mask of 1400 ml", "brightness under its surface"),
+        ("auto", False, "head with skull; brain mask of 1400 ml", "brightness under its surface"),
+        ("skip", True, "brain only; brain mask of 1400 ml", "set by --brain-extraction skip"),
+    ],
+)
+def test_the_report_tells_of_a_brain_only_image_and_of_each_template(
+    tmp_path: Path, asked: str, stripped: bool, found: str, evidence: str
+) -> None:
+    run(
+        SaveFacts,
+        tmp_path,
+        out_file=str(tmp_path / "facts.json"),
+        known={"prefix": "sub-01", "detected": [{"what": "tilt", "found": "0"}], "warnings": ["known before"]},
+        brain={"skull_stripped_input": stripped, "brain_ml": 1400.2},
+        brain_extraction=asked,
+        templates=["MNI152NLin6Asym", "MNI152NLin2009cAsym"],
+        registration_templates=[{"dice": 0.9, "reasons": []}, {"dice": 0.4, "reasons": ["poor"]}],
+        registration_gre={"dice": 0.95, "reasons": []},
+        **DETECTED,
+    )
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert [entry["what"] for entry in facts["detected"]] == [
+        *("tilt", "T1w image", "phase scale", "readout", "phase sign")
+    ]
+    assert (facts["detected"][1]["found"], facts["detected"][1]["evidence"]) == (found, evidence)
+    assert facts["registration"]["T1w to MNI152NLin6Asym, dice"] == 0.9
+    assert facts["registration"]["T1w to MNI152NLin2009cAsym, dice"] == 0.4
+    assert facts["warnings"] == [
+        "known before",
+        "phase sign: turned (-0.5)",
+        "registration of T1w to MNI152NLin2009cAsym: poor",
+    ]
