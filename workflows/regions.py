@@ -88,7 +88,8 @@ def init_measures_wf(
 
     Inputs (``inputnode``)
     ----------------------
-    chi_ppm, r2star_hz : maps; brain_mask, fit_mask : where they were measured; white_matter, labels : on the GRE grid; t1w_brain : reference;
+    chi_ppm, r2star_hz : maps; brain_mask, fit_mask : where they were measured; white_matter, labels : on the GRE grid;
+    t1w_brain : reference;
     to_t1w : transform; per template ``to_<template>``.
 
     Outputs (``outputnode``)

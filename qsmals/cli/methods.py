@@ -26,7 +26,7 @@ def chosen_methods(recon: Reconstruction, te_s: Sequence[float]) -> dict[str, tu
         asked = getattr(recon, stage)
         name = "log-linear" if asked == "arlo" and not spacing_allows_arlo(te_s) else asked
         method = STAGES[stage][name]
-        found[stage] = method, method.make_parameters(recon.parameters.get(asked))
+        found[stage] = method, method.make_parameters(recon.parameters.get(name))
     return found
 
 
