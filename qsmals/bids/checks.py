@@ -11,7 +11,7 @@ import numpy as np
 
 from qsmals.bids.errors import Fault
 from qsmals.bids.images import BadImage, ImageFacts, read_facts
-from qsmals.bids.layout import PART_PAIRS, GreScan, SubjectInputs, T1wScan, Unit, as_number
+from qsmals.bids.layout import PART_PAIRS, GreScan, SubjectInputs, T1wScan, as_number
 from qsmals.recon.phase.scaling import PhaseValues, detect_phase_scale
 
 TE_RANGE_S = (1e-5, 0.3)
@@ -109,14 +109,6 @@ def check_subject(subject: SubjectInputs, *, b0_tesla: float | None = None) -> C
     for t1w in subject.t1w_scans:
         checker.check_t1w(t1w)
     return CheckedSubject(subject.label, (*subject.faults, *checker.faults), checker.facts)
-
-
-def scan_faults(checked: CheckedSubject, unit: Unit) -> tuple[Fault, ...]:
-    """The faults that concern one unit: those of its files, and those of no file."""
-    files = {*unit.gre.all_files, *(s.path for s in unit.gre.sidecars)}
-    if unit.t1w:
-        files |= {unit.t1w.file, *(s.path for s in unit.t1w.sidecars)}
-    return tuple(fault for fault in checked.faults if not fault.files or files & set(fault.files))
 
 
 class _Checker:
