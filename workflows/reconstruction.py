@@ -18,6 +18,9 @@ from qsmals.settings import Acquisition, Reconstruction
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.plan import ScanPlan
 
+BEYOND_BRAIN = ("pdf",)
+"""Methods that gain from the field around the brain; spherical means lose by the sources that lie there."""
+
 
 def init_field_wf(
     plan: ScanPlan, maker: NodeMaker, *, acquisition: Acquisition, recon: Reconstruction, name: str = "field_wf"
@@ -122,6 +125,7 @@ def init_susceptibility_wf(
         volumes=24,
         parallel=True,
     )
+    mask = "reliable_mask" if recon.background in BEYOND_BRAIN else "brain_mask"
     invert = maker.make(
         InvertDipole(**_method(recon, "inversion")),
         "invert",
@@ -139,7 +143,7 @@ def init_susceptibility_wf(
     workflow.connect([
         (inputnode, masks, [("brain_mask", "brain_mask"), ("quality", "quality"), ("magnitude", "magnitude")]),
         (inputnode, background, [("field_ppm", "field_ppm"), ("noise_ppm", "noise_ppm")]),
-        (masks, background, [("reliable_mask", "mask")]),
+        (masks, background, [(mask, "mask")]),
         (inputnode, invert, [("noise_ppm", "noise_ppm")]),
         (background, invert, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
         (background, outputnode, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
