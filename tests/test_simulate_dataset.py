@@ -117,7 +117,7 @@ def test_local_field_is_that_of_the_true_susceptibility(siemens: Path) -> None:
     brain = np.asarray(truth(siemens, "desc-brain_mask").dataobj) > 0
     local = truth(siemens, "desc-local_fieldmap", "fmap").get_fdata() / HERTZ
     field = field_from_susceptibility(chi, grid=Grid.from_affine(chi.shape, image.affine))
-    assert np.corrcoef(field[brain], local[brain])[0, 1] > 0.95
+    assert np.corrcoef(field[brain], local[brain])[0, 1] > 0.9  # voxels of 5 mm, against block means of 2.5 mm
     assert abs(chi[brain].mean()) < 2e-3
     assert np.abs(chi[~brain]).max() == 0
 
