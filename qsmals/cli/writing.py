@@ -96,7 +96,8 @@ def write_report(
         "parameters": {step: values for scan in subject.scans for step, values in scan.methods.items()},
         "methods": scan_methods(request.settings, subject.scans[0])[0],
     }
-    write_json(subject.log_dir / RUN_FACTS, strict_json(facts))
+    facts = strict_json(facts)  # as --reports-only will read them
+    write_json(subject.log_dir / RUN_FACTS, facts)
     return _page(output_dir, subject.label, facts)
 
 

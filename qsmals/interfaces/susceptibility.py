@@ -185,7 +185,8 @@ class FitRelaxation(Step):
             load_echoes(self.inputs.magnitude),
             te_s=tuple(self.inputs.te_s),
             mask=load_mask(self.inputs.mask),
-            params=method.make_parameters(self.inputs.parameters),
+            # those of the method asked for mean nothing to one that stands in for it
+            params=method.make_parameters(self.inputs.parameters if method.name == self.inputs.method else {}),
         )
         return {
             "r2star_hz": save(maps.r2star_hz, affine, folder / "r2star.nii"),
