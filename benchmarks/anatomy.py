@@ -59,7 +59,7 @@ def compare(labels: np.ndarray, reference: np.ndarray, affine: np.ndarray) -> pd
     """One row for each region on each side that the reference has."""
     rows = []
     for region in ALS.regions:
-        ours, theirs = np.isin(labels, region.labels), np.isin(reference, region.labels)
+        ours, theirs = np.isin(labels, region.members), np.isin(reference, region.members)
         if region.hemisphere == "B" and region.name not in ("brainstem", "corpus_callosum"):
             continue
         if region.name not in SHOWN or not theirs.any():

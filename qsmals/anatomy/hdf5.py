@@ -28,7 +28,7 @@ def clear_times(path: Path) -> None:
 
 def _clear_header(content: bytearray, start: int) -> None:
     """Clear the times of the header that begins at ``start``."""
-    flags = content[start + 5]
+    flags = content[start + 5] if start + 5 < len(content) else 0
     if not flags & HAS_TIMES:
         return
     width = 1 << (flags & 3)
