@@ -40,13 +40,13 @@ class Reconstruction:
     phase_offset: str = "mcpc-3d-s"
     unwrap: str = "romeo"
     field: str = "weighted"
-    background: str = "v-sharp"
-    inversion: str = "tv"
+    background: str = "lbv"
+    inversion: str = "weak-harmonic"
     reference: Literal["brain", "csf", "wm"] = "brain"
     """The whole brain is what the consensus recommends (C8)."""
     relaxometry: str = "arlo"
     parameters: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """Per method, e.g. ``{"tv": {"regularisation": 2e-4}}``."""
+    """Per method, e.g. ``{"weak-harmonic": {"regularisation": 2e-4}}``."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
-from qsmals.recon.fourier import dipole_field
+from qsmals.recon.dipole import dipole_field
 from qsmals.recon.grid import Grid
 
 B0_TESLA = 3.0

@@ -31,47 +31,6 @@ def test_transform_pads_and_inverse_crops() -> None:
     np.testing.assert_allclose(back, volume, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(8, 9, 10), (7, 8, 9)])
-def test_dipole_kernel_is_its_formula_away_from_nyquist(shape: fourier.Shape) -> None:
-    grid = Grid(shape, (0.7, 1.0, 2.0), TILTED)
-    k = np.meshgrid(*[fft.fftfreq(n, h) for n, h in zip(shape, grid.voxel_size_mm, strict=True)], indexing="ij")
-    squared = sum(x**2 for x in k)
-    squared[0, 0, 0] = 1
-    expected = 1 / 3 - sum(x * b for x, b in zip(k, TILTED, strict=True)) ** 2 / squared
-    expected[0, 0, 0] = 0
-    inner = tuple(slice(0, (n - 1) // 2 + 1) for n in shape)
-    kernel = fourier.dipole_kernel(grid)
-    assert kernel.dtype == np.float32
-    np.testing.assert_allclose(kernel[inner], expected[inner], atol=1e-6)
-
-
-def test_dipole_convolution_is_self_adjoint_at_any_tilt() -> None:
-    grid = Grid((8, 10, 6), (1.0, 1.2, 2.0), TILTED)
-    kernel = fourier.dipole_kernel(grid).astype(np.float64)
-    rng = np.random.default_rng(1)
-    a, b = rng.standard_normal((2, *grid.shape))
-    field_a, field_b = (fft.irfftn(kernel * fft.rfftn(v), s=grid.shape) for v in (a, b))
-    assert np.vdot(field_a, b) == pytest.approx(np.vdot(a, field_b), rel=1e-10)
-
-
-@pytest.mark.parametrize("direction", [(0.0, 0.0, 1.0), TILTED])
-def test_field_of_a_sphere(direction: tuple[float, float, float]) -> None:
-    grid = Grid((48, 48, 40), (1.0, 1.0, 1.2), direction)
-    axes = np.meshgrid(
-        *[(np.arange(n) - n // 2) * h for n, h in zip(grid.shape, grid.voxel_size_mm, strict=True)], indexing="ij"
-    )
-    r = np.sqrt(sum(x**2 for x in axes))
-    smooth_ball = np.clip((7.5 - r) / 2 + 0.5, 0, 1)
-    volume = smooth_ball.sum() * np.prod(grid.voxel_size_mm)
-    field = fourier.dipole_field(smooth_ball.astype(np.float32), grid)
-    cosine = sum(x * b for x, b in zip(axes, direction, strict=True)) / np.maximum(r, 1e-9)
-    outside = (r > 10) & (r < 18)
-    expected = volume / (4 * np.pi * np.maximum(r, 1) ** 3) * (3 * cosine**2 - 1)
-    assert field.dtype == np.float32
-    assert np.sqrt(np.mean((field - expected)[outside] ** 2)) < 0.002  # of a field of 0.05 rms
-    assert np.abs(field[r < 5]).max() < 0.02
-
-
 def test_gradient_and_divergence_are_adjoint() -> None:
     rng = np.random.default_rng(2)
     size = (0.5, 1.0, 2.0)

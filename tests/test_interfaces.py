@@ -20,7 +20,7 @@ from qsmals.interfaces.susceptibility import (
     RemoveBackground,
 )
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
-from qsmals.recon.fourier import dipole_field
+from qsmals.recon.dipole import dipole_field
 from qsmals.recon.grid import Grid
 from tests.phase_phantom import B0_TESLA, axes, ellipsoid, signal, smooth_field, smooth_offset
 

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from scipy import fft, optimize
 
 from qsmals.recon import fourier
+from qsmals.recon.dipole import dipole_field, dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import INVERSION
+from qsmals.recon.inversion.admm import relative_change
 from qsmals.recon.inversion.l2 import L2Parameters, l2
 from qsmals.recon.inversion.tkd import TkdParameters, mean_over_k_space, tkd
-from qsmals.recon.inversion.tv import TVParameters, relative_change, tv
+from qsmals.recon.inversion.tv import TVParameters, tv
 
 TILTED = (0.48, -0.36, 0.8)
 
@@ -56,7 +58,7 @@ def test_relative_change_is_its_definition() -> None:
 def tv_objective(
     chi: NDArray[np.float64], local: NDArray[np.float32], weight: NDArray[np.float64], grid: Grid, lam: float
 ) -> float:
-    field = fft.irfftn(fourier.dipole_kernel(grid) * fft.rfftn(chi), s=grid.shape)
+    field = fft.irfftn(dipole_kernel(grid) * fft.rfftn(chi), s=grid.shape)
     slope = fourier.gradient(chi, grid.voxel_size_mm)
     return float(0.5 * np.sum((weight * (field - local)) ** 2) + lam * np.abs(slope).sum())
 
@@ -75,7 +77,7 @@ def test_tv_reaches_the_minimum_of_its_objective(b0: tuple[float, float, float])
         regularisation=lam, padding_mm=0.0, tolerance=1e-6, max_iterations=1500, gradient_penalty=50.0
     )
     found = tv(local, mask=mask, grid=grid, weights=weights, params=params)
-    kernel = fourier.dipole_kernel(grid).astype(float)
+    kernel = dipole_kernel(grid).astype(float)
 
     def smooth(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         chi = x.reshape(grid.shape)
@@ -106,7 +108,7 @@ def test_tv_recovers_blocks_at_any_tilt_and_voxel(
 ) -> None:
     grid = Grid((33, 30, 26), size, b0)
     truth, mask = blocks(grid), ellipsoid(grid)
-    local = fourier.dipole_field(truth, grid)
+    local = dipole_field(truth, grid)
     before = local.copy()
     params = TVParameters(regularisation=3e-6, tolerance=1e-3, max_iterations=300)
     result = tv(local, mask=mask, grid=grid, params=params)
@@ -122,7 +124,7 @@ def test_tv_weights_silence_bad_voxels() -> None:
     truth, mask = blocks(grid), ellipsoid(grid)
     rng = np.random.default_rng(2)
     bad = mask & (rng.random(grid.shape) < 0.05)
-    local = fourier.dipole_field(truth, grid) + np.where(bad, 0.2 * rng.standard_normal(grid.shape), 0)
+    local = dipole_field(truth, grid) + np.where(bad, 0.2 * rng.standard_normal(grid.shape), 0)
     weights = np.where(bad, 0.01, 1.0).astype(np.float32)
     params = TVParameters(regularisation=3e-5, tolerance=3e-3)
     plain = tv(local.astype(np.float32), mask=mask, grid=grid, params=params).chi_ppm
@@ -134,7 +136,7 @@ def test_tv_weights_silence_bad_voxels() -> None:
 
 def test_tv_is_bitwise_repeatable() -> None:
     grid = Grid((20, 18, 16), (1.0, 1.0, 1.0))
-    local = fourier.dipole_field(blocks(grid), grid)
+    local = dipole_field(blocks(grid), grid)
     runs = [tv(local, mask=ellipsoid(grid), grid=grid).chi_ppm for _ in range(2)]
     np.testing.assert_array_equal(*runs)
 
@@ -162,7 +164,7 @@ def test_tv_refuses_bad_parameters() -> None:
 
 def dense_dipole(grid: Grid) -> NDArray[np.float64]:
     """Matrix of the periodic dipole convolution, from the definition of the kernel, column by column."""
-    kernel = fourier.dipole_kernel(grid).astype(float)
+    kernel = dipole_kernel(grid).astype(float)
     units = np.eye(int(np.prod(grid.shape))).reshape(-1, *grid.shape)
     return np.stack([fft.irfftn(kernel * fft.rfftn(u), s=grid.shape).ravel() for u in units], axis=1)
 
@@ -208,7 +210,7 @@ def test_every_method_finds_the_blocks(name: str) -> None:
     method = INVERSION[name]
     grid = Grid((33, 30, 26), (1.0, 1.0, 1.5), TILTED)
     truth, mask = blocks(grid), ellipsoid(grid)
-    result = method.function(fourier.dipole_field(truth, grid), mask=mask, grid=grid)
+    result = method.function(dipole_field(truth, grid), mask=mask, grid=grid)
     assert result.chi_ppm.dtype == np.float32 and not result.chi_ppm[~mask].any()
     assert relative_error(result.chi_ppm, truth, mask) < 0.6
     assert method.sentence.format(**vars(method.make_parameters()))

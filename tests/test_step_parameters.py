@@ -27,11 +27,11 @@ def settings(**groups: Any) -> Settings:
 
 
 def test_defaults_and_changes_stand_together() -> None:
-    recon = Reconstruction(parameters={"v-sharp": {"threshold": 0.07}})
+    recon = Reconstruction(parameters={"lbv": {"tolerance": 0.07}})
     steps = step_parameters(settings(reconstruction=recon), EVEN)
     for stage, registry in STAGES.items():
         method = registry[getattr(recon, stage)]
-        changed = {"threshold": 0.07} if stage == "background" else {}
+        changed = {"tolerance": 0.07} if stage == "background" else {}
         assert steps[stage] == {"method": method.name, **asdict(method.make_parameters()), **changed}
     assert steps["reference"] == {"method": "brain"} and steps["mask"]["reach_mm"] > 0
     json.dumps(strict_json(steps), allow_nan=False)

@@ -107,7 +107,7 @@ def test_every_node_says_what_it_needs(tmp_path: Path) -> None:
 
 def test_the_options_reach_the_steps(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, [Visit()], behaviour=Behaviour(sloppy=True, random_seed=7, deterministic=True))
-    recon = replace(plan.settings.reconstruction, parameters={"tv": {"max_iterations": 3}})
+    recon = replace(plan.settings.reconstruction, parameters={"weak-harmonic": {"max_iterations": 3}})
     nodes = nodes_of(replace(plan, settings=replace(plan.settings, reconstruction=recon)))
     for node in nodes:
         inputs = node.interface.inputs
@@ -149,13 +149,13 @@ def sidecars(nodes: Sequence[Any], start: str = "") -> dict[str, dict[str, Any]]
 
 
 def test_sidecars_state_every_parameter_and_version(tmp_path: Path) -> None:
-    recon = Reconstruction(parameters={"tv": {"max_iterations": 3}})
+    recon = Reconstruction(parameters={"weak-harmonic": {"max_iterations": 3}})
     settings = {"reconstruction": recon, "anatomy": Anatomy(output_spaces=SPACES)}
     plan = plan_of(tmp_path, [Visit(gres=(Gre(te_s=SIX_ECHOES),))], **settings, behaviour=Behaviour(sloppy=True))
     found = sidecars(nodes_of(plan), "sub-01_")
-    tv = {"method": "tv", **asdict(INVERSION["tv"].parameters())}
-    assert found["Chimap.nii.gz"]["Parameters"]["inversion"] == tv | {"max_iterations": 3}
-    assert len(tv) > 3, "the defaults are written too"
+    inversion = {"method": "weak-harmonic", **asdict(INVERSION["weak-harmonic"].parameters())}
+    assert found["Chimap.nii.gz"]["Parameters"]["inversion"] == inversion | {"max_iterations": 3}
+    assert len(inversion) > 3, "the defaults are written too"
     for name, content in found.items():
         if content:
             assert content["ProcessingSoftware"] == {"qsmals": __version__, "numpy": "2"}, name
@@ -177,7 +177,7 @@ def test_sidecars_state_every_parameter_and_version(tmp_path: Path) -> None:
 def test_one_echo_has_no_steps_of_several(tmp_path: Path) -> None:
     found = sidecars(nodes_of(plan_of(tmp_path, [Visit(gres=(Gre(te_s=(0.02,)),))])), "sub-01_")
     assert not {"phase_offset", "relaxometry"} & set(found["Chimap.nii.gz"]["Parameters"])
-    assert found["Chimap.nii.gz"]["EstimationAlgorithm"] == "romeo, weighted, v-sharp, tv"
+    assert found["Chimap.nii.gz"]["EstimationAlgorithm"] == "romeo, weighted, lbv, weak-harmonic"
 
 
 @pytest.mark.parametrize("refinement", ["susceptibility", "none"])

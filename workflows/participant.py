@@ -19,7 +19,12 @@ from qsmals.workflows.anatomy import init_anatomy_wf, init_coregistration_wf
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.outputs import DETECTED, init_anatomy_outputs_wf, init_outputs_wf
 from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
-from qsmals.workflows.reconstruction import init_field_wf, init_reference_node, init_susceptibility_wf
+from qsmals.workflows.reconstruction import (
+    init_field_wf,
+    init_prepare_node,
+    init_reference_node,
+    init_susceptibility_wf,
+)
 from qsmals.workflows.regions import ATLAS_SPACE, MAPS, init_atlas_node, init_labels_wf, init_measures_wf
 
 T1W_VOXELS = 256**3
@@ -120,6 +125,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
 
     fields = [*_anatomy_fields(settings), "atlas", "labels_table"]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
+    prepare = init_prepare_node(plan, maker)
     field = init_field_wf(plan, maker, acquisition=settings.acquisition, recon=recon)
     coregister = init_coregistration_wf(plan.t1w, ants_maker, settings=settings)
     labels = init_labels_wf(ants_maker, settings=settings)
@@ -139,15 +145,18 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     workflow = Workflow(name=graph_name(prefix, "gre"))
     workflow.connect([
         (inputnode, coregister, _ins("brain", "mask", "initial")),
-        (field, coregister, [("outputnode.combined", "inputnode.magnitude")]),
-        (field, chi, _through("magnitude", "quality", "field_ppm", "noise_ppm")),
+        (prepare, coregister, [("combined", "inputnode.magnitude")]),
+        (prepare, field, _ins("magnitude", "phase", "tissue_mask")),
+        (coregister, field, _through("brain_mask")),
+        (prepare, chi, _ins("magnitude")),
+        (field, chi, _through("quality", "field_ppm", "noise_ppm")),
         (coregister, chi, _through("brain_mask")),
         (inputnode, labels, [
             (f"from_{ATLAS_SPACE}", "inputnode.from_template"), (f"to_{ATLAS_SPACE}", "inputnode.to_template"),
             *_ins("brain", "atlas"),
         ]),
         (coregister, labels, _through("to_t1w", "to_gre")),
-        (field, labels, [("outputnode.combined", "inputnode.reference")]),
+        (prepare, labels, [("combined", "inputnode.reference")]),
         (chi, labels, _through("chi_ppm")),
         (chi, reference, [(f"outputnode.{name}", name) for name in ("chi_ppm", "mask", "brain_mask")]),
         (labels, reference, [("outputnode.labels", "labels")]),
@@ -169,17 +178,17 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         ]),
         (chi, outputs, _through("mask_facts")),
         (field, outputs, [
-            ("outputnode.field_ppm", "inputnode.total_field_ppm"), ("outputnode.combined", "inputnode.magnitude"),
-            *_through(*DETECTED),
+            ("outputnode.field_ppm", "inputnode.total_field_ppm"), *_through(*DETECTED[1:]),
         ]),
+        (prepare, outputs, [("combined", "inputnode.magnitude"), ("detected", f"inputnode.{DETECTED[0]}")]),
         (labels, outputs, _through("labels")),
         (measures, outputs, _through(*_measured(maps, spaces))),
         (coregister, outputs, [("outputnode.to_t1w", "inputnode.to_T1w")]),
         (inputnode, outputs, _ins("labels_table")),
         (field, facts, [
-            *((f"outputnode.{n}", n) for n in DETECTED),
-            *((f"outputnode.{n}", n) for n in ("magnitude", "phase", "unwrapped", "quality")),
+            *((f"outputnode.{n}", n) for n in (*DETECTED[1:], "unwrapped", "quality")),
         ]),
+        (prepare, facts, [("magnitude", "magnitude"), ("phase", "phase"), ("detected", DETECTED[0])]),
         (chi, facts, [("outputnode.mask_facts", "mask"), ("outputnode.inversion_facts", "inversion")]),
         (reference, facts, [("facts", "reference")]),
         (coregister, facts, [("outputnode.facts", "registration_gre"), ("outputnode.t1w_on_gre", "t1w_on_gre")]),

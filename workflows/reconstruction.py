@@ -18,37 +18,46 @@ from qsmals.settings import Acquisition, Reconstruction
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.plan import ScanPlan
 
-BEYOND_BRAIN = ("pdf",)
+BEYOND_BRAIN = ("lbv", "pdf")
 """Methods that gain from the field around the brain; spherical means lose by the sources that lie there."""
+
+
+def init_prepare_node(plan: ScanPlan, maker: NodeMaker) -> Node:
+    """Stored images to magnitude and wrapped phase in radians.
+
+    Outputs: magnitude, phase : all echoes; combined : one volume; tissue_mask : voxels with signal; detected : what was
+    found out about scale and slices.
+    """
+    gre, facts = plan.unit.gre, plan.facts
+    first, second = PART_PAIRS[gre.parts]
+    prepare = PreparePhase(
+        parts=gre.parts,
+        first_files=[str(path) for path in gre.files(first)],
+        second_files=[str(path) for path in gre.files(second)],
+        units=facts.phase_units or "",
+        manufacturer=str(gre.metadata.get("Manufacturer", "")),
+    )
+    return maker.make(prepare, "prepare", step="magnitude, and phase in radians", series=4, volumes=8)
 
 
 def init_field_wf(
     plan: ScanPlan, maker: NodeMaker, *, acquisition: Acquisition, recon: Reconstruction, name: str = "field_wf"
 ) -> Workflow:
-    """Stored images to the total field.
+    """Phase to the total field.
+
+    Inputs (``inputnode``)
+    ----------------------
+    magnitude, phase, tissue_mask : from :func:`init_prepare_node`; brain_mask : on the GRE grid; the phase offset is
+    estimated there, away from fat.
 
     Outputs (``outputnode``)
     ------------------------
-    magnitude, phase, unwrapped : all echoes (phase in rad); combined, tissue_mask, quality, field_ppm,
-    noise_ppm : volumes; detected_prepare, detected_offset, detected_field : what was found out.
+    unwrapped : all echoes, rad; quality, field_ppm, noise_ppm : volumes; detected_offset, detected_field : what was
+    found out.
     """
-    gre, facts = plan.unit.gre, plan.facts
-    first, second = PART_PAIRS[gre.parts]
-    te_s = [float(te) for te in facts.te_s]
-
-    prepare = maker.make(
-        PreparePhase(
-            parts=gre.parts,
-            first_files=[str(path) for path in gre.files(first)],
-            second_files=[str(path) for path in gre.files(second)],
-            units=facts.phase_units or "",
-            manufacturer=str(gre.metadata.get("Manufacturer", "")),
-        ),
-        "prepare",
-        step="magnitude, and phase in radians",
-        series=4,
-        volumes=8,
-    )
+    te_s = [float(te) for te in plan.facts.te_s]
+    b0_tesla = float(plan.facts.b0_tesla)
+    inputnode = Node(IdentityInterface(fields=["magnitude", "phase", "tissue_mask", "brain_mask"]), name="inputnode")
     offset = maker.make(
         RemovePhaseOffset(te_s=te_s, readout=acquisition.readout, **_method(recon, "phase_offset")),
         "offset",
@@ -66,32 +75,25 @@ def init_field_wf(
         parallel=True,
     )
     field = maker.make(
-        EstimateField(
-            te_s=te_s, b0_tesla=float(facts.b0_tesla), sign=acquisition.phase_sign, **_method(recon, "field")
-        ),
+        EstimateField(te_s=te_s, b0_tesla=b0_tesla, sign=acquisition.phase_sign, **_method(recon, "field")),
         "field",
         step=f"total field ({recon.field})",
         series=2,
         volumes=12,
         parallel=True,
     )
-    outputs = [
-        *("magnitude", "phase", "combined", "tissue_mask", "unwrapped", "quality", "field_ppm", "noise_ppm"),
-        *("detected_prepare", "detected_offset", "detected_field"),
-    ]
+    outputs = ["unwrapped", "quality", "field_ppm", "noise_ppm", "detected_offset", "detected_field"]
     outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
 
     workflow = Workflow(name=name)
     workflow.connect([
-        (prepare, offset, [("magnitude", "magnitude"), ("phase", "phase"), ("tissue_mask", "mask")]),
-        (prepare, unwrap, [("magnitude", "magnitude"), ("tissue_mask", "mask")]),
-        (offset, unwrap, [("phase", "phase")]),
-        (prepare, field, [("magnitude", "magnitude"), ("tissue_mask", "mask")]),
-        (unwrap, field, [("phase", "phase")]),
-        (prepare, outputnode, [
-            ("magnitude", "magnitude"), ("phase", "phase"), ("combined", "combined"), ("tissue_mask", "tissue_mask"),
-            ("detected", "detected_prepare"),
+        (inputnode, offset, [
+            ("magnitude", "magnitude"), ("phase", "phase"), ("tissue_mask", "mask"), ("brain_mask", "brain_mask"),
         ]),
+        (inputnode, unwrap, [("magnitude", "magnitude"), ("tissue_mask", "mask")]),
+        (offset, unwrap, [("phase", "phase")]),
+        (inputnode, field, [("magnitude", "magnitude"), ("tissue_mask", "mask")]),
+        (unwrap, field, [("phase", "phase")]),
         (offset, outputnode, [("detected", "detected_offset")]),
         (unwrap, outputnode, [("phase", "unwrapped"), ("quality", "quality")]),
         (field, outputnode, [
@@ -108,7 +110,8 @@ def init_susceptibility_wf(
 
     Inputs (``inputnode``)
     ----------------------
-    magnitude, quality, field_ppm, noise_ppm : from :func:`init_field_wf`; brain_mask : on the GRE grid.
+    magnitude : from :func:`init_prepare_node`; quality, field_ppm, noise_ppm : from :func:`init_field_wf`;
+    brain_mask : on the GRE grid.
 
     Outputs (``outputnode``)
     ------------------------
@@ -130,7 +133,7 @@ def init_susceptibility_wf(
         InvertDipole(**_method(recon, "inversion")),
         "invert",
         step=f"dipole inversion ({recon.inversion})",
-        volumes=36,
+        volumes=60,
         parallel=True,
     )
     outputs = [

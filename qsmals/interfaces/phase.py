@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, TraitedSpec, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 from numpy.typing import NDArray
 
 from qsmals.interfaces.base import (
@@ -105,6 +105,7 @@ class _OffsetInput(StepInput):
     magnitude = File(exists=True, mandatory=True, desc="all echoes")
     phase = File(exists=True, mandatory=True, desc="wrapped, rad, all echoes")
     mask = File(exists=True, mandatory=True, desc="voxels with signal")
+    brain_mask = File(exists=True, desc="where the offset is estimated; all voxels with signal without it")
     te_s = traits.List(traits.Float, mandatory=True, desc="echo times, s")
     readout = traits.Enum("auto", "monopolar", "bipolar", usedefault=True)
     method = traits.Str(mandatory=True)
@@ -132,7 +133,8 @@ class RemovePhaseOffset(Step):
         mask = load_mask(self.inputs.mask)
         grid = Grid.from_affine(phase.shape, affine)
         te_s = tuple(self.inputs.te_s)
-        bipolar, detected = self._polarity(phase, magnitude, te_s, mask, grid)
+        brain = load_mask(self.inputs.brain_mask) if isdefined(self.inputs.brain_mask) else mask
+        bipolar, detected = self._polarity(phase, magnitude, te_s, mask & brain, grid)
         if len(te_s) > 1:
             method = PHASE_OFFSET[self.inputs.method]
             phase = method.function(
@@ -143,6 +145,7 @@ class RemovePhaseOffset(Step):
                 grid=grid,
                 bipolar=bipolar,
                 params=method.make_parameters(self.inputs.parameters),
+                water_mask=brain,
             ).phase_rad
         log_warnings("phase", warnings_in([detected]), folder)
         return {"phase": save(phase, affine, folder / "phase.nii"), "detected": [detected]}

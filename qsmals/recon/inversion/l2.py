@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon import fourier
+from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.solution import ONE_STEP, Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -62,7 +63,7 @@ def l2(
         raise ValueError(f"the regularisation is positive, not {params.regularisation}")
     local, _ = checked_inputs(field_ppm, mask, grid, weights)
     shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
-    dipole = fourier.dipole_kernel(grid, shape)
+    dipole = dipole_kernel(grid, shape)
     divisor = dipole**2 + np.float32(params.regularisation) * fourier.laplacian_kernel(grid, shape)
     divisor[0, 0, 0] = 1.0
     spectrum = fourier.transform(local, shape)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon import fourier
+from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.solution import ONE_STEP, Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -68,7 +69,7 @@ def tkd(
         raise ValueError(f"the threshold of TKD lies between 0 and 1/3, not {params.threshold}")
     local, _ = checked_inputs(field_ppm, mask, grid, weights)
     shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
-    factor = inverse_kernel(fourier.dipole_kernel(grid, shape), params, shape)
+    factor = inverse_kernel(dipole_kernel(grid, shape), params, shape)
     spectrum = fourier.transform(local, shape)
     spectrum *= factor
     return Susceptibility(np.where(mask, fourier.inverse(spectrum, shape, grid.shape), np.float32(0)), ONE_STEP)

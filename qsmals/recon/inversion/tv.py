@@ -3,12 +3,20 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit, prange
 from numpy.typing import NDArray
 
 from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
+from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
+from qsmals.recon.inversion.admm import (
+    add_product,
+    adjoint_gradient,
+    padded,
+    relative_change,
+    update_field,
+    update_gradient,
+)
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
@@ -79,7 +87,7 @@ def tv(
     _check(params)
     local, weight = checked_inputs(field_ppm, mask, grid, weights)
     shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
-    chi, convergence = _solve(_padded(local, shape), _padded(weight, shape), grid, shape, params)
+    chi, convergence = _solve(padded(local, shape), padded(weight, shape), grid, shape, params)
     nx, ny, nz = grid.shape
     return Susceptibility(np.where(mask, chi[:nx, :ny, :nz], np.float32(0)), convergence)
 
@@ -88,13 +96,6 @@ def _check(params: TVParameters) -> None:
     numbers = (params.regularisation, params.gradient_penalty, params.field_penalty, params.tolerance)
     if min(numbers) <= 0 or params.max_iterations < 1:
         raise ValueError(f"TV needs positive parameters, not {params}")
-
-
-def _padded(volume: Volume, shape: fourier.Shape) -> Volume:
-    result = np.zeros(shape, dtype=np.float32)
-    nx, ny, nz = volume.shape
-    result[:nx, :ny, :nz] = volume
-    return result
 
 
 def _solve(
@@ -106,10 +107,10 @@ def _solve(
     ``(mu D^2 + rho |E|^2) chi = mu D (y - u) + rho E^T (z - v)``, then for y and z voxel by voxel.
     """
     mu, rho = params.field_penalty, params.gradient_penalty * params.regularisation
-    threshold = np.float32(params.regularisation / rho)
+    threshold = np.full((1, 1, 1, 1), params.regularisation / rho, dtype=np.float32)
     inverse_size = (np.float32(1.0) / np.asarray(grid.voxel_size_mm, dtype=np.float32)).astype(np.float32)
     by_field, by_source = _operators(grid, shape, mu, rho)
-    dipole = fourier.dipole_kernel(grid, shape)
+    dipole = dipole_kernel(grid, shape)
     weight = np.square(weight)
     target, multiplier = local.copy(), np.zeros_like(local)
     split, dual = np.zeros((3, *shape), dtype=np.float32), np.zeros((3, *shape), dtype=np.float32)
@@ -119,117 +120,27 @@ def _solve(
         spectrum = fourier.transform(target, shape)
         spectrum *= by_field
         if changes:
-            _add_product(spectrum, fourier.transform(source, shape), by_source)
+            add_product(spectrum, fourier.transform(source, shape), by_source)
         explained = spectrum * dipole
         previous, chi = chi, fourier.inverse(spectrum, shape)
         changes.append(relative_change(chi, previous))
         if changes[-1] <= params.tolerance:
             break
-        _update_field(fourier.inverse(explained, shape), local, weight, np.float32(mu), multiplier, target)
-        _update_gradient(chi, threshold, inverse_size, dual, split)
-        _adjoint_gradient(split, inverse_size, source)
+        update_field(fourier.inverse(explained, shape), local, weight, np.float32(mu), multiplier, target)
+        update_gradient(chi, threshold, inverse_size, dual, split)
+        adjoint_gradient(split, inverse_size, source)
     return chi, Convergence(len(changes), tuple(changes), params.tolerance)
 
 
 def _operators(grid: Grid, shape: fourier.Shape, mu: float, rho: float) -> tuple[Volume, Volume]:
     """Factors from the spectra of the field's and the gradient's targets to that of the susceptibility."""
-    dipole = fourier.dipole_kernel(grid, shape)
+    dipole = dipole_kernel(grid, shape)
     denominator = np.float32(mu) * dipole**2 + np.float32(rho) * fourier.laplacian_kernel(grid, shape)
     denominator[0, 0, 0] = 1.0
     by_field = np.asarray(np.float32(mu) * dipole / denominator, dtype=np.float32)
     by_source = np.asarray(np.float32(rho) / denominator, dtype=np.float32)
     by_source[0, 0, 0] = 0.0
     return by_field, by_source
-
-
-def relative_change(new: Volume, old: Volume) -> float:
-    """Norm of the change over the norm of the new volume, summed in float64; 0 if both vanish."""
-    change, norm = _squares(new, old).sum(axis=0)
-    return float(np.sqrt(change / norm)) if norm > 0 else 0.0
-
-
-@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
-def _squares(new: Volume, old: Volume) -> NDArray[np.float64]:
-    """Sums of squares of change and value per slab, so that the result does not depend on the threads."""
-    result = np.zeros((new.shape[0], 2))
-    for i in prange(new.shape[0]):
-        change = 0.0
-        norm = 0.0
-        for j in range(new.shape[1]):
-            for k in range(new.shape[2]):
-                difference = np.float64(new[i, j, k]) - np.float64(old[i, j, k])
-                change += difference * difference
-                norm += np.float64(new[i, j, k]) * np.float64(new[i, j, k])
-        result[i, 0] = change
-        result[i, 1] = norm
-    return result
-
-
-@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
-def _add_product(total: NDArray[np.complex64], spectrum: NDArray[np.complex64], factor: Volume) -> None:
-    """total += spectrum * factor, in one pass."""
-    for i in prange(total.shape[0]):
-        for j in range(total.shape[1]):
-            for k in range(total.shape[2]):
-                total[i, j, k] += spectrum[i, j, k] * factor[i, j, k]
-
-
-@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
-def _update_field(
-    explained: Volume, local: Volume, weight: Volume, mu: np.float32, multiplier: Volume, target: Volume
-) -> None:
-    """y between data and model by their weights, then its multiplier u, and the next target y - u."""
-    for i in prange(local.shape[0]):
-        for j in range(local.shape[1]):
-            for k in range(local.shape[2]):
-                w = weight[i, j, k]
-                sum_ = explained[i, j, k] + multiplier[i, j, k]
-                y = (w * local[i, j, k] + mu * sum_) / (w + mu)
-                multiplier[i, j, k] = sum_ - y
-                target[i, j, k] = y - multiplier[i, j, k]
-
-
-@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
-def _update_gradient(
-    chi: Volume, threshold: np.float32, inverse_size: NDArray[np.float32], dual: Volume, split: Volume
-) -> None:
-    """z = shrink(grad chi + v), v = what the shrinkage cut off, and split = z - v for the next step."""
-    nx, ny, nz = chi.shape
-    for i in prange(nx):
-        i1 = (i + 1) % nx
-        for j in range(ny):
-            j1 = (j + 1) % ny
-            for k in range(nz):
-                k1 = (k + 1) % nz
-                here = chi[i, j, k]
-                for axis in range(3):
-                    if axis == 0:
-                        slope = (chi[i1, j, k] - here) * inverse_size[0]
-                    elif axis == 1:
-                        slope = (chi[i, j1, k] - here) * inverse_size[1]
-                    else:
-                        slope = (chi[i, j, k1] - here) * inverse_size[2]
-                    value = slope + dual[axis, i, j, k]
-                    cut = min(max(value, -threshold), threshold)
-                    dual[axis, i, j, k] = cut
-                    split[axis, i, j, k] = value - np.float32(2.0) * cut
-
-
-@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
-def _adjoint_gradient(split: Volume, inverse_size: NDArray[np.float32], source: Volume) -> None:
-    """Adjoint of the periodic forward difference."""
-    nx, ny, nz = source.shape
-    for i in prange(nx):
-        i0 = (i - 1) % nx
-        for j in range(ny):
-            j0 = (j - 1) % ny
-            for k in range(nz):
-                k0 = (k - 1) % nz
-                source[i, j, k] = (
-                    (split[0, i0, j, k] - split[0, i, j, k]) * inverse_size[0]
-                    + (split[1, i, j0, k] - split[1, i, j, k]) * inverse_size[1]
-                    + (split[2, i, j, k0] - split[2, i, j, k]) * inverse_size[2]
-                )
 
 
 TV = Method(

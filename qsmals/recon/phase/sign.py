@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import nnls
 
-from qsmals.recon.fourier import dipole_kernel, inverse, padded_shape, transform
+from qsmals.recon.dipole import dipole_kernel
+from qsmals.recon.fourier import inverse, padded_shape, transform
 from qsmals.recon.grid import Grid
 from qsmals.recon.phase.smooth import block_sum
 
