@@ -146,6 +146,24 @@ def test_fat_around_the_head_is_no_bipolar_readout():
     assert not detect_bipolar(phase, magnitude=magnitude, te_s=EQUAL, mask=MASK, grid=GRID).bipolar
 
 
+def test_fat_around_the_brain_does_not_reach_into_it():
+    """The phase of fat turns by more than one cycle between echoes: its offset is wrong, and stays outside."""
+    rng = np.random.default_rng(6)
+    brain = ellipsoid(SHAPE, 0.78)
+    phase, magnitude = signal(smooth_field(SHAPE), EQUAL, offset_rad=smooth_offset(SHAPE), snr=60, rng=rng)
+    for echo, te in enumerate(EQUAL):
+        phase[~brain, echo] = wrapped(phase[~brain, echo] - 2 * np.pi * 434 * te)
+    arguments = {"magnitude": magnitude, "te_s": EQUAL, "mask": MASK, "grid": GRID, "bipolar": False}
+    rim = brain & ~ellipsoid(SHAPE, 0.7)
+    with_fat = mcpc3ds(phase, **arguments, params=Mcpc3dsParameters())
+    without = mcpc3ds(phase, **arguments, params=Mcpc3dsParameters(), water_mask=brain)
+    assert spread(without.offset_rad - smooth_offset(SHAPE), rim) < 0.03
+    assert spread(with_fat.offset_rad - smooth_offset(SHAPE), rim) > 0.1
+    assert without.phase_rad[MASK & ~brain].any(), "the offset is taken off in the whole mask"
+    with pytest.raises(ValueError, match="no voxel of the brain mask has signal"):
+        mcpc3ds(phase, **arguments, params=Mcpc3dsParameters(), water_mask=~MASK)
+
+
 def test_what_is_not_finite_is_left_out_and_inputs_are_kept():
     phase, magnitude = signal(smooth_field(SHAPE), EQUAL, offset_rad=smooth_offset(SHAPE))
     phase[20, 20, 18, 1] = np.nan

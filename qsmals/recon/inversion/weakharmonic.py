@@ -19,6 +19,10 @@ Spectrum = NDArray[np.complex64]
 
 MAD_TO_SD = 1.4826
 
+LEFT_BY_TV = 6.0
+"""Largest slope of the total variation by one voxel, in units of regularisation over voxel edge: its six differences.
+The misfit that the regularisation holds in balance is of this order."""
+
 
 @dataclass(frozen=True)
 class WeakHarmonicParameters:
@@ -148,7 +152,9 @@ def _solve(
             break
         if rest == 0 and rounds <= params.reweightings:
             thresholds = edge_thresholds(chi, grid, threshold, params.edge_ppm_per_mm)
-            power = prior / np.square(np.maximum(_misfit(explained - local, prior, params.outlier_factor), 1))
+            bias = LEFT_BY_TV * params.regularisation / min(grid.voxel_size_mm)
+            misfit = _misfit(explained - local, prior, params.outlier_factor, bias)
+            power = prior / np.square(np.maximum(misfit, 1))
         update_field(explained, local, power, mu, multiplier, target)
         update_gradient(chi, thresholds, inverse_size, dual, split)
         adjoint_gradient(split, inverse_size, source)
@@ -236,12 +242,15 @@ def edge_thresholds(chi: Volume, grid: Grid, threshold: np.float32, edge_ppm_per
     return result
 
 
-def _misfit(difference: Volume, power: Volume, factor: float) -> Volume:
-    """Weighted misfit in units of ``factor`` standard deviations, those estimated without the outliers."""
+def _misfit(difference: Volume, power: Volume, factor: float, bias: float) -> Volume:
+    """Weighted misfit in units of ``factor`` standard deviations, those estimated without the outliers.
+
+    What the regularisation itself leaves unexplained, up to ``bias``, is no outlier, however small the noise.
+    """
     weighted = np.abs(difference)
     weighted *= np.sqrt(power)
-    spread = MAD_TO_SD * float(np.median(weighted[power > 0]))
-    weighted *= np.float32(1.0 / (factor * spread) if spread > 0 else 0.0)
+    spread = max(MAD_TO_SD * float(np.median(weighted[power > 0])), bias)
+    weighted *= np.float32(1.0 / (factor * spread))
     return weighted
 
 
