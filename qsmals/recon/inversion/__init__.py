@@ -9,6 +9,10 @@ INVERSION = Registry(
         "tv": "qsmals.recon.inversion.tv:TV",
         "tkd": "qsmals.recon.inversion.tkd:TKD",
         "l2": "qsmals.recon.inversion.l2:L2",
+        "rts": "qsmals.recon.inversion.rts:RTS",
+        "hd-qsm": "qsmals.recon.inversion.hdqsm:HDQSM",
+        "ilsqr": "qsmals.recon.inversion.ilsqr:ILSQR",
+        "ndi": "qsmals.recon.inversion.ndi:NDI",
     },
 )
 """Methods of dipole inversion; the first is the default."""

@@ -1,0 +1,180 @@
+"""Nonlinear dipole inversion: gradient descent on the misfit of the complex signal."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+from qsmals.recon import fourier
+from qsmals.recon.convergence import Convergence
+from qsmals.recon.dipole import dipole_kernel
+from qsmals.recon.grid import Grid
+from qsmals.recon.inversion.admm import padded
+from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
+from qsmals.recon.method import Citation, Method
+
+Volume = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NdiParameters:
+    """Settings of :func:`ndi`."""
+
+    radians_per_ppm: float = field(
+        default=16.0, metadata={"unit": "rad/ppm", "source": "2 pi gamma B0 TE at 3 T and 20 ms"}
+    )
+    regularisation: float = field(
+        default=1e-5, metadata={"unit": "1, at weights with the maximum 1", "source": "QSM.rs"}
+    )
+    step: float = field(default=2.0, metadata={"unit": "1, at weights with the maximum 1", "source": "QSM.rs"})
+    padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "STI Suite pads 12 voxels"})
+    tolerance: float = field(
+        default=0.01, metadata={"unit": "relative change", "source": "SEPIA, its 1 read as percent"}
+    )
+    max_iterations: int = field(default=200, metadata={"unit": "iterations", "source": "SEPIA; QSM.rs"})
+
+
+def ndi(
+    field_ppm: Volume,
+    *,
+    mask: NDArray[np.bool_],
+    grid: Grid,
+    weights: Volume | None = None,
+    params: NdiParameters | None = None,
+) -> Susceptibility:
+    r"""Susceptibility by gradient descent on the misfit of the complex signal, with next to no prior.
+
+    With the phase ``phi = s f`` and ``x = s chi`` at the scale s of ``radians_per_ppm``, the misfit
+    ``1/2 |W (exp(i D x) - exp(i phi))|^2 + alpha/2 |x|^2`` has the gradient
+    ``D W^2 sin(D x - phi) + alpha x``. Each iteration goes ``step`` times that downhill from x = 0. The
+    sine limits what a voxel with a wrong phase can do. It is the stop after few iterations that regularises: what
+    the dipole operator D passes badly comes last.
+
+    Parameters
+    ----------
+    field_ppm : (x, y, z) float32
+        Local field, ppm.
+    mask : (x, y, z) bool
+        Where it is known.
+    grid : Grid
+        Voxel size and B0 direction; any tilt.
+    weights : (x, y, z) float32, optional
+        Reliability of the field, proportional to 1 / its standard deviation (the magnitude will do). They are divided
+        by their maximum, to which the step and the regularisation belong.
+    params : NdiParameters, optional
+        ``radians_per_ppm`` is the scale of the phase: for a field in other units multiply by the unit in ppm. It
+        sets which misfit counts as large, and no other parameter depends on it.
+
+    Returns
+    -------
+    Susceptibility
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, the mask is empty, NaN in the mask, bad weights, parameters that are not positive, a negative
+        regularisation, or a step at which the descent would not converge.
+
+    References
+    ----------
+    Polak D, et al. NMR Biomed 2020;33:e4271. doi:10.1002/nbm.4271
+    """
+    params = params or NdiParameters()
+    _check(params)
+    local, weight = checked_inputs(field_ppm, mask, grid, weights)
+    weight /= weight.max()
+    shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
+    phase = padded(local * np.float32(params.radians_per_ppm), shape)
+    x, convergence = _descend(phase, padded(np.square(weight), shape), grid, params)
+    nx, ny, nz = grid.shape
+    chi = x[:nx, :ny, :nz] / np.float32(params.radians_per_ppm)
+    return Susceptibility(np.where(mask, chi, np.float32(0)), convergence)
+
+
+def _check(params: NdiParameters) -> None:
+    numbers = (params.radians_per_ppm, params.step, params.tolerance)
+    if min(numbers) <= 0 or params.regularisation < 0 or params.max_iterations < 1:
+        raise ValueError(f"NDI needs positive parameters, not {params}")
+
+
+def _descend(phase: Volume, power: Volume, grid: Grid, params: NdiParameters) -> tuple[Volume, Convergence]:
+    """Gradient descent on the padded grid, the susceptibility in radians."""
+    shape = phase.shape
+    dipole = dipole_kernel(grid, shape)
+    steepest = float(np.abs(dipole).max()) ** 2 + params.regularisation
+    if params.step * steepest >= 2.0:
+        raise ValueError(f"NDI converges with steps below {2.0 / steepest:.2f}, not {params.step}")
+    forward = dipole * np.float32(params.step)
+    shrink = np.float32(1.0 - params.step * params.regularisation)
+    spectrum = np.zeros(dipole.shape, dtype=np.complex64)
+    changes: list[float] = []
+    while len(changes) < params.max_iterations:
+        explained = fourier.inverse(spectrum * dipole, shape)
+        _force(explained, phase, power)
+        change, norm = _step(spectrum, fourier.transform(explained, shape), forward, shrink, shape[2]).sum(axis=0)
+        changes.append(float(np.sqrt(change / norm)) if norm > 0 else 0.0)
+        if changes[-1] <= params.tolerance:
+            break
+    return fourier.inverse(spectrum, shape), Convergence(len(changes), tuple(changes), params.tolerance)
+
+
+@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
+def _force(explained: Volume, phase: Volume, power: Volume) -> None:
+    """In place: the explained phase becomes W^2 sin(explained - phase)."""
+    for i in prange(phase.shape[0]):
+        for j in range(phase.shape[1]):
+            for k in range(phase.shape[2]):
+                w = power[i, j, k]
+                explained[i, j, k] = w * np.sin(explained[i, j, k] - phase[i, j, k]) if w > 0 else np.float32(0)
+
+
+@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
+def _step(
+    spectrum: NDArray[np.complex64], force: NDArray[np.complex64], forward: Volume, shrink: np.float32, depth: int
+) -> NDArray[np.float64]:
+    """In place: spectrum = shrink * spectrum - forward * force.
+
+    Returns per slab the squares of change and value, summed over the full k-space, of which the planes of the half
+    spectrum but the first, and for an even ``depth`` the last, stand for two.
+    """
+    sums = np.zeros((spectrum.shape[0], 2))
+    for i in prange(spectrum.shape[0]):
+        change = 0.0
+        norm = 0.0
+        for j in range(spectrum.shape[1]):
+            for k in range(spectrum.shape[2]):
+                old = spectrum[i, j, k]
+                new = shrink * old - forward[i, j, k] * force[i, j, k]
+                spectrum[i, j, k] = new
+                times = 1.0 if k == 0 or 2 * k == depth else 2.0
+                difference = new - old
+                change += times * (np.float64(difference.real) ** 2 + np.float64(difference.imag) ** 2)
+                norm += times * (np.float64(new.real) ** 2 + np.float64(new.imag) ** 2)
+        sums[i, 0] = change
+        sums[i, 1] = norm
+    return sums
+
+
+NDI = Method(
+    name="ndi",
+    title="NDI",
+    function=ndi,
+    parameters=NdiParameters,
+    sentence=(
+        "Dipole inversion was by gradient descent on the misfit of the complex signal (NDI; phase scaled to "
+        "{radians_per_ppm:g} rad/ppm, step {step:g}, Tikhonov weight {regularisation:g}, relative change below "
+        "{tolerance:g} or {max_iterations} iterations)."
+    ),
+    citations=(
+        Citation(
+            key="polak2020",
+            authors="Polak D, Chatnuntawech I, Yoon J, Iyer SS, Milovic C, Lee J, Bachert P, Adalsteinsson E, "
+            "Setsompop K, Bilgic B",
+            title="Nonlinear dipole inversion (NDI) enables robust quantitative susceptibility mapping (QSM)",
+            journal="NMR in Biomedicine 33:e4271",
+            year=2020,
+            doi="10.1002/nbm.4271",
+        ),
+    ),
+)
