@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -152,7 +152,8 @@ def test_summary_round_trip_and_replacement(tmp_path):
     path = tmp_path / "summary.json"
     failure = Failure("sub-01 run-1", "unwrap", "killed by signal 9", "/out/crash.txt")
     bad = SubjectSummary("sub-01", "failed", "unwrap failed", (failure,), seconds=372.0, peak_memory_gb=3.14)
-    merge_summary(path, [bad, SubjectSummary("sub-02", "ok")])
+    merge_summary(path, [bad, SubjectSummary("sub-02", "ok", warnings=("look",))])
+    assert read_summary(path)["sub-02"].warnings == ("look",)
     assert read_summary(path)["sub-01"] == bad
     merge_summary(path, [SubjectSummary("sub-01", "ok")])
     assert {k: v.status for k, v in read_summary(path).items()} == {"sub-01": "ok", "sub-02": "ok"}
@@ -189,6 +190,8 @@ def test_summary_exit_codes_and_lines():
         and lines[2] == "    unwrap [sub-02 run-1]: killed by signal 9 (see /out/crash.txt)"
     )
     assert lines[-1] == "1 of 2 subjects did not finish well: sub-02"
+    warned = replace(ok, warnings=("sub-01_run-1: the registration is poor",))
+    assert summary_lines([warned])[1] == "    warning: sub-01_run-1: the registration is poor"
     assert duration(59.96) == "60.0 s" and duration(3600) == "1 h 0 min"
     with pytest.raises(ValueError, match="status 'good'"):
         SubjectSummary("sub-01", "good")

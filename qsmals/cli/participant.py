@@ -194,6 +194,7 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSu
         report = writing.write_report(output_dir, subject, entry, own.steps, request, run_id)
         if entry.status == "ok" and report:
             entry = replace(entry, status="incomplete", why="the report lacks " + "; ".join(report))
+        entry = replace(entry, warnings=tuple(writing.warnings_of(subject)))
         entries.append(entry)
     merge_summary(output_dir / "logs" / "summary.json", entries)
     if done.stop is not None:

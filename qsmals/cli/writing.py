@@ -1,7 +1,7 @@
 """What a run writes about itself: methods text, software, graph and report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -99,6 +99,16 @@ def write_report(
     facts = strict_json(facts)  # as --reports-only will read them
     write_json(subject.log_dir / RUN_FACTS, facts)
     return _page(output_dir, subject.label, facts)
+
+
+def warnings_of(subject: SubjectPlan) -> Iterator[str]:
+    """What the subject's scans warn of, each once and with the scan's prefix; a scan that failed early has none."""
+    from qsmals.reports.facts import read_facts
+
+    for scan in subject.scans:
+        if scan.facts_file.is_file():
+            facts = read_facts(scan.facts_file)
+            yield from (f"{facts.prefix}: {text}" for text in dict.fromkeys(facts.warnings))
 
 
 def rewrite_report(output_dir: Path, label: str) -> tuple[str, ...]:

@@ -132,14 +132,6 @@ def write_image(path: Path, image: Any) -> Path:
     return path
 
 
-def copy_file(source: Path, path: Path) -> Path:
-    """Copy the bytes of ``source`` to ``path`` atomically (never a link: the work folder may go)."""
-    with Path(source).open("rb") as original, atomic(Path(path)) as stream:
-        while block := original.read(1 << 20):
-            stream.write(block)
-    return Path(path)
-
-
 def hash_file(path: Path, *, algorithm: str = "sha256") -> str:
     """Hexadecimal digest of the bytes of ``path``, read in blocks."""
     with Path(path).open("rb") as stream:

@@ -45,6 +45,8 @@ class SubjectSummary:
         One line; empty when all is well.
     failures : tuple of Failure
         Each step that failed.
+    warnings : tuple of str
+        What a person should look at although the subject ended, with the scan's prefix.
     started, ended : str
         ISO 8601 with the offset from UTC.
     seconds : float
@@ -59,6 +61,7 @@ class SubjectSummary:
     status: Status
     why: str = ""
     failures: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
     started: str = ""
     ended: str = ""
     seconds: float = 0.0
@@ -130,13 +133,14 @@ def exit_code(entries: Iterable[SubjectSummary]) -> int:
 
 
 def summary_lines(entries: Iterable[SubjectSummary]) -> list[str]:
-    """The last lines of a run: one per subject, the failed steps below it, and the count at the end."""
+    """The last lines of a run: one per subject, the failed steps and warnings below it, and the count at the end."""
     entries = sorted(entries, key=lambda entry: (entry.status != "ok", entry.subject))
     width = max((len(entry.subject) for entry in entries), default=0)
     lines = []
     for entry in entries:
         lines.append(f"{entry.subject:<{width}}  {entry.status:<10}  {_facts(entry)}".rstrip())
         lines.extend(_failure_line(failure) for failure in entry.failures)
+        lines.extend(f"    warning: {text}" for text in entry.warnings)
     bad = [entry.subject for entry in entries if entry.status != "ok"]
     if bad:
         lines.append(f"{len(bad)} of {len(entries)} subjects did not finish well: {', '.join(bad)}")
@@ -185,4 +189,5 @@ def _entry(name: str, values: Mapping[str, Any]) -> SubjectSummary:
     known = {f.name for f in fields(SubjectSummary)}
     kept = {k: v for k, v in values.items() if k in known}
     kept["failures"] = tuple(Failure(**failure) for failure in kept.get("failures", ()))
+    kept["warnings"] = tuple(kept.get("warnings", ()))
     return SubjectSummary(subject=name, **kept)
