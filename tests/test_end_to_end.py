@@ -185,9 +185,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     first.wait()
     time.sleep(1)
     assert not (tmp_path / "out" / "sub-01" / "anat" / "sub-01_Chimap.nii.gz").exists()
+    plugin = tmp_path / "plugin.yml"
+    plugin.write_text("plugin: MultiProc\nplugin_args:\n  n_procs: 2\n")
+    command += ["--use-plugin", str(plugin), "--write-graph", "--clean-workdir"]
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
     assert "already done" in second.stdout
+    assert '-> "' in (tmp_path / "out" / "logs" / "graph.dot").read_text()
+    assert not list((tmp_path / "work").rglob("sub_01_wf")), "--clean-workdir leaves nothing of a finished subject"
     for name in ("sub-01_Chimap.nii.gz", "sub-01_seg-als_desc-roi_Chimap.tsv", "sub-01_R2starmap.nii.gz"):
         assert hash_file(tmp_path / "out/sub-01/anat" / name) == hash_file(done[0] / "sub-01/anat" / name), name
 
@@ -200,6 +205,10 @@ def test_a_termination_ends_in_143_with_a_page(bids: Path, tmp_path: Path) -> No
     for line in started.stdout:
         if "magnitude, and phase" in line:
             break
+    # the same subject, meanwhile, from elsewhere
+    other = subprocess.run([*command, "-w", str(tmp_path / "other")], capture_output=True, text=True, check=False)
+    assert other.returncode == 1, other.stdout + other.stderr
+    assert "sub-01" in other.stdout and "is being worked on by" in other.stdout, other.stdout + other.stderr
     started.terminate()
     rest = started.stdout.read()
     assert started.wait(60) == 143, rest

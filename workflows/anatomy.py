@@ -6,7 +6,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from qsmals.bids.layout import T1wScan
-from qsmals.interfaces.anatomy import ExtractBrain, RegisterGre, RegisterTemplate, Resample
+from qsmals.interfaces.anatomy import ExtractBrain, RegisterGre, RegisterTemplate, Resample, SegmentTissues
 from qsmals.settings import Settings
 from qsmals.workflows.nodes import NodeMaker
 
@@ -22,7 +22,7 @@ def init_anatomy_wf(t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name:
 
     Outputs (``outputnode``)
     ------------------------
-    brain, mask : images on the T1w grid; initial : affine to start with; brain_facts; per template
+    brain, mask, tissues : images on the T1w grid; initial : affine to start with; brain_facts; per template
     ``to_<template>``, ``from_<template>`` (composite transforms) and ``facts_<template>``.
     """
     ants = ants_settings(settings)
@@ -33,15 +33,18 @@ def init_anatomy_wf(t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name:
         volumes=30,
         parallel=True,
     )
+    tissues = maker.make(SegmentTissues(**ants), "tissues", step="grey and white matter", volumes=40, parallel=True)
     spaces = settings.anatomy.output_spaces
     per_space = [f"{word}_{space}" for space in spaces for word in ("to", "from", "facts")]
-    fields = ["brain", "mask", "initial", "brain_facts", *per_space]
+    fields = ["brain", "mask", "tissues", "initial", "brain_facts", *per_space]
     outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
     workflow = Workflow(name=name)
     workflow.connect([
         (extract, outputnode, [
             ("brain", "brain"), ("mask", "mask"), ("initial", "initial"), ("facts", "brain_facts"),
         ]),
+        (extract, tissues, [("brain", "brain"), ("mask", "mask")]),
+        (tissues, outputnode, [("tissues", "tissues")]),
     ])  # fmt: skip
     for space in spaces:
         register = maker.make(

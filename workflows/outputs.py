@@ -36,7 +36,7 @@ FIELD_STEPS = (*FIELD_STAGES, "readout", "phase_sign", *MASK_STEPS, "background"
 CHI_STEPS = (*FIELD_STEPS, "inversion", "reference")
 RELAXATION_STEPS = (*MASK_STEPS, "relaxometry")
 TEMPLATE_STEPS = ("brain_extraction", "template_registration")
-REGION_STEPS = (*TEMPLATE_STEPS, "coregistration", "atlas", "refinement", "interpolation")
+REGION_STEPS = (*TEMPLATE_STEPS, "coregistration", "atlas", "refinement", "cortex", "interpolation")
 """Steps that a file depends on, by their names in :attr:`ScanPlan.methods`."""
 
 
@@ -197,7 +197,9 @@ class _Saver:
 
     def save_regions(self) -> None:
         """Labels on the grid of the scan, and the tables measured with them."""
-        place = "Regions of the atlas, brought to the gradient-echo grid in one interpolation"
+        place = (
+            "Regions of the atlas, brought to the gradient-echo grid in one interpolation, cortex fitted to grey matter"
+        )
         last = ", after a last deformation around the deep nuclei that follows the susceptibility map"
         sources = [self.t1w, self.uri(f"xfm/{ATLAS_SPACE}"), self.uri("xfm/T1w"), self.reference]
         atlas = self.plan.methods["atlas"]

@@ -107,7 +107,7 @@ def _to_templates(settings: Settings) -> list[tuple[str, str]]:
 
 def _anatomy_fields(settings: Settings) -> list[str]:
     per_space = [f"{word}_{space}" for space in settings.anatomy.output_spaces for word in ("to", "from", "facts")]
-    return ["brain", "mask", "initial", "brain_facts", *per_space]
+    return ["brain", "mask", "tissues", "initial", "brain_facts", *per_space]
 
 
 def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workflow:
@@ -153,7 +153,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         (coregister, chi, _through("brain_mask")),
         (inputnode, labels, [
             (f"from_{ATLAS_SPACE}", "inputnode.from_template"), (f"to_{ATLAS_SPACE}", "inputnode.to_template"),
-            *_ins("brain", "atlas"),
+            *_ins("brain", "tissues", "atlas"),
         ]),
         (coregister, labels, _through("to_t1w", "to_gre")),
         (prepare, labels, [("combined", "inputnode.reference")]),

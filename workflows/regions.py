@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from qsmals.interfaces.anatomy import RefineNuclei, Resample
+from qsmals.interfaces.anatomy import FitCortex, RefineNuclei, Resample
 from qsmals.interfaces.regions import AtlasImage, MeasureRegions
 from qsmals.settings import Settings
 from qsmals.workflows.anatomy import ants_settings
@@ -26,23 +26,26 @@ def init_atlas_node(maker: NodeMaker, *, settings: Settings, name: str = "atlas"
 
 
 def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_wf") -> Workflow:
-    """The atlas on the grids of a scan and of its T1w image, each in one interpolation.
+    """The atlas on the grids of a scan and of its T1w image, in one interpolation each, cortex fitted to grey matter.
 
     Inputs (``inputnode``)
     ----------------------
-    atlas : label image; chi_ppm : susceptibility with any reference; brain : T1w brain; to_t1w, to_gre, to_template,
-    from_template : transforms; reference : any image on the GRE grid.
+    atlas : label image; chi_ppm : susceptibility with any reference; brain, tissues : T1w brain and its segmentation;
+    to_t1w, to_gre, to_template, from_template : transforms; reference : any image on the GRE grid.
 
     Outputs (``outputnode``)
     ------------------------
     labels, t1w_labels : label images.
     """
     ants = ants_settings(settings)
-    fields = ["atlas", "chi_ppm", "brain", "to_t1w", "to_gre", "to_template", "from_template", "reference"]
+    fields = ["atlas", "chi_ppm", "brain", "tissues", "to_t1w", "to_gre", "to_template", "from_template", "reference"]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
     to_gre_chain, to_t1w_chain = maker.join("to_gre_chain"), maker.join("to_t1w_chain")
     to_gre = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid", volumes=24)
     to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w", volumes=24)
+    tissue_chain = maker.join("tissue_chain")
+    move_tissues = maker.make(Resample(kind="labels", **ants), "tissues_to_gre", volumes=24)
+    on_gre, on_t1w = (maker.make(FitCortex(), f"cortex_on_{grid}", volumes=16) for grid in ("gre", "t1w"))
     outputnode = Node(IdentityInterface(fields=["labels", "t1w_labels"]), name="outputnode")
     workflow = Workflow(name=name)
     if settings.anatomy.refinement == "none":
@@ -75,8 +78,15 @@ def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_
         (inputnode, to_gre, [("atlas", "in_file"), ("reference", "reference")]),
         (to_t1w_chain, to_t1w, [("out", "transforms")]),
         (inputnode, to_t1w, [("atlas", "in_file"), ("brain", "reference")]),
-        (to_gre, outputnode, [("out_file", "labels")]),
-        (to_t1w, outputnode, [("out_file", "t1w_labels")]),
+        (inputnode, tissue_chain, [("to_gre", "first")]),
+        (tissue_chain, move_tissues, [("out", "transforms")]),
+        (inputnode, move_tissues, [("tissues", "in_file"), ("reference", "reference")]),
+        (to_gre, on_gre, [("out_file", "labels")]),
+        (move_tissues, on_gre, [("out_file", "tissues")]),
+        (to_t1w, on_t1w, [("out_file", "labels")]),
+        (inputnode, on_t1w, [("tissues", "tissues")]),
+        (on_gre, outputnode, [("labels", "labels")]),
+        (on_t1w, outputnode, [("labels", "t1w_labels")]),
     ])  # fmt: skip
     return workflow
 

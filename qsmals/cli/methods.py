@@ -6,6 +6,7 @@ from typing import Any
 
 from qsmals.anatomy import refinement
 from qsmals.anatomy.atlases import get_atlas
+from qsmals.anatomy.ribbon import RibbonParameters
 from qsmals.anatomy.templates import NLIN6
 from qsmals.recon.mask.quality import FieldMaskParameters
 from qsmals.recon.method import Method
@@ -69,6 +70,7 @@ def _anatomy(settings: Settings) -> dict[str, dict[str, Any]]:
         "template_registration": {"method": "SyN", "templates": anatomy.output_spaces, **ants},
         "atlas": _atlas(anatomy.atlas),
         "refinement": {"method": anatomy.refinement, **({} if anatomy.refinement == "none" else nuclei | ants)},
+        "cortex": {"method": "grey matter", "tissues": "Atropos, three classes", **asdict(RibbonParameters()), **ants},
         "interpolation": {
             "method": "all transforms at once",
             "maps": "linear",
@@ -94,6 +96,7 @@ def anatomy_words(settings: Settings) -> Mapping[str, Any]:
         "registration": "SyN",
         "atlases": [anatomy.atlas],
         "refinement": anatomy.refinement,
+        "cortex": RibbonParameters().reach_mm,
         "output_spaces": list(anatomy.output_spaces),
         "sloppy": settings.behaviour.sloppy,
     }

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 
-from qsmals.interfaces.base import Step, StepInput, log_warnings, volume
+from qsmals.interfaces.base import Step, StepInput, affine_of, load_labels, log_warnings, save, volume
 
 
 class AntsInput(StepInput):
@@ -64,6 +64,58 @@ class ExtractBrain(AntsStep):
                 "brain_ml": float(mask.sum() * np.prod(brain.mask.spacing)) / 1000,
             },
         }
+
+
+class _TissueInput(AntsInput):
+    brain = File(exists=True, mandatory=True, desc="bias-corrected T1w brain")
+    mask = File(exists=True, mandatory=True)
+
+
+class _TissueOutput(TraitedSpec):
+    tissues = File(desc="1 fluid, 2 grey matter, 3 white matter")
+
+
+class SegmentTissues(AntsStep):
+    """Fluid, grey and white matter of a T1w brain."""
+
+    input_spec = _TissueInput
+    output_spec = _TissueOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :func:`qsmals.anatomy.tissue.segment_tissues`."""
+        from qsmals.anatomy.tissue import segment_tissues
+
+        found = segment_tissues(
+            read_image(self.inputs.brain), read_image(self.inputs.mask), compute=self.resources(folder)
+        )
+        return {"tissues": write_image(found, folder / "tissues.nii")}
+
+
+class _CortexInput(StepInput):
+    labels = File(exists=True, mandatory=True, desc="atlas on the grid of the tissues")
+    tissues = File(exists=True, mandatory=True)
+
+
+class _CortexOutput(TraitedSpec):
+    labels = File(desc="with cortex where grey matter is")
+
+
+class FitCortex(Step):
+    """Cortical labels fitted to the grey matter."""
+
+    input_spec = _CortexInput
+    output_spec = _CortexOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :func:`qsmals.anatomy.ribbon.fit_cortex`."""
+        from qsmals.anatomy.ribbon import fit_cortex
+        from qsmals.recon.grid import voxel_size_mm
+
+        affine = affine_of(self.inputs.labels)
+        fitted = fit_cortex(
+            load_labels(self.inputs.labels), load_labels(self.inputs.tissues), voxel_size_mm=voxel_size_mm(affine)
+        )
+        return {"labels": save(fitted, affine, folder / "labels.nii")}
 
 
 class _TemplateInput(AntsInput):
@@ -215,7 +267,6 @@ def read_image(path: str | Path) -> Any:
 def write_image(ants_image: Any, path: Path) -> str:
     """Write an image of ANTs for the next node; returns the path as text."""
     from qsmals.anatomy.images import from_ants
-    from qsmals.interfaces.base import save
 
     data, affine = from_ants(ants_image)
     return save(data, affine, path)

@@ -96,7 +96,8 @@ def methods_text(
         (``auto``, ``template`` or ``skip``), ``gre_to_t1w`` (``rigid`` or ``affine``), ``templates`` (list of
         TemplateFlow names), ``registration`` (``SyN``), ``atlases`` (names; those of
         :data:`~qsmals.reports.references.ATLASES` bring their parts and papers), ``freesurfer`` (version or True),
-        ``refinement`` (``susceptibility`` or ``none``), ``output_spaces`` (list), ``sloppy`` (bool).
+        ``refinement`` (``susceptibility`` or ``none``), ``cortex`` (mm that cortical labels may grow),
+        ``output_spaces`` (list), ``sloppy`` (bool).
     versions : mapping of package to version
         ``qsmals`` is required.
     reference : mapping, optional
@@ -309,6 +310,11 @@ def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
         sentences.append(_atlas_sentence(facts, papers))
     if facts.get("refinement"):
         sentences.append(_refinement_sentence(facts["refinement"], papers))
+    if facts.get("cortex"):
+        sentences.append(
+            f"Cortical labels were confined to the grey matter of the T1-weighted image (Atropos"
+            f"{papers.cite(references.ATROPOS)}) and extended to grey matter within {facts['cortex']:g} mm."
+        )
     if facts.get("output_spaces"):
         sentences.append(f"Maps were also resampled once to {join_words([str(s) for s in facts['output_spaces']])}.")
     if facts.get("sloppy"):

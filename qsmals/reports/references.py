@@ -56,6 +56,14 @@ SYN = Citation(
     year=2008,
     doi="10.1016/j.media.2007.06.004",
 )
+ATROPOS = Citation(
+    key="atropos",
+    authors="Avants, Brian B. and Tustison, Nicholas J. and Wu, Jue and Cook, Philip A. and Gee, James C.",
+    title="An open source multivariate framework for n-tissue segmentation with evaluation on public data",
+    journal="Neuroinformatics 9:381-400",
+    year=2011,
+    doi="10.1007/s12021-011-9109-y",
+)
 N4 = Citation(
     key="n4",
     authors="Tustison, Nicholas J. and Avants, Brian B. and Cook, Philip A. and Zheng, Yuanjie and Egan, Alexander and "

@@ -13,6 +13,9 @@ INVERSION = Registry(
         "hd-qsm": "qsmals.recon.inversion.hdqsm:HDQSM",
         "ilsqr": "qsmals.recon.inversion.ilsqr:ILSQR",
         "ndi": "qsmals.recon.inversion.ndi:NDI",
+        "nonlinear-tv": "qsmals.recon.inversion.nonlineartv:NONLINEAR_TV",
+        "nonlinear-tgv": "qsmals.recon.inversion.nonlineartgv:NONLINEAR_TGV",
+        "medi": "qsmals.recon.inversion.medi:MEDI",
     },
 )
 """Methods of dipole inversion; the first is the default."""

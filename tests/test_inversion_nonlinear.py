@@ -1,0 +1,397 @@
+"""Nonlinear dipole inversions: each against a minimisation of its own objective, on known sources and on jumps."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import fft, optimize
+
+from qsmals.recon import fourier
+from qsmals.recon.dipole import dipole_field, dipole_kernel
+from qsmals.recon.grid import Grid
+from qsmals.recon.inversion.medi import MEDI, edges, medi
+from qsmals.recon.inversion.nonlinear import nearest_misfit, pull, update_phase
+from qsmals.recon.inversion.nonlineartgv import NONLINEAR_TGV, adjoint_bend, update_bend
+from qsmals.recon.inversion.nonlineartv import NONLINEAR_TV
+from qsmals.recon.method import Method
+
+TILTED = (0.48, -0.36, 0.8)
+TIGHT = {"tolerance": 1e-6, "max_iterations": 1500, "gradient_penalty": 50.0, "field_penalty": 3.0}
+METHODS = {method.name: method for method in (NONLINEAR_TV, NONLINEAR_TGV, MEDI)}
+
+Array = NDArray[np.float64]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small volumes only lose time to threads."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
+
+
+@pytest.fixture(params=METHODS.values(), ids=METHODS)
+def method(request: pytest.FixtureRequest) -> Method:
+    found = request.param
+    assert isinstance(found, Method)
+    return found
+
+
+def blocks(grid: Grid) -> NDArray[np.float32]:
+    """Piecewise constant susceptibility of 0.1 and -0.05 ppm."""
+    chi = np.zeros(grid.shape, np.float32)
+    nx, ny, nz = grid.shape
+    chi[nx // 3 : nx // 3 + 6, ny // 3 : ny // 3 + 5, nz // 3 : nz // 3 + 4] = 0.1
+    chi[nx // 2 : nx // 2 + 4, ny // 2 : ny // 2 + 5, nz // 2 : nz // 2 + 5] = -0.05
+    return chi
+
+
+def ellipsoid(grid: Grid) -> NDArray[np.bool_]:
+    p = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) / (0.45 * n) for n in grid.shape], indexing="ij")
+    return np.asarray(sum(x**2 for x in p) < 1)
+
+
+def relative_error(chi: NDArray[np.float32], truth: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+    a, b = chi[mask] - chi[mask].mean(), truth[mask] - truth[mask].mean()
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+# ---------------------------------------------------------------------------------------------- steps
+
+
+def test_step_of_the_field_finds_the_least_of_all_minima() -> None:
+    """On a fine grid of phases, also where the weight outdoes the penalty and there are several minima."""
+    rng = np.random.default_rng(0)
+    t = np.linspace(-20, 20, 400_001)
+    for _ in range(60):
+        weight, penalty, misfit = rng.uniform(0, 4), rng.uniform(0.1, 2), rng.uniform(-12, 12)
+
+        def cost(t: Any, weight: float = weight, penalty: float = penalty, misfit: float = misfit) -> Any:
+            return weight * (1 - np.cos(t)) + penalty / 2 * (t - misfit) ** 2
+
+        assert cost(nearest_misfit(misfit, weight, penalty)) <= cost(t).min() + 1e-4
+
+
+def test_whole_turns_of_the_phase_have_no_effect() -> None:
+    rng = np.random.default_rng(1)
+    explained, local = (0.1 * rng.standard_normal((2, 5, 6, 7))).astype(np.float32)
+    power = rng.uniform(0, 2, local.shape).astype(np.float32)
+    power[0] = 0
+    turns = (2 * np.pi / 15 * rng.integers(-2, 3, local.shape)).astype(np.float32)
+    results = []
+    for data in (local, local + turns):
+        multiplier, target = np.zeros_like(local), np.empty_like(local)
+        update_phase(explained, data, power, 0.3, 15.0, multiplier, target)
+        np.testing.assert_allclose(target[0], explained[0], atol=1e-7)
+        slope = np.empty_like(local)
+        pull(explained, data, power, 15.0, slope)
+        # where the step is at rest its derivative vanishes
+        field = explained - multiplier
+        pull(field, data, power, 15.0, slope)
+        np.testing.assert_allclose(slope, 0.3 * multiplier, atol=1e-5)
+        results.append(target)
+    np.testing.assert_allclose(*results, atol=1e-6)
+
+
+def test_bend_and_its_adjoint_are_a_pair() -> None:
+    rng = np.random.default_rng(2)
+    slope = rng.standard_normal((3, 6, 5, 7)).astype(np.float32)
+    tensor = rng.standard_normal((6, 6, 5, 7)).astype(np.float32)
+    inverse_size = (1 / np.array([1.0, 1.2, 1.5])).astype(np.float32)
+    bend, back = np.zeros_like(tensor), np.empty_like(slope)
+    update_bend(slope, np.float32(0), inverse_size, np.zeros_like(tensor), bend)
+    adjoint_bend(tensor, inverse_size, back)
+    twice = np.array([1, 1, 1, 2, 2, 2])[:, None, None, None]
+    assert np.sum(twice * bend * tensor, dtype=float) == pytest.approx(np.sum(slope * back, dtype=float), rel=1e-5)
+    expected: Any = symmetric_gradient(slope, (1.0, 1.2, 1.5))
+    np.testing.assert_allclose(bend, expected, atol=1e-5)
+
+
+def test_a_linear_slope_is_bent_only_at_the_border() -> None:
+    """The derivative of a vector field that is linear in position is a constant tensor."""
+    matrix = np.array([[0.3, 0.1, -0.2], [0.1, 0.5, 0.4], [-0.2, 0.4, -0.7]])
+    size = np.array([1.0, 1.2, 1.5])
+    position = np.stack(np.meshgrid(*[np.arange(5) * h for h in size], indexing="ij"))
+    slope = np.einsum("ab,b...->a...", matrix, position).astype(np.float32)
+    bend = np.zeros((6, 5, 5, 5), np.float32)
+    update_bend(slope, np.float32(0), (1 / size).astype(np.float32), np.zeros_like(bend), bend)
+    expected = [0.3, 0.5, -0.7, 0.1, -0.2, 0.4]
+    np.testing.assert_allclose(bend[:, 2, 2, 2], expected, atol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------- objectives
+
+
+def backward(volume: Array, axis: int, size: float) -> Array:
+    return (volume - np.roll(volume, 1, axis)) / size
+
+
+def backward_adjoint(volume: Array, axis: int, size: float) -> Array:
+    return (volume - np.roll(volume, -1, axis)) / size
+
+
+def symmetric_gradient(v: Any, size: tuple[float, ...]) -> Array:
+    pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+    return np.stack([(backward(v[b], a, size[a]) + backward(v[a], b, size[b])) / 2 for a, b in pairs])
+
+
+class Objective:
+    """What a method minimises, with corners rounded, on the whole of a small periodic grid."""
+
+    grid = Grid((8, 6, 5), (1.0, 1.2, 1.5), TILTED)
+
+    def __init__(self, lam: float, scale: float, corner: float) -> None:
+        rng = np.random.default_rng(3)
+        self.local = (0.03 * rng.standard_normal(self.grid.shape)).astype(np.float32)
+        self.weights = rng.uniform(0.5, 1.5, self.grid.shape).astype(np.float32)
+        self.power = (self.weights / self.weights.mean()).astype(float) ** 2
+        self.kernel = dipole_kernel(self.grid).astype(float)
+        self.lam, self.scale, self.corner = lam, scale, corner
+
+    def data(self, chi: Array) -> tuple[float, Array]:
+        misfit = self.scale * (fft.irfftn(self.kernel * fft.rfftn(chi), s=chi.shape) - self.local)
+        value = np.sum(self.power * (1 - np.cos(misfit))) / self.scale**2
+        pulled = fft.irfftn(self.kernel * fft.rfftn(self.power * np.sin(misfit)), s=chi.shape)
+        return float(value), pulled / self.scale
+
+    def rounded(self, x: Any) -> tuple[Array, Array]:
+        modulus = np.sqrt(x**2 + self.corner**2)
+        return modulus - self.corner, x / modulus
+
+    def variation(self, chi: Any, part: Any = 1.0) -> tuple[float, Any]:
+        value, sign = self.rounded(fourier.gradient(chi, self.grid.voxel_size_mm))
+        back: Any = part * sign
+        return self.lam * (part * value).sum(), -self.lam * fourier.divergence(back, self.grid.voxel_size_mm)
+
+    def least(self, function: Callable[[Any], tuple[float, Any]], size: int) -> Array:
+        def flat(x: Array) -> tuple[float, Array]:
+            value, slope = function(x)
+            return value, slope.ravel()
+
+        options = {"maxiter": 4000, "maxfun": 5000, "ftol": 1e-13, "gtol": 1e-9}
+        best = optimize.minimize(flat, np.zeros(size), jac=True, method="L-BFGS-B", options=options)
+        return np.asarray(best.x)
+
+    def run(self, method: Method, **settings: Any) -> Array:
+        params = replace(
+            method.make_parameters(), regularisation=self.lam, rad_per_ppm=self.scale, padding_mm=0.0, **settings
+        )
+        mask = np.ones(self.grid.shape, bool)
+        chi = method.function(self.local, mask=mask, grid=self.grid, weights=self.weights, params=params).chi_ppm
+        return np.asarray(chi, dtype=float)
+
+
+def test_nonlinear_tv_reaches_the_minimum_of_its_objective() -> None:
+    problem = Objective(lam=1e-3, scale=15.0, corner=1e-6)
+
+    def value(x: Any) -> tuple[float, Any]:
+        chi = x.reshape(problem.grid.shape)
+        a, b = problem.data(chi), problem.variation(chi)
+        return a[0] + b[0], a[1] + b[1]
+
+    found = problem.run(NONLINEAR_TV, **TIGHT)
+    reached, reference = value(found)[0], value(problem.least(value, found.size))[0]
+    assert reference * 0.995 <= reached <= reference * 1.002
+    assert reached < 0.9 * value(0 * found)[0]
+
+
+def test_nonlinear_tgv_reaches_the_minimum_of_its_objective() -> None:
+    problem = Objective(lam=1e-3, scale=15.0, corner=1e-6)
+    size, second = problem.grid.voxel_size_mm, 2.0
+    shape = (4, *problem.grid.shape)
+    twice = np.array([1, 1, 1, 2, 2, 2])[:, None, None, None]
+
+    def value(x: Any) -> tuple[float, Any]:
+        chi, v = x.reshape(shape)[0], x.reshape(shape)[1:]
+        total, slope = problem.data(chi)
+        first, sign = problem.rounded(fourier.gradient(chi, size) - v)
+        bent, turn = problem.rounded(symmetric_gradient(v, size))
+        total += problem.lam * (first.sum() + second * (twice * bent).sum())
+        rows = ((0, 3, 4), (3, 1, 5), (4, 5, 2))
+        back = [sum(backward_adjoint(turn[c], b, size[b]) for b, c in enumerate(row)) for row in rows]
+        slope = slope - problem.lam * fourier.divergence(np.asarray(sign), size)
+        return total, np.stack([slope, *(problem.lam * (second * np.stack(back) - sign))])
+
+    found = problem.run(NONLINEAR_TGV, **TIGHT)
+
+    def value_of_slope(v: Any) -> tuple[float, Any]:  # the method returns chi alone: the best v for it
+        total, slope = value(np.concatenate([found.ravel(), v]))
+        return total, slope[1:]
+
+    best = problem.least(value_of_slope, 3 * found.size)
+    reached, reference = value_of_slope(best)[0], value(problem.least(value, 4 * found.size))[0]
+    assert reference * 0.995 <= reached <= reference * 1.005
+    assert reached < 0.9 * value(np.zeros(4 * found.size))[0]
+
+
+@pytest.mark.parametrize("fluid", [False, True])
+def test_medi_reaches_the_minimum_of_its_objective(fluid: bool) -> None:
+    problem = Objective(lam=1e-3, scale=15.0, corner=1e-3)
+    mask = np.ones(problem.grid.shape, bool)
+    csf = np.zeros_like(mask)
+    csf[2:5, 1:4, 1:3] = fluid
+    image = np.random.default_rng(4).uniform(0, 1, mask.shape).astype(np.float32)
+    part = ~edges(image, mask, problem.grid, 0.3)
+    charge = 0.7
+
+    def value(x: Any) -> tuple[float, Any]:
+        chi = x.reshape(mask.shape)
+        a, b = problem.data(chi), problem.variation(chi, part)
+        total, slope = a[0] + b[0], a[1] + b[1]
+        if fluid:
+            rest = np.where(csf, chi - chi[csf].mean(), 0)
+            total, slope = total + charge / 2 * (rest**2).sum(), slope + charge * rest
+        return total, slope
+
+    params = MEDI.make_parameters(
+        {"regularisation": 1e-3, "rad_per_ppm": 15.0, "corner_ppm_per_mm": 1e-3, "csf_weight": charge}
+    )
+    tight = replace(params, padding_mm=0.0, tolerance=1e-5, inner_tolerance=1e-3, max_iterations=200)
+    found = medi(
+        problem.local, mask=mask, grid=problem.grid, weights=problem.weights, params=tight, magnitude=image,
+        csf_mask=csf if fluid else None,
+    ).chi_ppm.astype(float)  # fmt: skip
+    reached, reference = value(found)[0], value(problem.least(value, found.size))[0]
+    assert reference * 0.9999 <= reached <= reference * 1.001
+    assert reached < 0.9 * value(0 * found)[0]
+    assert not fluid or abs(found[csf].mean()) < 1e-6
+
+
+# -------------------------------------------------------------------------------------------- sources
+
+
+@pytest.mark.parametrize(("size", "b0"), [((1.0, 1.0, 1.0), (0.0, 0.0, 1.0)), ((1.0, 1.0, 1.5), TILTED)])
+def test_blocks_are_recovered_at_any_tilt_and_voxel(
+    method: Method, size: tuple[float, float, float], b0: tuple[float, float, float]
+) -> None:
+    grid = Grid((24, 22, 20), size, b0)
+    truth, mask = blocks(grid), ellipsoid(grid)
+    local, weights = dipole_field(truth, grid), mask.astype(np.float32)
+    before = local.copy(), mask.copy(), weights.copy()
+    params = replace(method.make_parameters(), regularisation=3e-5)
+    result = method.function(local, mask=mask, grid=grid, weights=weights, params=params)
+    assert result.chi_ppm.dtype == np.float32 and result.chi_ppm.shape == grid.shape
+    assert result.convergence.iterations == len(result.convergence.changes)
+    assert result.convergence.converged
+    assert relative_error(result.chi_ppm, truth, mask) < 0.1
+    assert not result.chi_ppm[~mask].any()
+    for array, kept in zip((local, mask, weights), before, strict=True):
+        np.testing.assert_array_equal(array, kept)
+
+
+def test_jumps_of_a_turn_do_no_harm(method: Method) -> None:
+    grid = Grid((24, 22, 20), (1.0, 1.0, 1.0), TILTED)
+    truth, mask = blocks(grid), ellipsoid(grid)
+    rng = np.random.default_rng(5)
+    params = method.make_parameters()
+    local = dipole_field(truth, grid)
+    turns = np.where(mask & (rng.random(mask.shape) < 0.03), rng.choice([-1, 1], mask.shape), 0)
+    jumped = (local + turns * 2 * np.pi / params.rad_per_ppm).astype(np.float32)
+    plain = method.function(local, mask=mask, grid=grid, params=params).chi_ppm
+    found = method.function(jumped, mask=mask, grid=grid, params=params).chi_ppm
+    error = relative_error(plain, truth, mask)
+    assert error < 0.15
+    assert relative_error(found, truth, mask) < error + 0.05
+    linear = method.function(jumped, mask=mask, grid=grid, params=replace(params, rad_per_ppm=0.1)).chi_ppm
+    assert relative_error(linear, truth, mask) > 1
+
+
+def test_strong_sources_are_not_taken_for_jumps(method: Method) -> None:
+    """A block of 2 ppm, whose field is many times what a turn of the phase makes after 19 ms."""
+    grid = Grid((24, 22, 20), (1.0, 1.0, 1.0), TILTED)
+    truth, mask = blocks(grid), ellipsoid(grid)
+    truth[8:11, 12:15, 10:13] = 2.0
+    local = dipole_field(truth, grid)
+    assert np.abs(local).max() > 0.5
+    assert relative_error(method.function(local, mask=mask, grid=grid).chi_ppm, truth, mask) < 0.2
+
+
+def test_result_is_the_same_every_time(method: Method) -> None:
+    grid = Grid((16, 15, 14), (1.0, 1.0, 1.0))
+    local = dipole_field(blocks(grid), grid)
+    runs = [method.function(local, mask=ellipsoid(grid), grid=grid).chi_ppm for _ in range(2)]
+    np.testing.assert_array_equal(*runs)
+
+
+# ---------------------------------------------------------------------------------------------- edges
+
+
+def test_edges_are_the_largest_differences_inside_the_mask() -> None:
+    grid = Grid((12, 11, 10), (1.0, 1.0, 2.0))
+    image = np.random.default_rng(7).uniform(0, 1, grid.shape).astype(np.float32)
+    mask = ellipsoid(grid)
+    image[~mask] = np.nan
+    found = edges(image, mask, grid, 0.3)
+    inside = np.stack([mask & np.roll(mask, -1, axis) for axis in range(3)])
+    assert found.sum() == pytest.approx(0.3 * inside.sum(), abs=2)
+    assert not found[~inside].any()
+    slope = np.abs(fourier.gradient(image, grid.voxel_size_mm))
+    assert slope[found].min() >= slope[inside & ~found].max()
+    assert not edges(np.ones_like(image), mask, grid, 0.3).any()
+    assert not edges(image, np.zeros_like(mask), grid, 0.3).any()
+
+
+def test_medi_profits_from_an_image_with_the_edges() -> None:
+    grid = Grid((24, 22, 20), (1.0, 1.0, 1.0), TILTED)
+    truth, mask = blocks(grid), ellipsoid(grid)
+    noise = 0.004 * np.random.default_rng(8).standard_normal(grid.shape)
+    local = (dipole_field(truth, grid) + noise).astype(np.float32)
+    magnitude = (1 + 2 * truth).astype(np.float32)
+    params = replace(MEDI.make_parameters(), regularisation=1e-3)
+    with_edges = medi(local, mask=mask, grid=grid, params=params, magnitude=magnitude).chi_ppm
+    without = medi(local, mask=mask, grid=grid, params=params).chi_ppm
+    assert relative_error(with_edges, truth, mask) < 0.7 * relative_error(without, truth, mask)
+
+
+# ----------------------------------------------------------------------------------------- bad inputs
+
+
+def test_bad_input_is_refused(method: Method) -> None:
+    grid = Grid((12, 10, 8), (1.0, 1.0, 1.0))
+    local, mask = blocks(grid), np.ones(grid.shape, bool)
+    with pytest.raises(ValueError, match="one shape"):
+        method.function(local[1:], mask=mask, grid=grid)
+    with pytest.raises(ValueError, match="empty"):
+        method.function(local, mask=~mask, grid=grid)
+    with pytest.raises(ValueError, match="weights"):
+        method.function(local, mask=mask, grid=grid, weights=-np.ones(grid.shape, np.float32))
+    local[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        method.function(local, mask=mask, grid=grid)
+
+
+def test_parameters_are_positive_and_documented(method: Method) -> None:
+    grid = Grid((12, 10, 8), (1.0, 1.0, 1.0))
+    local, mask = blocks(grid), np.ones(grid.shape, bool)
+    defaults = method.make_parameters()
+    for f in fields(method.parameters):
+        assert f.metadata["unit"] and f.metadata["source"]
+        if f.name in ("padding_mm", "edge_fraction"):
+            continue
+        with pytest.raises(ValueError, match="positive"):
+            method.function(local, mask=mask, grid=grid, params=replace(defaults, **{f.name: 0}))
+    with pytest.raises(ValueError, match="margin"):
+        method.function(local, mask=mask, grid=grid, params=replace(defaults, padding_mm=-1.0))
+    assert method.sentence.format(**vars(defaults))
+
+
+def test_medi_refuses_bad_images() -> None:
+    grid = Grid((12, 10, 8), (1.0, 1.0, 1.0))
+    local, mask = blocks(grid), np.ones(grid.shape, bool)
+    mask[0] = False
+    image = np.ones(grid.shape, np.float32)
+    with pytest.raises(ValueError, match="magnitude"):
+        medi(local, mask=mask, grid=grid, magnitude=image[1:])
+    with pytest.raises(ValueError, match="magnitude has NaN"):
+        medi(local, mask=mask, grid=grid, magnitude=np.where(mask, np.nan, image).astype(np.float32))
+    with pytest.raises(ValueError, match="fluid"):
+        medi(local, mask=mask, grid=grid, csf_mask=mask[1:])
+    with pytest.raises(ValueError, match="no voxel"):
+        medi(local, mask=mask, grid=grid, csf_mask=~mask)
+    with pytest.raises(ValueError, match="edge fraction"):
+        medi(local, mask=mask, grid=grid, params=MEDI.make_parameters({"edge_fraction": 1.5}))
