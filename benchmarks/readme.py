@@ -28,7 +28,7 @@ def excerpt(bids_dir: Path, output_dir: Path, prefix: str) -> str:
     truth = compare(bids_dir, output_dir, prefix).regions.set_index(["name", "hemisphere"])["truth"] / 1000
     lines = ["| " + " | ".join([*chosen.columns, "truth"]) + " |", "|" + "---|" * (len(chosen.columns) + 1)]
     for row in chosen.itertuples(index=False):
-        values = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in row]
+        values = ["n/a" if pd.isna(v) else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row]
         lines.append("| " + " | ".join([*values, f"{truth[(row.name, row.hemisphere)]:.4f}"]) + " |")
     return "\n".join(lines)
 
