@@ -266,6 +266,27 @@ def test_an_inversion_that_stops_early_is_logged(tmp_path: Path, caplog: pytest.
     assert "largest number of iterations" in record.getMessage()
 
 
+def test_medi_takes_its_edges_from_the_magnitude(tmp_path: Path) -> None:
+    field = np.where(BRAIN, dipole_field(CHI_PPM, GRID), 0).astype(np.float32)
+    given = {
+        "local_field_ppm": write(tmp_path / "field.nii", field),
+        "noise_ppm": write(tmp_path / "noise.nii", np.full(SHAPE, 0.01, np.float32)),
+        "mask": write(tmp_path / "mask.nii", BRAIN.astype(np.uint8)),
+        "parameters": {"max_iterations": 3},
+    }
+    echoes = np.where(CHI_PPM > 0, 2, 1)[..., None] * np.ones(2)
+    magnitude = write(tmp_path / "magnitude.nii", echoes.astype(np.float32))
+    maps = {}
+    for method in ("medi", "l2"):
+        settings = given if method == "medi" else {k: v for k, v in given.items() if k != "parameters"}
+        for name, more in (("with", {"magnitude": magnitude}), ("without", {})):
+            folder = tmp_path / f"{method}_{name}"
+            folder.mkdir()
+            maps[method, name] = load(run(InvertDipole(method=method, **settings, **more), folder).chi_ppm)
+    assert np.abs(maps["medi", "with"] - maps["medi", "without"]).max() > 1e-3
+    np.testing.assert_array_equal(maps["l2", "with"], maps["l2", "without"])
+
+
 def test_uneven_echoes_are_fitted_log_linearly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     te_s = [0.004, 0.008, 0.020, 0.026]
     decay = (500 * np.exp(-R2STAR_HZ * np.array(te_s))).astype(np.float32)

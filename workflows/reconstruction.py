@@ -147,7 +147,7 @@ def init_susceptibility_wf(
         (inputnode, masks, [("brain_mask", "brain_mask"), ("quality", "quality"), ("magnitude", "magnitude")]),
         (inputnode, background, [("field_ppm", "field_ppm"), ("noise_ppm", "noise_ppm")]),
         (masks, background, [(mask, "mask")]),
-        (inputnode, invert, [("noise_ppm", "noise_ppm")]),
+        (inputnode, invert, [("noise_ppm", "noise_ppm"), ("magnitude", "magnitude")]),
         (background, invert, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
         (background, outputnode, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
         (masks, outputnode, [

@@ -1,10 +1,12 @@
 """From total field to referenced susceptibility, and relaxometry, as nipype interfaces."""
 
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, TraitedSpec, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from qsmals.interfaces.base import (
     Step,
@@ -110,6 +112,7 @@ class _InversionInput(StepInput):
     local_field_ppm = File(exists=True, mandatory=True, desc="local field, ppm")
     noise_ppm = File(exists=True, mandatory=True, desc="standard deviation of the total field, ppm")
     mask = File(exists=True, mandatory=True, desc="where the local field is known")
+    magnitude = File(exists=True, desc="magnitude of all echoes, for methods that take edges from it")
     method = traits.Str(mandatory=True)
     parameters = traits.Dict(usedefault=True)
 
@@ -140,6 +143,7 @@ class InvertDipole(Step):
             grid=Grid.from_affine(mask.shape, affine),
             weights=inverse_noise(load(self.inputs.noise_ppm), mask),
             params=method.make_parameters(self.inputs.parameters),
+            **self._magnitude(method.function),
         )
         reached = solution.convergence
         log_warnings("inversion", [] if reached.converged else [NOT_CONVERGED], folder)
@@ -152,6 +156,14 @@ class InvertDipole(Step):
                 "converged": reached.converged,
             },
         }
+
+    def _magnitude(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """The combined magnitude for a method that has a use for it (MEDI)."""
+        from qsmals.recon.field.magnitude import combined_magnitude
+
+        if "magnitude" not in signature(function).parameters or not isdefined(self.inputs.magnitude):
+            return {}
+        return {"magnitude": combined_magnitude(load_echoes(self.inputs.magnitude))}
 
 
 class _RelaxometryInput(StepInput):
