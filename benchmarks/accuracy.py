@@ -273,7 +273,7 @@ def make_total_field(bids: Path, output: Path, n_threads: int) -> None:
             scan.phase_rad,
             grid=scan.grid,
             bipolar=is_bipolar(scan, tissue & brain),
-            water_mask=brain,
+            brain_mask=brain,
             params=offset.make_parameters(),
             **common,
         ).phase_rad
@@ -541,8 +541,6 @@ def draw(scan: Condition, pipelines: list[str], path: Path) -> None:
 
 def work(scan: Condition, pipelines: list[str], journal: Journal, n_threads: int) -> list[dict[str, Any]]:
     """Rows of all pipelines on a condition; what is there already is not made again, what fails is left out."""
-    from qsmals.workflows.reconstruction import BEYOND_BRAIN
-
     rows = []
     for pipeline in pipelines:
         key = scan.key(pipeline, n_threads)
@@ -552,7 +550,7 @@ def work(scan: Condition, pipelines: list[str], journal: Journal, n_threads: int
                 simulate(scan)
                 if not scan.field.is_file():
                     in_own_process(make_total_field, scan.bids, scan.field, n_threads, n_threads=n_threads)
-                beyond = pipeline.split("+")[0] in BEYOND_BRAIN
+                beyond = BACKGROUND[pipeline.split("+")[0]].beyond_brain
                 files = (scan.bids, scan.field, scan.chi(pipeline))
                 row = key | in_own_process(measure, *files, pipeline, beyond, n_threads, n_threads=n_threads)
             except Exception:

@@ -191,7 +191,7 @@ def prepared(stage: str, method: Any, inputs: Inputs, voxel_mm: float, mask_name
         return lambda: method.function(inputs["magnitude"], mask=inputs["brain"], **common)
     common |= {"magnitude": inputs["magnitude"], "mask": inputs["tissue"]}
     if stage == "phase_offset":
-        common |= {"grid": grid, "bipolar": False, "water_mask": inputs["brain"]}
+        common |= {"grid": grid, "bipolar": False, "brain_mask": inputs["brain"]}
         return lambda: method.function(inputs["raw_phase"], **common)
     if stage == "unwrap":
         return lambda: method.function(inputs["phase"], **common)
@@ -266,10 +266,8 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 def mask_of(stage: str, name: str) -> str:
     """The mask that the workflows give to a method."""
-    from qsmals.workflows.reconstruction import BEYOND_BRAIN
-
     if stage == "background":
-        return "reliable" if name in BEYOND_BRAIN else "brain"
+        return "reliable" if STAGES[stage][name].beyond_brain else "brain"
     return {"inversion": "reliable", "relaxometry": "brain"}.get(stage, "tissue")
 
 

@@ -60,6 +60,8 @@ class Anatomy:
     atlas: Literal["als"] = "als"
     refinement: Literal["susceptibility", "none"] = "susceptibility"
     """``susceptibility`` (deep nuclei are placed by the map as well) or ``none`` (by the T1w image alone)."""
+    cortex: Literal["grey-matter", "atlas"] = "grey-matter"
+    """``grey-matter`` (cortical labels follow that of the T1w image) or ``atlas`` (as registration left them)."""
 
 
 @dataclass(frozen=True)

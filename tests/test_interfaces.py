@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from qsmals.interfaces.anatomy import read_image
+from qsmals.interfaces.anatomy import FitCortex, read_image
 from qsmals.interfaces.base import load, load_echoes, load_labels, load_mask, log_warnings
 from qsmals.interfaces.outputs import SaveFieldMap, SaveImage
 from qsmals.interfaces.phase import EstimateField, PreparePhase, RemovePhaseOffset, UnwrapPhase
@@ -19,9 +19,11 @@ from qsmals.interfaces.susceptibility import (
     ReferenceSusceptibility,
     RemoveBackground,
 )
+from qsmals.recon.background import BACKGROUND
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.recon.dipole import dipole_field
 from qsmals.recon.grid import Grid
+from qsmals.recon.inversion import INVERSION
 from tests.phase_phantom import B0_TESLA, axes, ellipsoid, signal, smooth_field, smooth_offset
 
 SHAPE = (32, 32, 32)
@@ -88,7 +90,8 @@ def field_chain(folder: Path, data: np.ndarray, parts: str = "polar", **options:
     te_s = TE_S[: data.shape[3]]
     prepared = run(PreparePhase(**store(folder, data, parts)), folder)
     common = {"magnitude": prepared.magnitude, "mask": prepared.tissue_mask, "te_s": te_s}
-    offset = run(RemovePhaseOffset(phase=prepared.phase, method="mcpc-3d-s", **common), folder)
+    brain = write(folder / "brain_of_t1w.nii", BRAIN.astype(np.uint8))
+    offset = run(RemovePhaseOffset(phase=prepared.phase, brain_mask=brain, method="mcpc-3d-s", **common), folder)
     unwrapped = run(UnwrapPhase(phase=offset.phase, method="romeo", **common), folder)
     field = run(
         EstimateField(
@@ -128,7 +131,11 @@ def test_from_stored_images_to_susceptibility(n_echoes: int, parts: str, tmp_pat
     assert load_mask(masks.brain_mask).sum() > 0.97 * BRAIN.sum()
     background = run(
         RemoveBackground(
-            field_ppm=field.field_ppm, noise_ppm=field.noise_ppm, mask=masks.reliable_mask, method="v-sharp"
+            field_ppm=field.field_ppm,
+            noise_ppm=field.noise_ppm,
+            brain_mask=masks.brain_mask,
+            reliable_mask=masks.reliable_mask,
+            method=BACKGROUND.default,
         ),
         tmp_path,
     )
@@ -137,7 +144,7 @@ def test_from_stored_images_to_susceptibility(n_echoes: int, parts: str, tmp_pat
             local_field_ppm=background.local_field_ppm,
             noise_ppm=field.noise_ppm,
             mask=background.mask,
-            method="tv",
+            method=INVERSION.default,
         ),
         tmp_path,
     )
@@ -285,6 +292,38 @@ def test_medi_takes_its_edges_from_the_magnitude(tmp_path: Path) -> None:
             maps[method, name] = load(run(InvertDipole(method=method, **settings, **more), folder).chi_ppm)
     assert np.abs(maps["medi", "with"] - maps["medi", "without"]).max() > 1e-3
     np.testing.assert_array_equal(maps["l2", "with"], maps["l2", "without"])
+
+
+def test_cortex_is_fitted_and_a_poor_fit_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels = np.zeros(SHAPE, np.int16)
+    labels[5:8] = 1024
+    tissues = np.zeros(SHAPE, np.uint8)
+    tissues[7:10] = 2
+    tissues[10:] = 3
+    given = {"labels": write(tmp_path / "labels.nii", labels)}
+    good = run(FitCortex(**given, tissues=write(tmp_path / "tissues.nii", tissues)), tmp_path)
+    assert (load_labels(good.labels)[7] == 1024).all() and not load_labels(good.labels)[:7].any()
+    assert good.facts["lost_percent"] == 66.7 and good.facts["warnings"] == [] and not caplog.records
+    tissues[7] = 1
+    bad = run(FitCortex(**given, tissues=write(tmp_path / "worse.nii", tissues)), tmp_path)
+    assert bad.facts["lost_percent"] == 100.0
+    assert "check registration" in caplog.records[0].getMessage()
+
+
+def test_a_brain_mask_elsewhere_is_named(tmp_path: Path) -> None:
+    for echoes in (2, 5):
+        phase = write(tmp_path / "phase.nii", np.zeros((*SHAPE, echoes), np.float32))
+        magnitude = write(tmp_path / "magnitude.nii", np.ones((*SHAPE, echoes), np.float32))
+        step = RemovePhaseOffset(
+            phase=phase,
+            magnitude=magnitude,
+            mask=write(tmp_path / "mask.nii", BRAIN.astype(np.uint8)),
+            brain_mask=write(tmp_path / "brain.nii", (~BRAIN).astype(np.uint8)),
+            te_s=[0.005 * (e + 1) for e in range(echoes)],
+            method="mcpc-3d-s",
+        )
+        with pytest.raises(ValueError, match="registration to the T1w image failed"):
+            run(step, tmp_path)
 
 
 def test_uneven_echoes_are_fitted_log_linearly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

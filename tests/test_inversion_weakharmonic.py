@@ -149,7 +149,7 @@ def test_input_is_kept_and_runs_are_equal() -> None:
     np.testing.assert_array_equal(runs[0].chi_ppm, runs[1].chi_ppm)
     for kept, now in zip(before, (local, mask, weights), strict=True):
         np.testing.assert_array_equal(kept, now)
-    assert runs[0].convergence.converged or runs[0].convergence.iterations == 80
+    assert runs[0].convergence.converged and runs[0].convergence.iterations > 30
 
 
 def test_more_than_the_field_of_the_mask_is_not_needed() -> None:
@@ -163,6 +163,12 @@ def test_more_than_the_field_of_the_mask_is_not_needed() -> None:
 
 def test_bad_parameters_are_refused() -> None:
     mask = ellipsoid(GRID)
-    for bad in ({"regularisation": 0.0}, {"harmonic_penalty": -1.0}, {"reweight_every": 0}, {"reweightings": -1}):
-        with pytest.raises(ValueError, match="positive"):
+    for bad in (
+        {"regularisation": 0.0},
+        {"harmonic_penalty": -1.0},
+        {"reweight_every": 0},
+        {"reweightings": -1},
+        {"max_iterations": 20, "reweightings": 2},
+    ):
+        with pytest.raises(ValueError, match=r"positive|need more than"):
             weak_harmonic(blocks(GRID), mask=mask, grid=GRID, params=replace(PLAIN, **bad))

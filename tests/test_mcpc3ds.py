@@ -156,12 +156,12 @@ def test_fat_around_the_brain_does_not_reach_into_it():
     arguments = {"magnitude": magnitude, "te_s": EQUAL, "mask": MASK, "grid": GRID, "bipolar": False}
     rim = brain & ~ellipsoid(SHAPE, 0.7)
     with_fat = mcpc3ds(phase, **arguments, params=Mcpc3dsParameters())
-    without = mcpc3ds(phase, **arguments, params=Mcpc3dsParameters(), water_mask=brain)
+    without = mcpc3ds(phase, **arguments, params=Mcpc3dsParameters(), brain_mask=brain)
     assert spread(without.offset_rad - smooth_offset(SHAPE), rim) < 0.03
     assert spread(with_fat.offset_rad - smooth_offset(SHAPE), rim) > 0.1
     assert without.phase_rad[MASK & ~brain].any(), "the offset is taken off in the whole mask"
     with pytest.raises(ValueError, match="no voxel of the brain mask has signal"):
-        mcpc3ds(phase, **arguments, params=Mcpc3dsParameters(), water_mask=~MASK)
+        mcpc3ds(phase, **arguments, params=Mcpc3dsParameters(), brain_mask=~MASK)
 
 
 def test_what_is_not_finite_is_left_out_and_inputs_are_kept():

@@ -22,8 +22,9 @@ def init_anatomy_wf(t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name:
 
     Outputs (``outputnode``)
     ------------------------
-    brain, mask, tissues : images on the T1w grid; initial : affine to start with; brain_facts; per template
-    ``to_<template>``, ``from_<template>`` (composite transforms) and ``facts_<template>``.
+    brain, mask : images on the T1w grid; tissues : likewise, where cortex is fitted to grey matter; initial : affine to
+    start with; brain_facts; per template ``to_<template>``, ``from_<template>`` (composite transforms) and
+    ``facts_<template>``.
     """
     ants = ants_settings(settings)
     extract = maker.make(
@@ -33,7 +34,6 @@ def init_anatomy_wf(t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name:
         volumes=30,
         parallel=True,
     )
-    tissues = maker.make(SegmentTissues(**ants), "tissues", step="grey and white matter", volumes=40, parallel=True)
     spaces = settings.anatomy.output_spaces
     per_space = [f"{word}_{space}" for space in spaces for word in ("to", "from", "facts")]
     fields = ["brain", "mask", "tissues", "initial", "brain_facts", *per_space]
@@ -43,9 +43,13 @@ def init_anatomy_wf(t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name:
         (extract, outputnode, [
             ("brain", "brain"), ("mask", "mask"), ("initial", "initial"), ("facts", "brain_facts"),
         ]),
-        (extract, tissues, [("brain", "brain"), ("mask", "mask")]),
-        (tissues, outputnode, [("tissues", "tissues")]),
     ])  # fmt: skip
+    if settings.anatomy.cortex == "grey-matter":
+        tissues = maker.make(SegmentTissues(**ants), "tissues", step="grey and white matter", volumes=40, parallel=True)
+        workflow.connect([
+            (extract, tissues, [("brain", "brain"), ("mask", "mask")]),
+            (tissues, outputnode, [("tissues", "tissues")]),
+        ])  # fmt: skip
     for space in spaces:
         register = maker.make(
             RegisterTemplate(template=space, **ants),

@@ -70,6 +70,8 @@ class _Saver:
         self.sources = uris.of_all(gre.all_files)
         self.reference = native_reference(gre, uris)
         self.t1w = uris.of(plan.t1w.file)
+        self.measured = [*self.sources, self.t1w, self.uri("xfm/T1w")]
+        """What a map depends on: the brain mask comes from the T1w image."""
         self.workflow = Workflow(name=name)
         self.inputnode = Node(IdentityInterface(fields=list(self._fields())), name="inputnode")
         self.facts = maker.make(SidecarFacts(), "sidecar_facts", volumes=0.1)
@@ -140,7 +142,7 @@ class _Saver:
         return map_sidecar(
             suffix,
             self.plan.unit.gre,
-            sources=extra.pop("sources", self.sources),
+            sources=extra.pop("sources", self.measured),
             algorithm=self.algorithm(*(("relaxometry",) if relaxation else CHI_STAGES)),
             parameters=self.parameters(*(RELAXATION_STEPS if relaxation else CHI_STEPS), *more_steps),
             b0_tesla=self.plan.facts.b0_tesla,
@@ -158,7 +160,7 @@ class _Saver:
             sidecar = fieldmap_sidecar(
                 desc,
                 gre,
-                sources=self.sources,
+                sources=self.measured,
                 algorithm=self.algorithm("field" if desc == "total" else "background"),
                 parameters=self.parameters(*FIELD_STEPS),
                 b0_tesla=b0_tesla,
@@ -197,14 +199,13 @@ class _Saver:
 
     def save_regions(self) -> None:
         """Labels on the grid of the scan, and the tables measured with them."""
-        place = (
-            "Regions of the atlas, brought to the gradient-echo grid in one interpolation, cortex fitted to grey matter"
-        )
+        place = "Regions of the atlas, brought to the gradient-echo grid in one interpolation"
+        ribbon = "" if self.plan.methods["cortex"]["method"] == "atlas" else ", cortex fitted to grey matter"
         last = ", after a last deformation around the deep nuclei that follows the susceptibility map"
         sources = [self.t1w, self.uri(f"xfm/{ATLAS_SPACE}"), self.uri("xfm/T1w"), self.reference]
         atlas = self.plan.methods["atlas"]
         sidecar = dseg_sidecar(
-            description=place + (last if self.refined else ""),
+            description=place + (last if self.refined else "") + ribbon,
             sources=[*sources, self.uri("Chimap")] if self.refined else sources,
             spatial_reference=self.reference,
             atlas={"Name": self.atlas, "Space": atlas["space"], "Parts": atlas["parts"]},

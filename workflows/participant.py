@@ -1,12 +1,14 @@
 """The whole graph: subjects, their T1w images, and their gradient-echo scans."""
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
+import qsmals
 from qsmals import __version__
 from qsmals.bids.layout import T1wScan
 from qsmals.bids.names import map_names
@@ -32,9 +34,20 @@ T1W_VOXELS = 256**3
 
 
 def run_folder(settings: Settings) -> Path:
-    """Where the graph works; results of another version or of another study are never taken for this one's."""
-    study = hashlib.sha256(f"{settings.bids_dir}\n{settings.output_dir}".encode()).hexdigest()[:8]
+    """Where the graph works; results of other code or of another study are never taken for this one's."""
+    study = hashlib.sha256(f"{settings.bids_dir}\n{settings.output_dir}\n{code_digest()}".encode()).hexdigest()[:8]
     return Path(settings.work_dir) / f"qsmals-{__version__}" / study
+
+
+@lru_cache
+def code_digest() -> str:
+    """Digest of the package's sources: a version that is under development does not tell its states apart."""
+    root = Path(qsmals.__file__).parent
+    files = sorted(path for path in root.rglob("*.py") if "__pycache__" not in path.parts)
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def node_names(workflow: Workflow) -> set[str]:
@@ -107,7 +120,8 @@ def _to_templates(settings: Settings) -> list[tuple[str, str]]:
 
 def _anatomy_fields(settings: Settings) -> list[str]:
     per_space = [f"{word}_{space}" for space in settings.anatomy.output_spaces for word in ("to", "from", "facts")]
-    return ["brain", "mask", "tissues", "initial", "brain_facts", *per_space]
+    tissues = ["tissues"] if settings.anatomy.cortex == "grey-matter" else []
+    return ["brain", "mask", *tissues, "initial", "brain_facts", *per_space]
 
 
 def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workflow:
@@ -153,7 +167,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         (coregister, chi, _through("brain_mask")),
         (inputnode, labels, [
             (f"from_{ATLAS_SPACE}", "inputnode.from_template"), (f"to_{ATLAS_SPACE}", "inputnode.to_template"),
-            *_ins("brain", "tissues", "atlas"),
+            *_ins(*(f for f in fields if f in ("brain", "tissues", "atlas"))),
         ]),
         (coregister, labels, _through("to_t1w", "to_gre")),
         (prepare, labels, [("combined", "inputnode.reference")]),
@@ -199,6 +213,8 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         (template_facts, facts, [("out", "registration_templates")]),
         (labels, facts, [("outputnode.t1w_labels", "t1w_labels")]),
     ])  # fmt: skip
+    if settings.anatomy.cortex == "grey-matter":
+        workflow.connect([(labels, facts, [("outputnode.cortex_facts", "cortex")])])
     return workflow
 
 

@@ -18,9 +18,6 @@ from qsmals.settings import Acquisition, Reconstruction
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.plan import ScanPlan
 
-BEYOND_BRAIN = ("lbv", "pdf")
-"""Methods that gain from the field around the brain; spherical means lose by the sources that lie there."""
-
 
 def init_prepare_node(plan: ScanPlan, maker: NodeMaker) -> Node:
     """Stored images to magnitude and wrapped phase in radians.
@@ -92,7 +89,9 @@ def init_field_wf(
         ]),
         (inputnode, unwrap, [("magnitude", "magnitude"), ("tissue_mask", "mask")]),
         (offset, unwrap, [("phase", "phase")]),
-        (inputnode, field, [("magnitude", "magnitude"), ("tissue_mask", "mask")]),
+        (inputnode, field, [
+            ("magnitude", "magnitude"), ("tissue_mask", "mask"), ("brain_mask", "brain_mask"),
+        ]),
         (unwrap, field, [("phase", "phase")]),
         (offset, outputnode, [("detected", "detected_offset")]),
         (unwrap, outputnode, [("phase", "unwrapped"), ("quality", "quality")]),
@@ -128,7 +127,6 @@ def init_susceptibility_wf(
         volumes=24,
         parallel=True,
     )
-    mask = "reliable_mask" if recon.background in BEYOND_BRAIN else "brain_mask"
     invert = maker.make(
         InvertDipole(**_method(recon, "inversion")),
         "invert",
@@ -146,7 +144,7 @@ def init_susceptibility_wf(
     workflow.connect([
         (inputnode, masks, [("brain_mask", "brain_mask"), ("quality", "quality"), ("magnitude", "magnitude")]),
         (inputnode, background, [("field_ppm", "field_ppm"), ("noise_ppm", "noise_ppm")]),
-        (masks, background, [(mask, "mask")]),
+        (masks, background, [("brain_mask", "brain_mask"), ("reliable_mask", "reliable_mask")]),
         (inputnode, invert, [("noise_ppm", "noise_ppm"), ("magnitude", "magnitude")]),
         (background, invert, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
         (background, outputnode, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),

@@ -26,7 +26,7 @@ def init_atlas_node(maker: NodeMaker, *, settings: Settings, name: str = "atlas"
 
 
 def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_wf") -> Workflow:
-    """The atlas on the grids of a scan and of its T1w image, in one interpolation each, cortex fitted to grey matter.
+    """The atlas on the grids of a scan and of its T1w image, in one interpolation, its cortex fitted to grey matter.
 
     Inputs (``inputnode``)
     ----------------------
@@ -35,7 +35,7 @@ def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_
 
     Outputs (``outputnode``)
     ------------------------
-    labels, t1w_labels : label images.
+    labels, t1w_labels : label images; cortex_facts : what the fit to grey matter changed on the GRE grid.
     """
     ants = ants_settings(settings)
     fields = ["atlas", "chi_ppm", "brain", "tissues", "to_t1w", "to_gre", "to_template", "from_template", "reference"]
@@ -43,10 +43,7 @@ def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_
     to_gre_chain, to_t1w_chain = maker.join("to_gre_chain"), maker.join("to_t1w_chain")
     to_gre = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid", volumes=24)
     to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w", volumes=24)
-    tissue_chain = maker.join("tissue_chain")
-    move_tissues = maker.make(Resample(kind="labels", **ants), "tissues_to_gre", volumes=24)
-    on_gre, on_t1w = (maker.make(FitCortex(), f"cortex_on_{grid}", volumes=16) for grid in ("gre", "t1w"))
-    outputnode = Node(IdentityInterface(fields=["labels", "t1w_labels"]), name="outputnode")
+    outputnode = Node(IdentityInterface(fields=["labels", "t1w_labels", "cortex_facts"]), name="outputnode")
     workflow = Workflow(name=name)
     if settings.anatomy.refinement == "none":
         links = [("from_template", "first")]
@@ -78,6 +75,17 @@ def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_
         (inputnode, to_gre, [("atlas", "in_file"), ("reference", "reference")]),
         (to_t1w_chain, to_t1w, [("out", "transforms")]),
         (inputnode, to_t1w, [("atlas", "in_file"), ("brain", "reference")]),
+    ])  # fmt: skip
+    if settings.anatomy.cortex == "atlas":
+        workflow.connect([
+            (to_gre, outputnode, [("out_file", "labels")]),
+            (to_t1w, outputnode, [("out_file", "t1w_labels")]),
+        ])  # fmt: skip
+        return workflow
+    tissue_chain = maker.join("tissue_chain")
+    move_tissues = maker.make(Resample(kind="labels", **ants), "tissues_to_gre", volumes=24)
+    on_gre, on_t1w = (maker.make(FitCortex(), f"cortex_on_{grid}", volumes=16) for grid in ("gre", "t1w"))
+    workflow.connect([
         (inputnode, tissue_chain, [("to_gre", "first")]),
         (tissue_chain, move_tissues, [("out", "transforms")]),
         (inputnode, move_tissues, [("tissues", "in_file"), ("reference", "reference")]),
@@ -85,7 +93,7 @@ def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_
         (move_tissues, on_gre, [("out_file", "tissues")]),
         (to_t1w, on_t1w, [("out_file", "labels")]),
         (inputnode, on_t1w, [("tissues", "tissues")]),
-        (on_gre, outputnode, [("labels", "labels")]),
+        (on_gre, outputnode, [("labels", "labels"), ("facts", "cortex_facts")]),
         (on_t1w, outputnode, [("labels", "t1w_labels")]),
     ])  # fmt: skip
     return workflow

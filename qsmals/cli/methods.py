@@ -59,6 +59,7 @@ def _anatomy(settings: Settings) -> dict[str, dict[str, Any]]:
         "sloppy": behaviour.sloppy,
     }
     nuclei = {"margin_mm": refinement.MARGIN_MM, "blur_mm": refinement.BLUR_MM, "range_ppm": refinement.RANGE_PPM}
+    ribbon = {"tissues": "Atropos, three classes", **asdict(RibbonParameters())}
     return {
         "brain_extraction": {
             "method": anatomy.brain_extraction,
@@ -70,7 +71,7 @@ def _anatomy(settings: Settings) -> dict[str, dict[str, Any]]:
         "template_registration": {"method": "SyN", "templates": anatomy.output_spaces, **ants},
         "atlas": _atlas(anatomy.atlas),
         "refinement": {"method": anatomy.refinement, **({} if anatomy.refinement == "none" else nuclei | ants)},
-        "cortex": {"method": "grey matter", "tissues": "Atropos, three classes", **asdict(RibbonParameters()), **ants},
+        "cortex": {"method": anatomy.cortex, **({} if anatomy.cortex == "atlas" else ribbon | ants)},
         "interpolation": {
             "method": "all transforms at once",
             "maps": "linear",
@@ -96,7 +97,7 @@ def anatomy_words(settings: Settings) -> Mapping[str, Any]:
         "registration": "SyN",
         "atlases": [anatomy.atlas],
         "refinement": anatomy.refinement,
-        "cortex": RibbonParameters().reach_mm,
+        "cortex": RibbonParameters().reach_mm if anatomy.cortex == "grey-matter" else None,
         "output_spaces": list(anatomy.output_spaces),
         "sloppy": settings.behaviour.sloppy,
     }

@@ -195,6 +195,12 @@ def _add_anatomy(parser: argparse.ArgumentParser) -> None:
         help="place deep nuclei by the susceptibility map as well (default), or by the T1w image alone",
     )
     group.add_argument(
+        "--cortex",
+        dest="anatomy.cortex",
+        choices=("grey-matter", "atlas"),
+        help="fit cortical labels to the T1w image's grey matter (default), or leave them as registration put them",
+    )
+    group.add_argument(
         "--output-spaces",
         dest="anatomy.output_spaces",
         nargs="+",

@@ -98,6 +98,7 @@ class _CortexInput(StepInput):
 
 class _CortexOutput(TraitedSpec):
     labels = File(desc="with cortex where grey matter is")
+    facts = traits.Dict(desc="share of the cortical voxels lost and gained, and warnings")
 
 
 class FitCortex(Step):
@@ -108,14 +109,19 @@ class FitCortex(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :func:`qsmals.anatomy.ribbon.fit_cortex`."""
-        from qsmals.anatomy.ribbon import fit_cortex
+        from qsmals.anatomy.ribbon import cortex_change, fit_cortex
         from qsmals.recon.grid import voxel_size_mm
 
         affine = affine_of(self.inputs.labels)
-        fitted = fit_cortex(
-            load_labels(self.inputs.labels), load_labels(self.inputs.tissues), voxel_size_mm=voxel_size_mm(affine)
-        )
-        return {"labels": save(fitted, affine, folder / "labels.nii")}
+        labels = load_labels(self.inputs.labels)
+        fitted = fit_cortex(labels, load_labels(self.inputs.tissues), voxel_size_mm=voxel_size_mm(affine))
+        change = cortex_change(labels, fitted)
+        log_warnings("regions", change.warnings, folder)
+        facts = {"lost_percent": change.lost_percent, "gained_percent": change.gained_percent}
+        return {
+            "labels": save(fitted, affine, folder / "labels.nii"),
+            "facts": {**facts, "warnings": list(change.warnings)},
+        }
 
 
 class _TemplateInput(AntsInput):

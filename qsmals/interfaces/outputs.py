@@ -148,6 +148,7 @@ class _FactsInput(_DetectedInput):
     brain_extraction = traits.Enum("auto", "template", "skip", usedefault=True, desc="what was asked of it")
     mask = traits.Dict(usedefault=True)
     inversion = traits.Dict(usedefault=True)
+    cortex = traits.Dict(usedefault=True, desc="what the fit of cortical labels to grey matter changed")
     reference = traits.Dict(usedefault=True)
     registration_gre = traits.Dict(usedefault=True, desc="quality of the rigid registration")
     templates = traits.List(traits.Str, desc="names of the templates")
@@ -180,6 +181,7 @@ class SaveFacts(Step):
         warnings = warnings_in(detected)
         if self.inputs.inversion and not self.inputs.inversion["converged"]:
             warnings.append(NOT_CONVERGED)
+        warnings += self.inputs.cortex.get("warnings", [])
         registration = {
             "GRE to T1w": dict(self.inputs.registration_gre),
             **{f"T1w to {name}": dict(found) for name, found in self._templates()},
@@ -191,6 +193,7 @@ class SaveFacts(Step):
             "detected": detected,
             "mask": self.inputs.mask,
             "inversion": self.inputs.inversion,
+            "cortex": self.inputs.cortex,
             "reference": self.inputs.reference,
             "registration": {
                 f"{name}, {measure.replace('_', ' ')}": value

@@ -20,6 +20,11 @@ from qsmals.interfaces.base import (
     warnings_in,
 )
 
+NO_BRAIN = (
+    "no voxel of the brain mask has signal in the gradient-echo scan: the registration to the T1w image failed, or the "
+    "two do not belong together. Look at both images, and at --brain-extraction if the T1w image is brain-only"
+)
+
 
 class _PrepareInput(StepInput):
     parts = traits.Enum("polar", "cartesian", mandatory=True, desc="what the two lists of files hold")
@@ -134,6 +139,8 @@ class RemovePhaseOffset(Step):
         grid = Grid.from_affine(phase.shape, affine)
         te_s = tuple(self.inputs.te_s)
         brain = load_mask(self.inputs.brain_mask) if isdefined(self.inputs.brain_mask) else mask
+        if not (mask & brain).any():
+            raise ValueError(NO_BRAIN)
         bipolar, detected = self._polarity(phase, magnitude, te_s, mask & brain, grid)
         if len(te_s) > 1:
             method = PHASE_OFFSET[self.inputs.method]
@@ -145,7 +152,7 @@ class RemovePhaseOffset(Step):
                 grid=grid,
                 bipolar=bipolar,
                 params=method.make_parameters(self.inputs.parameters),
-                water_mask=brain,
+                brain_mask=brain,
             ).phase_rad
         log_warnings("phase", warnings_in([detected]), folder)
         return {"phase": save(phase, affine, folder / "phase.nii"), "detected": [detected]}
@@ -231,6 +238,7 @@ class _FieldInput(StepInput):
     magnitude = File(exists=True, mandatory=True)
     phase = File(exists=True, mandatory=True, desc="unwrapped, rad")
     mask = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, desc="where the phase's sign is looked for; deep in the tissue without it")
     te_s = traits.List(traits.Float, mandatory=True)
     b0_tesla = traits.Float(mandatory=True)
     sign = traits.Enum("auto", "positive", "negative", usedefault=True)
@@ -281,8 +289,9 @@ class EstimateField(Step):
 
         asked = {"positive": 1, "negative": -1}.get(self.inputs.sign)
         try:
+            brain = load_mask(self.inputs.brain_mask) if isdefined(self.inputs.brain_mask) else None
             found = detect_phase_sign(
-                field_ppm, tissue_mask=mask, brain_mask=None, grid=Grid.from_affine(mask.shape, affine)
+                field_ppm, tissue_mask=mask, brain_mask=brain, grid=Grid.from_affine(mask.shape, affine)
             )
         except ValueError:
             if asked is None:

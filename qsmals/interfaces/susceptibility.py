@@ -70,7 +70,8 @@ class MakeFieldMasks(Step):
 class _BackgroundInput(StepInput):
     field_ppm = File(exists=True, mandatory=True, desc="total field, ppm")
     noise_ppm = File(exists=True, mandatory=True, desc="standard deviation of the total field, ppm")
-    mask = File(exists=True, mandatory=True, desc="where the field is reliable")
+    brain_mask = File(exists=True, mandatory=True, desc="brain as far as its field is reliable")
+    reliable_mask = File(exists=True, mandatory=True, desc="brain and surroundings with a reliable field")
     method = traits.Str(mandatory=True)
     parameters = traits.Dict(usedefault=True)
 
@@ -94,7 +95,7 @@ class RemoveBackground(Step):
 
         method = BACKGROUND[self.inputs.method]
         affine = affine_of(self.inputs.field_ppm)
-        mask = load_mask(self.inputs.mask)
+        mask = load_mask(self.inputs.reliable_mask if method.beyond_brain else self.inputs.brain_mask)
         local = method.function(
             load(self.inputs.field_ppm),
             mask=mask,

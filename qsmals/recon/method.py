@@ -36,6 +36,9 @@ class Method:
         One sentence for the methods text, a format string over the parameters' fields.
     citations : tuple of Citation
         Papers to cite when the method was used.
+    beyond_brain : bool
+        Of a background method: it gains from reliable phase around the brain, and gets it. Spherical means lose by the
+        sources that lie there.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Method:
     parameters: type
     sentence: str
     citations: tuple[Citation, ...]
+    beyond_brain: bool = False
 
     def make_parameters(self, values: Mapping[str, Any] | None = None) -> Any:
         """Parameters with ``values`` in place of the defaults; an unknown name is a ValueError."""

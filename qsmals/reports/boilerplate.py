@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from qsmals.recon.mask.quality import FieldMaskParameters
 from qsmals.recon.method import Citation, Method
 from qsmals.reports import references
 from qsmals.reports.published import MIN_2024
@@ -186,8 +187,8 @@ def _overview(versions: Mapping[str, str], papers: _Bibliography) -> str:
     return (
         f"Susceptibility maps and regional values were computed with qsmals {versions['qsmals']}, a BIDS App for "
         f"quantitative susceptibility mapping (QSM) in amyotrophic lateral sclerosis. Input and output follow the "
-        f"Brain Imaging Data Structure{papers.cite(references.BIDS)}. Processing and reporting follow the "
-        f"recommendations of the QSM consensus{papers.cite(references.CONSENSUS)}."
+        f"Brain Imaging Data Structure{papers.cite(references.BIDS)}. What is reported, and the "
+        f"whole brain as reference, follow the recommendations of the QSM consensus{papers.cite(references.CONSENSUS)}."
     )
 
 
@@ -221,8 +222,22 @@ def _echo_words(echoes_ms: Sequence[float]) -> str:
 
 
 def _reconstruction(steps: Sequence[tuple[Method, Any]], reference: Mapping[str, Any], papers: _Bibliography) -> str:
-    sentences = [_step_sentence(method, parameters, papers) for method, parameters in steps]
+    sentences = []
+    for method, parameters in steps:
+        if method.beyond_brain:
+            sentences.append(_mask_sentence())
+        sentences.append(_step_sentence(method, parameters, papers))
     return " ".join([*sentences, *_reference_sentences(reference)])
+
+
+def _mask_sentence() -> str:
+    """Where the field is used by a background method that reaches beyond the brain."""
+    mask = FieldMaskParameters()
+    return (
+        f"The field was used in the brain mask and within {mask.reach_mm:g} mm of it, wherever the phase quality was "
+        "above Otsu's threshold between noise and tissue and the magnitude above "
+        f"{100 * mask.signal_fraction:g} % of the brain's median."
+    )
 
 
 def _step_sentence(method: Method, parameters: Any, papers: _Bibliography) -> str:

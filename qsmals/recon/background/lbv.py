@@ -130,4 +130,5 @@ LBV = Method(
             doi="10.1002/nbm.3064",
         ),
     ),
+    beyond_brain=True,
 )

@@ -148,4 +148,5 @@ PDF = Method(
             doi="10.1002/nbm.1670",
         ),
     ),
+    beyond_brain=True,
 )

@@ -310,14 +310,5 @@ MEDI = Method(
             year=2013,
             doi="10.1002/mrm.24272",
         ),
-        Citation(
-            key="liu2018medi0",
-            authors="Liu Z, Spincemaille P, Yao Y, Zhang Y, Wang Y",
-            title="MEDI+0: morphology enabled dipole inversion with automatic uniform cerebrospinal fluid zero "
-            "reference for quantitative susceptibility mapping",
-            journal="Magnetic Resonance in Medicine 79:2795-2803",
-            year=2018,
-            doi="10.1002/mrm.26946",
-        ),
     ),
 )

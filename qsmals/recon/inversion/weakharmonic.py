@@ -118,6 +118,11 @@ def _check(params: WeakHarmonicParameters) -> None:
     )
     if min(numbers) <= 0 or min(params.max_iterations, params.reweight_every) < 1 or params.reweightings < 0:
         raise ValueError(f"weak-harmonic inversion needs positive parameters, not {params}")
+    if params.max_iterations <= params.reweight_every * params.reweightings:
+        raise ValueError(
+            f"{params.reweightings} reweightings every {params.reweight_every} iterations need more than "
+            f"{params.max_iterations} iterations"
+        )
 
 
 def _solve(
@@ -172,16 +177,16 @@ class _System:
         kappa = np.float32(params.harmonic_penalty)
         self.dipole = dipole_kernel(grid, shape)
         squared = fourier.laplacian_kernel(grid, shape)
-        for_chi = mu * self.dipole**2 + rho * squared
-        for_field = mu + kappa * squared**2
-        determinant = for_chi * for_field - np.square(mu * self.dipole)
+        # for chi mu D^2 + smooth, for h mu + bend, between them mu D; so written that nothing cancels at low frequency
+        power, smooth, bend = mu * self.dipole**2, rho * squared, kappa * squared**2
+        determinant = power * bend + smooth * (mu + bend)
         determinant[0, 0, 0] = 1.0
-        self.chi_by_field = mu * self.dipole * (for_field - mu) / determinant
-        self.chi_by_source = rho * for_field / determinant
+        self.chi_by_field = mu * self.dipole * bend / determinant
+        self.chi_by_source = rho * (mu + bend) / determinant
         self.chi_by_charge = mu * self.dipole * kappa * squared / determinant
-        self.field_by_field = mu * (for_chi - mu * self.dipole**2) / determinant
+        self.field_by_field = mu * smooth / determinant
         self.field_by_source = -mu * self.dipole * rho / determinant
-        self.field_by_charge = -kappa * squared * for_chi / determinant
+        self.field_by_charge = -kappa * squared * (power + smooth) / determinant
         # a constant susceptibility has no field; a constant field is wholly harmonic
         self.chi_by_source[0, 0, 0] = 0.0
         self.field_by_field[0, 0, 0] = 1.0
@@ -242,14 +247,14 @@ def edge_thresholds(chi: Volume, grid: Grid, threshold: np.float32, edge_ppm_per
     return result
 
 
-def _misfit(difference: Volume, power: Volume, factor: float, bias: float) -> Volume:
+def _misfit(difference: Volume, prior: Volume, factor: float, bias: float) -> Volume:
     """Weighted misfit in units of ``factor`` standard deviations, those estimated without the outliers.
 
     What the regularisation itself leaves unexplained, up to ``bias``, is no outlier, however small the noise.
     """
     weighted = np.abs(difference)
-    weighted *= np.sqrt(power)
-    spread = max(MAD_TO_SD * float(np.median(weighted[power > 0])), bias)
+    weighted *= np.sqrt(prior)
+    spread = max(MAD_TO_SD * float(np.median(weighted[prior > 0])), bias)
     weighted *= np.float32(1.0 / (factor * spread))
     return weighted
 

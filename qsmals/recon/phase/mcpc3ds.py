@@ -81,7 +81,7 @@ def mcpc3ds(
     grid: Grid,
     bipolar: bool,
     params: Mcpc3dsParameters,
-    water_mask: NDArray[np.bool_] | None = None,
+    brain_mask: NDArray[np.bool_] | None = None,
 ) -> OffsetFree:
     """Remove the phase offset and, for a bipolar readout, the even-odd phase.
 
@@ -101,7 +101,7 @@ def mcpc3ds(
         Whether every second echo was read out backwards; see :func:`qsmals.recon.phase.bipolar.detect_bipolar`.
     params : Mcpc3dsParameters
         Settings.
-    water_mask : (x, y, z) bool, optional
+    brain_mask : (x, y, z) bool, optional
         Where offset and even-odd phase are estimated, best the brain; from there they are continued to the whole mask,
         which is the estimate's region without it. The phase of fat turns by several cycles between echoes, and the
         smoothing carries its false offset centimetres into the brain: on a simulated head the error of the
@@ -116,7 +116,7 @@ def mcpc3ds(
     Raises
     ------
     ValueError
-        Shapes do not fit, there are too few echoes, or no voxel of ``water_mask`` has signal.
+        Shapes do not fit, there are too few echoes, or no voxel of ``brain_mask`` has signal.
     """
     te = check_echoes(phase_rad, magnitude, te_s, mask)
     if te.size < (3 if bipolar else 2):
@@ -124,7 +124,7 @@ def mcpc3ds(
             f"removing the phase offset takes 2 echoes, correcting a bipolar readout 3; the number is {te.size}"
         )
     valid = valid_voxels(phase_rad, magnitude, mask)
-    water = valid if water_mask is None else valid & water_mask
+    water = valid if brain_mask is None else valid & brain_mask
     if valid.any() and not water.any():
         raise ValueError("no voxel of the brain mask has signal: it does not belong to this scan or is misplaced")
     first, second = _echo(phase_rad, 0), _echo(phase_rad, 1)
@@ -233,7 +233,8 @@ MCPC_3D_S = Method(
     title="MCPC-3D-S",
     function=mcpc3ds,
     parameters=Mcpc3dsParameters,
-    sentence="The phase at echo time zero was estimated with MCPC-3D-S, smoothed ({sigma_mm} mm) and removed.",
+    sentence="The phase at echo time zero was estimated in the brain with MCPC-3D-S, smoothed ({sigma_mm} mm), "
+    "continued outwards and removed.",
     citations=(
         Citation(
             key="eckstein2018",
