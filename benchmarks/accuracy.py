@@ -116,8 +116,8 @@ SNR of 80, 6 echoes from 4 to 29 ms, a monopolar readout and images as Siemens s
   with that of the brain's own sources. Methods that work beyond the brain keep the sources around it as
   well, and no method can tell a harmonic part of the brain's own field from background: compare such figures
   only between methods of one kind.
-- *Seconds* and *GB* are background removal and inversion on {threads} thread(s), without compilation; GB is the peak of
-  the whole process, libraries included. A star marks an inversion that stopped at its largest number of iterations.
+- *GB* is the peak of the process that ran background removal and inversion, libraries included. A star marks an
+  inversion that stopped at its largest number of iterations. `benchmarks/speed.py` measures times.
 """
 
 
@@ -432,7 +432,6 @@ MAP_COLUMNS = {
     "total_field_rms_ppb": ("total field", 2),
     "local_field_rms_ppb": ("local field", 2),
     "iterations": ("iterations", 0),
-    "seconds": ("seconds", 1),
     "peak_gb": ("GB", 2),
 }
 
@@ -474,7 +473,7 @@ def report(table: pd.DataFrame, pipelines: list[str], voxel_size_mm: tuple[float
     head = "a real head with FreeSurfer's segmentation" if real else "the packaged template head"
     size = " x ".join(f"{v:g}" for v in voxel_size_mm)
     n_threads = table["threads"].iloc[0]
-    text = [INTRODUCTION.format(version=__version__, head=head, voxel=size, rim=RIM_MM, threads=n_threads)]
+    text = [INTRODUCTION.format(version=__version__, head=head, voxel=size, rim=RIM_MM)]
     for name in (n for n in REFERENCES if n in set(table["condition"])):
         rows = table[table["condition"] == name]
         text += [f"## All pipelines: {TITLES[name]}", "", map_rows(rows, "pipeline"), ""]
