@@ -472,7 +472,6 @@ def report(table: pd.DataFrame, pipelines: list[str], voxel_size_mm: tuple[float
     """The document."""
     head = "a real head with FreeSurfer's segmentation" if real else "the packaged template head"
     size = " x ".join(f"{v:g}" for v in voxel_size_mm)
-    n_threads = table["threads"].iloc[0]
     text = [INTRODUCTION.format(version=__version__, head=head, voxel=size, rim=RIM_MM)]
     for name in (n for n in REFERENCES if n in set(table["condition"])):
         rows = table[table["condition"] == name]
