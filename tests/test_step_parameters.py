@@ -37,6 +37,12 @@ def test_defaults_and_changes_stand_together() -> None:
     json.dumps(strict_json(steps), allow_nan=False)
 
 
+def test_a_name_means_one_method() -> None:
+    """Parameters of a run are kept by the name of the method."""
+    names = [name for registry in STAGES.values() for name in registry]
+    assert len(names) == len(set(names))
+
+
 def test_no_parameter_hides_the_name_of_its_method() -> None:
     for registry in STAGES.values():
         for method in registry.values():

@@ -2,4 +2,11 @@
 
 from qsmals.recon.method import Registry
 
-FIELD = Registry("field", {"weighted": "qsmals.recon.field.weighted:WEIGHTED"})
+FIELD = Registry(
+    "field",
+    {
+        "weighted": "qsmals.recon.field.weighted:WEIGHTED",
+        "complex-fit": "qsmals.recon.field.nonlinear:NONLINEAR",
+    },
+)
+"""Methods of field estimation; the first is the default."""

@@ -94,7 +94,7 @@ def weighted(
     >>> round(float(total.field_ppm[0, 0, 0]), 4)
     1.0
     """
-    te = _checked(unwrapped_rad, magnitude, te_s, mask, b0_tesla)
+    te = checked_echo_times(unwrapped_rad, magnitude, te_s, mask, b0_tesla)
     phase = unwrapped_rad[mask]
     strength = np.ones_like(phase) if magnitude is None else magnitude[mask]
     good = np.isfinite(phase).all(axis=1) & np.isfinite(strength).all(axis=1) & (strength > 0).any(axis=1)
@@ -102,16 +102,16 @@ def weighted(
     rate, information = _mean_rate(phase, strength, te)
     variance = _noise_variance(phase, strength, te, rate, information, params.residual_quantile)
     if te.size == 1 and rate.size:
-        variance *= _detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask) ** 2
+        variance *= detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask) ** 2
     inside = np.flatnonzero(mask)[good]
     to_ppm = 1.0 / (2.0 * np.pi * GAMMA_BAR_MHZ_PER_TESLA * b0_tesla)
     return TotalField(
-        field_ppm=_volume(rate * to_ppm, inside, mask.shape, 0.0),
-        noise_ppm=_volume(np.sqrt(variance) * to_ppm, inside, mask.shape, np.inf),
+        field_ppm=volume_of(rate * to_ppm, inside, mask.shape, 0.0),
+        noise_ppm=volume_of(np.sqrt(variance) * to_ppm, inside, mask.shape, np.inf),
     )
 
 
-def _checked(
+def checked_echo_times(
     unwrapped_rad: NDArray[np.float32],
     magnitude: NDArray[np.float32] | None,
     te_s: Sequence[float],
@@ -168,7 +168,7 @@ def _noise_variance(
     return np.asarray(variance)
 
 
-def _detail_noise(volume: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
+def detail_noise(volume: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
     """Noise of a volume from differences along its three axes at once, in cubes that lie inside the mask.
 
     The finest diagonal wavelet detail, scaled by its median absolute deviation: Donoho DL, Johnstone IM. Biometrika
@@ -189,7 +189,7 @@ def _detail_noise(volume: NDArray[np.floating], mask: NDArray[np.bool_]) -> floa
     return float(MAD_TO_SD * np.median(values) / gain)
 
 
-def _volume(
+def volume_of(
     values: NDArray[np.float64], inside: NDArray[np.intp], shape: tuple[int, ...], outside: float
 ) -> NDArray[np.float32]:
     """Values at flat positions of a volume, something else elsewhere."""

@@ -7,6 +7,7 @@ RELAXOMETRY = Registry(
     {
         "arlo": "qsmals.recon.relaxometry.arlo:ARLO",
         "log-linear": "qsmals.recon.relaxometry.loglinear:LOG_LINEAR",
+        "nonlinear": "qsmals.recon.relaxometry.nonlinear:NONLINEAR",
     },
 )
 """Methods of relaxometry; the first is the default."""
