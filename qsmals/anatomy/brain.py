@@ -39,6 +39,9 @@ SCALP_MM = 8.0
 MARGIN_MM = 3.0
 """Fluid and pia kept around the closed surface of the bright tissue."""
 
+SURE_MM = 4.0
+"""Depth in the aligned template from which a voxel is taken as brain: more than the alignment errs by."""
+
 PLAUSIBLE_ML = (500.0, 2500.0)
 
 
@@ -245,7 +248,9 @@ def find_surface(head: Image, template: Image, initial: Path) -> Image:
 
     The intensities of fluid, grey and white matter are learned inside the aligned template. The bright
     tissue is eroded by 2 mm, which cuts the thin bridges to dura and scalp; what still hangs together
-    with the inside is grown back, closed over the sulci (10 mm) and widened into the fluid around it.
+    with the inside is grown back, closed over the sulci (10 mm) and widened into the fluid around it. What lies more
+    than 4 mm inside the aligned template belongs to the brain unless it is brighter than white matter: the cisterns
+    under the tentorium, and the vermis between them, are not reached from the inside otherwise.
     """
     import ants
 
@@ -258,7 +263,8 @@ def find_surface(head: Image, template: Image, initial: Path) -> Image:
     core = connected_core(tissue & (from_prior < 12), from_prior, head.spacing)
     closed = ndimage.binary_fill_holes(closing_mm(core, 10.0, head.spacing))
     grown = (distance_mm(closed, head.spacing) <= MARGIN_MM) & not_brighter
-    solid = ndimage.binary_fill_holes(closing_mm(largest_component(grown | closed), 2.0, head.spacing))
+    sure = (from_prior < -SURE_MM) & not_brighter
+    solid = ndimage.binary_fill_holes(closing_mm(largest_component(grown | closed | sure), 2.0, head.spacing))
     whole = np.zeros(head.shape, dtype=np.float32)
     whole[box] = solid
     return with_data(head, whole)
