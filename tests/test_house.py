@@ -1,6 +1,7 @@
 """Who may import whom, and what a bare import costs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +92,10 @@ def test_import_writes_and_changes_nothing(tmp_path: Path) -> None:
     )
     assert shown.stdout.strip() == "True"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
+    assert not missing
