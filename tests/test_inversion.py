@@ -17,8 +17,7 @@ from qsmals.recon.inversion.admm import relative_change
 from qsmals.recon.inversion.l2 import L2Parameters, l2
 from qsmals.recon.inversion.tkd import TkdParameters, mean_over_k_space, tkd
 from qsmals.recon.inversion.tv import TVParameters, tv
-
-TILTED = (0.48, -0.36, 0.8)
+from tests.inversion_phantom import TILTED, blocks, divergence, ellipsoid, relative_error
 
 
 @pytest.fixture(autouse=True)
@@ -28,25 +27,6 @@ def one_thread() -> Iterator[None]:
     numba.set_num_threads(1)
     yield
     numba.set_num_threads(before)
-
-
-def blocks(grid: Grid) -> NDArray[np.float32]:
-    """Piecewise constant susceptibility of 0.1 and -0.05 ppm inside an ellipsoid."""
-    chi = np.zeros(grid.shape, np.float32)
-    nx, ny, nz = grid.shape
-    chi[nx // 3 : nx // 3 + 7, ny // 3 : ny // 3 + 6, nz // 3 : nz // 3 + 5] = 0.1
-    chi[nx // 2 : nx // 2 + 5, ny // 2 : ny // 2 + 7, nz // 2 : nz // 2 + 6] = -0.05
-    return chi
-
-
-def ellipsoid(grid: Grid) -> NDArray[np.bool_]:
-    p = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) / (0.45 * n) for n in grid.shape], indexing="ij")
-    return np.asarray(sum(x**2 for x in p) < 1)
-
-
-def relative_error(chi: NDArray[np.float32], truth: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    a, b = chi[mask] - chi[mask].mean(), truth[mask] - truth[mask].mean()
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def test_relative_change_is_its_definition() -> None:
@@ -86,7 +66,7 @@ def test_tv_reaches_the_minimum_of_its_objective(b0: tuple[float, float, float])
         modulus = np.sqrt(slope**2 + corner**2)
         value = 0.5 * np.sum((residual / scaled) ** 2) + lam * modulus.sum()
         descent = fft.irfftn(kernel * fft.rfftn(residual), s=grid.shape)
-        return value, (descent - lam * fourier.divergence(slope / modulus, grid.voxel_size_mm)).ravel()
+        return value, (descent - lam * divergence(slope / modulus, grid.voxel_size_mm)).ravel()
 
     best = optimize.minimize(
         smooth,

@@ -18,10 +18,10 @@ from qsmals.recon.inversion.ilsqr import ILSQR, IlsqrParameters, fast_map, flatn
 from qsmals.recon.inversion.ndi import NDI, NdiParameters, ndi
 from qsmals.recon.inversion.rts import RTS, RtsParameters, fill_cone, rts
 from qsmals.recon.method import Method
+from tests.inversion_phantom import TILTED, blocks, divergence, ellipsoid, relative_error
 
 Array = NDArray[np.float64]
 
-TILTED = (0.48, -0.36, 0.8)
 SMALL = Grid((8, 6, 5), (1.0, 1.2, 1.5), TILTED)
 
 
@@ -46,25 +46,6 @@ def one_thread() -> Iterator[None]:
     numba.set_num_threads(before)
 
 
-def blocks(grid: Grid) -> NDArray[np.float32]:
-    """Piecewise constant susceptibility of 0.1 and -0.05 ppm."""
-    chi = np.zeros(grid.shape, np.float32)
-    nx, ny, nz = grid.shape
-    chi[nx // 3 : nx // 3 + 7, ny // 3 : ny // 3 + 6, nz // 3 : nz // 3 + 5] = 0.1
-    chi[nx // 2 : nx // 2 + 5, ny // 2 : ny // 2 + 7, nz // 2 : nz // 2 + 6] = -0.05
-    return chi
-
-
-def ellipsoid(grid: Grid) -> NDArray[np.bool_]:
-    p = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) / (0.45 * n) for n in grid.shape], indexing="ij")
-    return np.asarray(sum(x**2 for x in p) < 1)
-
-
-def relative_error(chi: NDArray[np.float32], truth: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    a, b = chi[mask] - chi[mask].mean(), truth[mask] - truth[mask].mean()
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
 def filtered(kernel: NDArray[np.float32], volume: Array) -> Array:
     return np.asarray(fft.irfftn(kernel.astype(float) * fft.rfftn(volume), s=volume.shape))
 
@@ -73,7 +54,7 @@ def variation(chi: Array, corner: float) -> tuple[float, Array]:
     """Sum of the moduli of the differences, rounded at the corner, and its gradient."""
     slope = fourier.gradient(chi, SMALL.voxel_size_mm)  # type: ignore[arg-type]
     modulus = np.sqrt(slope**2 + corner**2)
-    return float(modulus.sum()), -fourier.divergence(slope / modulus, SMALL.voxel_size_mm)  # type: ignore[arg-type]
+    return float(modulus.sum()), -divergence(slope / modulus, SMALL.voxel_size_mm)  # type: ignore[arg-type]
 
 
 def least(objective: Callable[[Array], tuple[float, Array]]) -> Array:

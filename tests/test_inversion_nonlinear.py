@@ -18,8 +18,8 @@ from qsmals.recon.inversion.nonlinear import nearest_misfit, pull, update_phase
 from qsmals.recon.inversion.nonlineartgv import NONLINEAR_TGV, adjoint_bend, update_bend
 from qsmals.recon.inversion.nonlineartv import NONLINEAR_TV
 from qsmals.recon.method import Method
+from tests.inversion_phantom import TILTED, blocks, divergence, ellipsoid, relative_error
 
-TILTED = (0.48, -0.36, 0.8)
 TIGHT = {"tolerance": 1e-6, "max_iterations": 1500, "gradient_penalty": 50.0, "field_penalty": 3.0}
 METHODS = {method.name: method for method in (NONLINEAR_TV, NONLINEAR_TGV, MEDI)}
 
@@ -40,28 +40,6 @@ def method(request: pytest.FixtureRequest) -> Method:
     found = request.param
     assert isinstance(found, Method)
     return found
-
-
-def blocks(grid: Grid) -> NDArray[np.float32]:
-    """Piecewise constant susceptibility of 0.1 and -0.05 ppm."""
-    chi = np.zeros(grid.shape, np.float32)
-    nx, ny, nz = grid.shape
-    chi[nx // 3 : nx // 3 + 6, ny // 3 : ny // 3 + 5, nz // 3 : nz // 3 + 4] = 0.1
-    chi[nx // 2 : nx // 2 + 4, ny // 2 : ny // 2 + 5, nz // 2 : nz // 2 + 5] = -0.05
-    return chi
-
-
-def ellipsoid(grid: Grid) -> NDArray[np.bool_]:
-    p = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) / (0.45 * n) for n in grid.shape], indexing="ij")
-    return np.asarray(sum(x**2 for x in p) < 1)
-
-
-def relative_error(chi: NDArray[np.float32], truth: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    a, b = chi[mask] - chi[mask].mean(), truth[mask] - truth[mask].mean()
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
-# ---------------------------------------------------------------------------------------------- steps
 
 
 def test_step_of_the_field_finds_the_least_of_all_minima() -> None:
@@ -166,7 +144,7 @@ class Objective:
     def variation(self, chi: Any, part: Any = 1.0) -> tuple[float, Any]:
         value, sign = self.rounded(fourier.gradient(chi, self.grid.voxel_size_mm))
         back: Any = part * sign
-        return self.lam * (part * value).sum(), -self.lam * fourier.divergence(back, self.grid.voxel_size_mm)
+        return self.lam * (part * value).sum(), -self.lam * divergence(back, self.grid.voxel_size_mm)
 
     def least(self, function: Callable[[Any], tuple[float, Any]], size: int) -> Array:
         def flat(x: Array) -> tuple[float, Array]:
@@ -214,7 +192,7 @@ def test_nonlinear_tgv_reaches_the_minimum_of_its_objective() -> None:
         total += problem.lam * (first.sum() + second * (twice * bent).sum())
         rows = ((0, 3, 4), (3, 1, 5), (4, 5, 2))
         back = [sum(backward_adjoint(turn[c], b, size[b]) for b, c in enumerate(row)) for row in rows]
-        slope = slope - problem.lam * fourier.divergence(np.asarray(sign), size)
+        slope = slope - problem.lam * divergence(np.asarray(sign), size)
         return total, np.stack([slope, *(problem.lam * (second * np.stack(back) - sign))])
 
     found = problem.run(NONLINEAR_TGV, **TIGHT)

@@ -14,7 +14,7 @@ from qsmals.recon.dipole import dipole_field, dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.tv import tv
 from qsmals.recon.inversion.weakharmonic import WeakHarmonicParameters, weak_harmonic
-from tests.test_inversion import TILTED, blocks, ellipsoid, relative_error
+from tests.inversion_phantom import TILTED, blocks, divergence, ellipsoid, relative_error
 
 GRID = Grid((36, 33, 30), (1.0, 1.0, 1.0), TILTED)
 PLAIN = WeakHarmonicParameters(reweightings=0)
@@ -76,7 +76,7 @@ def test_it_reaches_the_minimum_of_its_objective() -> None:
         residual = weights**2 * (convolved(chi, kernel) + harmonic - data)
         slope = fourier.gradient(chi, grid.voxel_size_mm)
         modulus = np.sqrt(slope**2 + corner**2)
-        by_chi = convolved(residual, kernel) - lam * fourier.divergence(slope / modulus, grid.voxel_size_mm)
+        by_chi = convolved(residual, kernel) - lam * divergence(slope / modulus, grid.voxel_size_mm)
         by_charge = np.where(mask, 0, convolved(residual, potential))
         return objective(chi, harmonic, corner), np.r_[by_chi.ravel(), by_charge.ravel(), residual.sum()]
 

@@ -17,7 +17,7 @@ from qsmals.anatomy.tissue import CSF, GREY, WHITE
 Labels = NDArray[np.int32]
 
 LARGEST_LOSS_PERCENT = 70.0
-"""Loss beyond which a fit is suspect; the gyri of a well registered real head lose 20 to 60 %."""
+"""Loss beyond which a fit is suspect (design choice)."""
 
 NO_TISSUE = 0
 FIRST_CORTICAL = 1000

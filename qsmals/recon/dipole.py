@@ -28,15 +28,15 @@ def dipole_kernel(grid: Grid, shape: fourier.Shape | None = None) -> NDArray[np.
     r"""Half spectrum of the field of one voxel of unit susceptibility, repeated with the period of the grid.
 
     The continuous kernel ``1/3 - (k.b)^2 / |k|^2`` cut off at the highest frequency of the grid is not the dipole: it
-    rings along the voxel axes, and for an oblique B0, whose mixed terms jump there, with a slow decay: 20 voxels
-    away along an axis it is wrong by an order of magnitude. Around 9 ppm of air that is a field of several ppb
-    deep in the brain that no source explains. As in Ewald's summation the dipole is therefore split by a Gaussian:
+    rings along the voxel axes, and for an oblique B0, whose mixed terms jump there, with a slow decay.
+    Around 9 ppm of air that is a field deep
+    in the brain that no source explains. As in Ewald's summation the dipole is therefore split by a Gaussian:
     the far part, ``(1/3 - (k.b)^2 / |k|^2) exp(-2 pi^2 s^2 |k|^2)``, has next to nothing left at the highest frequency
     and is taken in k-space with all its periodic copies; the near part, a dipole screened by the same Gaussian, decays
     within a few voxels and is sampled in space, voxels of unequal edges as rows of cubes.
 
     For sources inside the brain, which a scanner's k-space has band-limited, the continuous kernel would be the more
-    exact one, by a few tenths of a ppb; the maps hardly differ.
+    exact one.
 
     Parameters
     ----------

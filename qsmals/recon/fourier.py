@@ -110,26 +110,6 @@ def gradient(volume: NDArray[np.float32], voxel_size_mm: tuple[float, float, flo
     return result
 
 
-def divergence(field: NDArray[np.float32], voxel_size_mm: tuple[float, float, float]) -> NDArray[np.float32]:
-    """Periodic backward differences summed over the axes; minus the adjoint of :func:`gradient`.
-
-    Parameters
-    ----------
-    field : (3, x, y, z) float32
-        Any unit.
-    voxel_size_mm : (3,) float
-        Edge lengths.
-
-    Returns
-    -------
-    (x, y, z) float32, the field's unit per mm
-    """
-    result = np.zeros(field.shape[1:], dtype=field.dtype)
-    for axis, size in enumerate(voxel_size_mm):
-        result += (field[axis] - np.roll(field[axis], 1, axis)) / field.dtype.type(size)
-    return result
-
-
 def sphere(radius_mm: float, voxel_size_mm: tuple[float, float, float]) -> NDArray[np.float64]:
     """Weights of a spherical mean around a voxel, right for voxels of any shape.
 

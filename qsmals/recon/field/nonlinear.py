@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.recon.field.total import TotalField
 from qsmals.recon.field.weighted import (
-    PHASE_RESOLUTION_RAD,
     WeightedParameters,
     checked_echo_times,
     detail_noise,
+    noise_variance,
     volume_of,
     weighted,
 )
@@ -146,7 +145,7 @@ def nonlinear(
     rate, information, misfit, power = fitted[good].T
     freedom = te.size - 1 - fitted_offset
     if freedom > 0:
-        variance = _noise_variance(information, misfit, power / te.size, freedom, params.residual_quantile)
+        variance = noise_variance(information, misfit, power / te.size, freedom, params.residual_quantile)
     elif rate.size:
         variance = detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask) ** 2 / information
     else:
@@ -157,24 +156,6 @@ def nonlinear(
         field_ppm=volume_of(rate * to_ppm, inside, mask.shape, 0.0),
         noise_ppm=volume_of(np.sqrt(variance) * to_ppm, inside, mask.shape, np.inf),
     )
-
-
-def _noise_variance(
-    information: NDArray[np.float64],
-    misfit: NDArray[np.float64],
-    power: NDArray[np.float64],
-    freedom: int,
-    quantile: float,
-) -> NDArray[np.float64]:
-    """Variance of the rate, (rad/s)^2, from the misfit with its degrees of freedom; ``power`` is that of an echo."""
-    if misfit.size == 0:
-        return information
-    floor = PHASE_RESOLUTION_RAD**2 * float(np.median(power))
-    scale = max(float(np.median(misfit) / chi2.median(freedom)), floor)
-    variance = scale / information
-    if quantile < 1.0:
-        variance *= np.maximum(misfit / (scale * chi2.ppf(quantile, freedom)), 1.0)
-    return np.asarray(variance)
 
 
 @njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]

@@ -100,7 +100,7 @@ def weighted(
     good = np.isfinite(phase).all(axis=1) & np.isfinite(strength).all(axis=1) & (strength > 0).any(axis=1)
     phase, strength = phase[good], strength[good]
     rate, information = _mean_rate(phase, strength, te)
-    variance = _noise_variance(phase, strength, te, rate, information, params.residual_quantile)
+    variance = _rate_variance(phase, strength, te, rate, information, params.residual_quantile)
     if te.size == 1 and rate.size:
         variance *= detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask) ** 2
     inside = np.flatnonzero(mask)[good]
@@ -142,7 +142,7 @@ def _mean_rate(
     return weighted_sum / information, information
 
 
-def _noise_variance(
+def _rate_variance(
     phase: NDArray[np.float32],
     strength: NDArray[np.float32],
     te: NDArray[np.float64],
@@ -159,8 +159,20 @@ def _noise_variance(
         squared = strength[:, echo].astype(np.float64) ** 2
         misfit += squared * (phase[:, echo] - time * rate) ** 2
         power += squared
-    freedom = te.size - 1
-    floor = PHASE_RESOLUTION_RAD**2 * float(np.median(power)) / te.size
+    return noise_variance(information, misfit, power / te.size, te.size - 1, quantile)
+
+
+def noise_variance(
+    information: NDArray[np.float64],
+    misfit: NDArray[np.float64],
+    power: NDArray[np.float64],
+    freedom: int,
+    quantile: float,
+) -> NDArray[np.float64]:
+    """Variance of the rate, (rad/s)^2, from the misfit with its degrees of freedom; ``power`` is that of an echo."""
+    if misfit.size == 0:
+        return information
+    floor = PHASE_RESOLUTION_RAD**2 * float(np.median(power))
     scale = max(float(np.median(misfit) / chi2.median(freedom)), floor)
     variance = scale / information
     if quantile < 1.0:

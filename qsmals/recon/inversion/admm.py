@@ -3,11 +3,16 @@
 Boyd S, et al. Found Trends Mach Learn 2011;3:1-122. doi:10.1561/2200000016
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
 from qsmals.recon import fourier
+from qsmals.recon.convergence import Convergence
+from qsmals.recon.dipole import dipole_kernel
+from qsmals.recon.grid import Grid
 
 Volume = NDArray[np.float32]
 
@@ -18,6 +23,63 @@ def padded(volume: Volume, shape: fourier.Shape) -> Volume:
     nx, ny, nz = volume.shape
     result[:nx, :ny, :nz] = volume
     return result
+
+
+def kernel_factors(
+    dipole: Volume, grid: Grid, shape: fourier.Shape, field_penalty: float, slope_penalty: float
+) -> tuple[Volume, Volume]:
+    """Factors from the spectra of the field's and the gradient's targets to that of the susceptibility.
+
+    Those of ``(mu D^2 + rho |E|^2) chi = mu D (y - u) + rho E^T (z - v)``; 0 at k = 0.
+    """
+    mu, rho = np.float32(field_penalty), np.float32(slope_penalty)
+    denominator = mu * dipole**2 + rho * fourier.laplacian_kernel(grid, shape)
+    denominator[0, 0, 0] = 1.0
+    by_source = np.asarray(rho / denominator, dtype=np.float32)
+    by_source[0, 0, 0] = 0.0
+    return np.asarray(mu * dipole / denominator, dtype=np.float32), by_source
+
+
+def least_variation(
+    local: Volume,
+    grid: Grid,
+    *,
+    field_penalty: float,
+    slope_penalty: float,
+    threshold: float,
+    update: Callable[[Volume, Volume, Volume], None],
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[Volume, Convergence]:
+    """Susceptibility with the least total variation on the padded grid, from zero.
+
+    With y in place of D chi, z in place of grad chi and their scaled multipliers u and v, each round solves
+    ``(mu D^2 + rho |E|^2) chi = mu D (y - u) + rho E^T (z - v)``, then for z by shrinkage and for y by ``update``,
+    which is given the explained field, u and the next target y - u and changes the last two.
+    """
+    shape = local.shape
+    thresholds = np.full((1, 1, 1, 1), threshold, dtype=np.float32)
+    inverse_size = (np.float32(1.0) / np.asarray(grid.voxel_size_mm, dtype=np.float32)).astype(np.float32)
+    dipole = dipole_kernel(grid, shape)
+    by_field, by_source = kernel_factors(dipole, grid, shape, field_penalty, slope_penalty)
+    target, multiplier = local.copy(), np.zeros_like(local)
+    split, dual = np.zeros((3, *shape), dtype=np.float32), np.zeros((3, *shape), dtype=np.float32)
+    source, chi = np.zeros_like(local), np.zeros_like(local)
+    changes: list[float] = []
+    while len(changes) < max_iterations:
+        spectrum = fourier.transform(target, shape)
+        spectrum *= by_field
+        if changes:
+            add_product(spectrum, fourier.transform(source, shape), by_source)
+        explained = spectrum * dipole
+        previous, chi = chi, fourier.inverse(spectrum, shape)
+        changes.append(relative_change(chi, previous))
+        if changes[-1] <= tolerance:
+            break
+        update(fourier.inverse(explained, shape), multiplier, target)
+        update_gradient(chi, thresholds, inverse_size, dual, split)
+        adjoint_gradient(split, inverse_size, source)
+    return chi, Convergence(len(changes), tuple(changes), tolerance)
 
 
 def relative_change(new: Volume, old: Volume) -> float:

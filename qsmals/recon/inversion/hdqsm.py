@@ -14,6 +14,7 @@ from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import (
     add_product,
     adjoint_gradient,
+    kernel_factors,
     padded,
     relative_change,
     update_field,
@@ -159,11 +160,7 @@ class _Splitting:
         update_field: Callable[[Volume, Volume, Volume], None],
     ) -> None:  # fmt: skip
         self.dipole, self.shape, self.update_field = dipole, shape, update_field
-        denominator = np.float32(mu) * dipole**2 + np.float32(rho) * fourier.laplacian_kernel(grid, shape)
-        denominator[0, 0, 0] = 1.0
-        self.by_field = np.float32(mu) * dipole / denominator
-        self.by_source = np.float32(rho) / denominator
-        self.by_source[0, 0, 0] = 0.0
+        self.by_field, self.by_source = kernel_factors(dipole, grid, shape, mu, rho)
         self.thresholds = np.full((1, 1, 1, 1), 1.0 / gradient_penalty, dtype=np.float32)
         self.inverse_size = (np.float32(1.0) / np.asarray(grid.voxel_size_mm, dtype=np.float32)).astype(np.float32)
 

@@ -12,6 +12,7 @@ from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import padded
+from qsmals.recon.inversion.leastsquares import weighted_least_squares
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
@@ -118,25 +119,10 @@ def _check(params: IlsqrParameters) -> None:
 
 
 def least_squares(local: Volume, power: Volume, dipole: Volume, params: IlsqrParameters) -> Volume:
-    """First map, by conjugate gradients on the normal equations with the weights ``power``."""
-    shape = local.shape
-
-    def through_dipole(volume: Volume) -> Volume:
-        spectrum = fourier.transform(volume, shape)
-        spectrum *= dipole
-        return fourier.inverse(spectrum, shape)
-
-    def normal(chi: Volume) -> Volume:
-        explained = through_dipole(chi)
-        explained *= power
-        return through_dipole(explained)
-
-    return conjugate_gradient(
-        normal,
-        through_dipole(power * local),
-        tolerance=params.first_tolerance,
-        max_iterations=params.first_max_iterations,
-    )[0]
+    """First map, with the weights ``power``."""
+    return weighted_least_squares(
+        local, power, dipole, tolerance=params.first_tolerance, max_iterations=params.first_max_iterations
+    )
 
 
 def fast_map(local: Volume, inside: Mask, dipole: Volume, grid: Grid, params: IlsqrParameters) -> Volume:

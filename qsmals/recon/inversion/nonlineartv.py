@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
-from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
-from qsmals.recon.inversion.admm import add_product, adjoint_gradient, padded, relative_change, update_gradient
+from qsmals.recon.inversion.admm import least_variation, padded
 from qsmals.recon.inversion.nonlinear import RAD_PER_PPM, update_phase
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -106,33 +105,20 @@ def _check(params: NonlinearTVParameters) -> None:
 
 def _solve(local: Volume, power: Volume, grid: Grid, params: NonlinearTVParameters) -> tuple[Volume, Convergence]:
     """ADMM on the padded grid, as of :func:`tv.tv` but for the step of the field, which is Newton's in each voxel."""
-    shape = local.shape
-    mu, rho = params.field_penalty, params.gradient_penalty * params.regularisation
-    threshold = np.full((1, 1, 1, 1), 1.0 / params.gradient_penalty, dtype=np.float32)
-    inverse_size = (np.float32(1.0) / np.asarray(grid.voxel_size_mm, dtype=np.float32)).astype(np.float32)
-    dipole = dipole_kernel(grid, shape)
-    divisor = np.float32(mu) * dipole**2 + np.float32(rho) * fourier.laplacian_kernel(grid, shape)
-    divisor[0, 0, 0] = np.inf  # the mean of the susceptibility has no field
-    by_field = np.asarray(np.float32(mu) * dipole / divisor, dtype=np.float32)
-    by_source = np.asarray(np.float32(rho) / divisor, dtype=np.float32)
-    target, multiplier = local.copy(), np.zeros_like(local)
-    split, dual = np.zeros((3, *shape), dtype=np.float32), np.zeros((3, *shape), dtype=np.float32)
-    source, chi = np.zeros_like(local), np.zeros_like(local)
-    changes: list[float] = []
-    while len(changes) < params.max_iterations:
-        spectrum = fourier.transform(target, shape)
-        spectrum *= by_field
-        if changes:
-            add_product(spectrum, fourier.transform(source, shape), by_source)
-        explained = spectrum * dipole
-        previous, chi = chi, fourier.inverse(spectrum, shape)
-        changes.append(relative_change(chi, previous))
-        if changes[-1] <= params.tolerance:
-            break
-        update_phase(fourier.inverse(explained, shape), local, power, mu, params.rad_per_ppm, multiplier, target)
-        update_gradient(chi, threshold, inverse_size, dual, split)
-        adjoint_gradient(split, inverse_size, source)
-    return chi, Convergence(len(changes), tuple(changes), params.tolerance)
+
+    def update(explained: Volume, multiplier: Volume, target: Volume) -> None:
+        update_phase(explained, local, power, params.field_penalty, params.rad_per_ppm, multiplier, target)
+
+    return least_variation(
+        local,
+        grid,
+        field_penalty=params.field_penalty,
+        slope_penalty=params.gradient_penalty * params.regularisation,
+        threshold=1.0 / params.gradient_penalty,
+        update=update,
+        tolerance=params.tolerance,
+        max_iterations=params.max_iterations,
+    )
 
 
 NONLINEAR_TV = Method(

@@ -6,15 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon import fourier
-from qsmals.recon.conjugate import conjugate_gradient
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import add_product, adjoint_gradient, padded, relative_change, update_gradient
+from qsmals.recon.inversion.leastsquares import weighted_least_squares
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
 Volume = NDArray[np.float32]
+
+
+FIRST_TOLERANCE = 1e-6
+"""Relative residual at which the first step ends; its number of iterations is meant to end it before."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,10 @@ def rts(
     local, weight = checked_inputs(field_ppm, mask, grid, weights)
     shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
     dipole = dipole_kernel(grid, shape)
-    first = _well_conditioned(padded(local, shape), padded(weight, shape), dipole, params.first_iterations)
+    power = np.square(padded(weight, shape))
+    first = weighted_least_squares(
+        padded(local, shape), power, dipole, tolerance=FIRST_TOLERANCE, max_iterations=params.first_iterations
+    )
     chi, convergence = fill_cone(first, dipole, grid, params)
     nx, ny, nz = grid.shape
     return Susceptibility(np.where(mask, chi[:nx, :ny, :nz], np.float32(0)), convergence)
@@ -97,24 +104,6 @@ def _check(params: RtsParameters) -> None:
         raise ValueError(f"RTS needs positive parameters, not {params}")
     if not 0 < params.threshold < 1 / 3:
         raise ValueError(f"the threshold of RTS lies between 0 and 1/3, not {params.threshold}")
-
-
-def _well_conditioned(local: Volume, weight: Volume, dipole: Volume, iterations: int) -> Volume:
-    """A few iterations on the weighted least squares; their number is the regularisation."""
-    shape = local.shape
-    power = np.square(weight)
-
-    def through_dipole(volume: Volume) -> Volume:
-        spectrum = fourier.transform(volume, shape)
-        spectrum *= dipole
-        return fourier.inverse(spectrum, shape)
-
-    def normal(chi: Volume) -> Volume:
-        explained = through_dipole(chi)
-        explained *= power
-        return through_dipole(explained)
-
-    return conjugate_gradient(normal, through_dipole(power * local), tolerance=1e-6, max_iterations=iterations)[0]
 
 
 def fill_cone(first: Volume, dipole: Volume, grid: Grid, params: RtsParameters) -> tuple[Volume, Convergence]:

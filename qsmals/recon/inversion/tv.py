@@ -7,16 +7,8 @@ from numpy.typing import NDArray
 
 from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
-from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
-from qsmals.recon.inversion.admm import (
-    add_product,
-    adjoint_gradient,
-    padded,
-    relative_change,
-    update_field,
-    update_gradient,
-)
+from qsmals.recon.inversion.admm import least_variation, padded, update_field
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
@@ -87,7 +79,7 @@ def tv(
     _check(params)
     local, weight = checked_inputs(field_ppm, mask, grid, weights)
     shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
-    chi, convergence = _solve(padded(local, shape), padded(weight, shape), grid, shape, params)
+    chi, convergence = _solve(padded(local, shape), padded(weight, shape), grid, params)
     nx, ny, nz = grid.shape
     return Susceptibility(np.where(mask, chi[:nx, :ny, :nz], np.float32(0)), convergence)
 
@@ -98,49 +90,23 @@ def _check(params: TVParameters) -> None:
         raise ValueError(f"TV needs positive parameters, not {params}")
 
 
-def _solve(
-    local: Volume, weight: Volume, grid: Grid, shape: fourier.Shape, params: TVParameters
-) -> tuple[Volume, Convergence]:
-    """ADMM on the padded grid.
+def _solve(local: Volume, weight: Volume, grid: Grid, params: TVParameters) -> tuple[Volume, Convergence]:
+    """ADMM on the padded grid; the field lies between data and model by their weights."""
+    mu, power = np.float32(params.field_penalty), np.square(weight)
 
-    With y in place of D chi, z in place of grad chi and their scaled multipliers u and v, each round solves
-    ``(mu D^2 + rho |E|^2) chi = mu D (y - u) + rho E^T (z - v)``, then for y and z voxel by voxel.
-    """
-    mu, rho = params.field_penalty, params.gradient_penalty * params.regularisation
-    threshold = np.full((1, 1, 1, 1), params.regularisation / rho, dtype=np.float32)
-    inverse_size = (np.float32(1.0) / np.asarray(grid.voxel_size_mm, dtype=np.float32)).astype(np.float32)
-    by_field, by_source = _operators(grid, shape, mu, rho)
-    dipole = dipole_kernel(grid, shape)
-    weight = np.square(weight)
-    target, multiplier = local.copy(), np.zeros_like(local)
-    split, dual = np.zeros((3, *shape), dtype=np.float32), np.zeros((3, *shape), dtype=np.float32)
-    source, chi = np.zeros_like(local), np.zeros_like(local)
-    changes: list[float] = []
-    while len(changes) < params.max_iterations:
-        spectrum = fourier.transform(target, shape)
-        spectrum *= by_field
-        if changes:
-            add_product(spectrum, fourier.transform(source, shape), by_source)
-        explained = spectrum * dipole
-        previous, chi = chi, fourier.inverse(spectrum, shape)
-        changes.append(relative_change(chi, previous))
-        if changes[-1] <= params.tolerance:
-            break
-        update_field(fourier.inverse(explained, shape), local, weight, np.float32(mu), multiplier, target)
-        update_gradient(chi, threshold, inverse_size, dual, split)
-        adjoint_gradient(split, inverse_size, source)
-    return chi, Convergence(len(changes), tuple(changes), params.tolerance)
+    def update(explained: Volume, multiplier: Volume, target: Volume) -> None:
+        update_field(explained, local, power, mu, multiplier, target)
 
-
-def _operators(grid: Grid, shape: fourier.Shape, mu: float, rho: float) -> tuple[Volume, Volume]:
-    """Factors from the spectra of the field's and the gradient's targets to that of the susceptibility."""
-    dipole = dipole_kernel(grid, shape)
-    denominator = np.float32(mu) * dipole**2 + np.float32(rho) * fourier.laplacian_kernel(grid, shape)
-    denominator[0, 0, 0] = 1.0
-    by_field = np.asarray(np.float32(mu) * dipole / denominator, dtype=np.float32)
-    by_source = np.asarray(np.float32(rho) / denominator, dtype=np.float32)
-    by_source[0, 0, 0] = 0.0
-    return by_field, by_source
+    return least_variation(
+        local,
+        grid,
+        field_penalty=params.field_penalty,
+        slope_penalty=params.gradient_penalty * params.regularisation,
+        threshold=1.0 / params.gradient_penalty,
+        update=update,
+        tolerance=params.tolerance,
+        max_iterations=params.max_iterations,
+    )
 
 
 TV = Method(
