@@ -142,6 +142,7 @@ def make_inputs(voxel_mm: float) -> Inputs:
         "total": (total + shake) * tissue,
         "local": (local + shake) * reliable,
         "noise": np.where(tissue, noise, np.float32(np.inf)),
+        "quality": np.where(tissue, np.float32(0.8), np.float32(0.2)),
     }
     return {name: np.asfortranarray(values) for name, values in inputs.items()}
 
@@ -169,6 +170,7 @@ NEEDED = {
     "phase_offset": ("raw_phase", "magnitude", "tissue", "brain"),
     "unwrap": ("phase", "magnitude", "tissue"),
     "field": ("unwrapped", "magnitude", "tissue"),
+    "mask": ("quality", "magnitude", "brain"),
     "background": ("total", "noise"),
     "inversion": ("local", "noise", "reliable"),
     "relaxometry": ("magnitude", "brain"),
@@ -186,6 +188,9 @@ def prepared(stage: str, method: Any, inputs: Inputs, voxel_mm: float, mask_name
         field = inputs["total" if stage == "background" else "local"]
         weights = inverse_noise(inputs["noise"], mask)
         return lambda: method.function(field, mask=mask, grid=grid, weights=weights, params=params)
+    if stage == "mask":
+        seen = {"quality": inputs["quality"], "magnitude": inputs["magnitude"]}
+        return lambda: method.function(inputs["brain"], **seen, grid=grid, params=params)
     common = {"te_s": np.asarray(TE_S), "params": params}
     if stage == "relaxometry":
         return lambda: method.function(inputs["magnitude"], mask=inputs["brain"], **common)

@@ -40,6 +40,7 @@ class Reconstruction:
     phase_offset: str = "mcpc-3d-s"
     unwrap: str = "romeo"
     field: str = "weighted"
+    mask: str = "brain-and-quality"
     background: str = "lbv"
     inversion: str = "weak-harmonic"
     reference: Literal["brain", "csf", "wm"] = "brain"

@@ -127,7 +127,10 @@ def test_from_stored_images_to_susceptibility(n_echoes: int, parts: str, tmp_pat
     found = field_chain(tmp_path, acquired(n_echoes, snr=500.0), parts)
     brain = write(tmp_path / "brain.nii", BRAIN.astype(np.uint8))
     magnitude, field = found["prepared"].magnitude, found["field"]
-    masks = run(MakeFieldMasks(brain_mask=brain, quality=found["unwrapped"].quality, magnitude=magnitude), tmp_path)
+    make = MakeFieldMasks(
+        brain_mask=brain, quality=found["unwrapped"].quality, magnitude=magnitude, method="brain-and-quality"
+    )
+    masks = run(make, tmp_path)
     assert load_mask(masks.brain_mask).sum() > 0.97 * BRAIN.sum()
     background = run(
         RemoveBackground(

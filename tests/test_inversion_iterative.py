@@ -194,9 +194,7 @@ def test_ndi_reaches_the_minimum_of_its_objective(scale: float) -> None:
     local, dipole = noise(10, 0.02), dipole_kernel(SMALL)
     weights = np.random.default_rng(11).uniform(0.5, 1.5, SMALL.shape).astype(np.float32)
     alpha = 0.02
-    params = NdiParameters(
-        radians_per_ppm=scale, regularisation=alpha, padding_mm=0.0, tolerance=1e-6, max_iterations=3000
-    )
+    params = NdiParameters(rad_per_ppm=scale, regularisation=alpha, padding_mm=0.0, tolerance=1e-6, max_iterations=3000)
     mask = np.ones(SMALL.shape, bool)
     found = ndi(local, mask=mask, grid=SMALL, weights=weights, params=params)
     assert found.convergence.converged
@@ -231,7 +229,7 @@ def test_ndi_limits_what_a_wrong_phase_does() -> None:
     local = dipole_field(blocks(grid), grid)
     mask = ellipsoid(grid)
     wrong = local.copy()
-    wrong[12, 11, 10] += 2 * np.pi / NdiParameters().radians_per_ppm
+    wrong[12, 11, 10] += 2 * np.pi / NdiParameters().rad_per_ppm
     maps = [ndi(f, mask=mask, grid=grid).chi_ppm for f in (local, wrong)]
     np.testing.assert_allclose(*maps, atol=1e-5)
 
@@ -323,7 +321,7 @@ def test_bad_input_is_refused(case: Case) -> None:
         (CASES[2], {"threshold": 1.0}),
         (CASES[2], {"gradient_percentiles": (70.0, 50.0)}),
         (CASES[2], {"smoothing_radius_mm": 0.3}),
-        (CASES[3], {"radians_per_ppm": 0.0}),
+        (CASES[3], {"rad_per_ppm": 0.0}),
         (CASES[3], {"regularisation": -1e-3}),
         (CASES[3], {"step": 5.0}),
     ],

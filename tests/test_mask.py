@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from qsmals.recon.grid import Grid
-from qsmals.recon.mask import morphology
+from qsmals.recon.mask import MASK, morphology
 from qsmals.recon.mask.quality import FieldMaskParameters, field_masks, otsu_threshold
 from qsmals.recon.mask.robust import robust_mask
 
@@ -152,3 +152,42 @@ def test_field_masks_without_quality_or_magnitude() -> None:
         field_masks(brain, quality=quality[:-1], magnitude=None, grid=grid)
     with pytest.raises(ValueError, match="no voxel"):
         field_masks(brain, quality=np.zeros_like(quality), magnitude=None, grid=grid)
+
+
+@pytest.mark.parametrize("name", MASK)
+def test_every_choice_reports_the_brain_in_what_it_trusts(name: str) -> None:
+    brain, _, quality, magnitude = scan()
+    method = MASK[name]
+    arguments = {"quality": quality, "magnitude": magnitude, "grid": Grid(SHAPE, SIZE)}
+    before = brain.copy(), quality.copy(), magnitude.copy()
+    masks = method.function(brain, **arguments, params=method.make_parameters())
+    assert masks.brain.any() and not (masks.brain & ~brain).any()
+    np.testing.assert_array_equal(masks.brain, masks.reliable & brain)
+    assert masks.brain.dtype == masks.reliable.dtype == masks.quality.dtype == bool
+    for array, kept in zip((brain, quality, magnitude), before, strict=True):
+        np.testing.assert_array_equal(array, kept)
+    with pytest.raises(ValueError, match="empty"):
+        method.function(brain & ~brain, **arguments, params=method.make_parameters())
+
+
+def test_choices_differ_in_what_they_trust() -> None:
+    brain, sinus, quality, magnitude = scan()
+    quality[18:21, 15:18, 11:14] = 0.3  # signal, but no phase
+    bad, hollow, near = np.zeros(SHAPE, bool), morphology.erode(sinus, 1.5, SIZE) & brain, radius_mm() < 12
+    bad[18:21, 15:18, 11:14] = True
+    found = {}
+    for name, method in MASK.items():
+        params = method.make_parameters({} if name == "brain" else {"close_mm": 0.0})
+        found[name] = method.function(
+            brain, quality=quality, magnitude=magnitude, grid=Grid(SHAPE, SIZE), params=params
+        )
+    np.testing.assert_array_equal(found["brain"].reliable, brain)
+    for name, masks in found.items():
+        assert masks.quality[bad].all() == ("quality" not in name), name
+        assert masks.brain[hollow].all() == (name == "brain"), name
+        assert (masks.reliable & near & ~brain).any() == (name != "brain"), name
+    with pytest.raises(ValueError, match="needs the quality map"):
+        MASK["quality"].function(brain, quality=None, magnitude=magnitude, grid=Grid(SHAPE, SIZE))
+    for name in ("magnitude", "brain-and-magnitude"):
+        with pytest.raises(ValueError, match="needs the magnitude"):
+            MASK[name].function(brain, quality=quality, magnitude=None, grid=Grid(SHAPE, SIZE))

@@ -28,6 +28,7 @@ def test_every_parameter_has_a_default_a_source_and_tells_its_unit(method: Metho
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_every_method_cites_a_paper_and_has_words(method: Method) -> None:
-    values = {f.name: f.default for f in fields(method.parameters)}
+    parameters = method.make_parameters()
+    values = vars(parameters) | dict(getattr(parameters, "words", {}))
     assert method.sentence.format(**values)
     assert all(paper.doi.startswith("10.") for paper in method.citations)

@@ -5,6 +5,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qsmals.bids.sidecars import strict_json
@@ -28,7 +29,7 @@ def settings(**groups: Any) -> Settings:
 
 def test_defaults_and_changes_stand_together() -> None:
     recon = Reconstruction(parameters={"lbv": {"tolerance": 0.07}})
-    steps = step_parameters(settings(reconstruction=recon), EVEN)
+    steps = step_parameters(settings(reconstruction=recon), EVEN, 3.0)
     for stage, registry in STAGES.items():
         method = registry[getattr(recon, stage)]
         changed = {"tolerance": 0.07} if stage == "background" else {}
@@ -51,22 +52,37 @@ def test_no_parameter_hides_the_name_of_its_method() -> None:
 
 def test_echo_times_decide_which_stages_and_methods_run() -> None:
     recon = Reconstruction()
-    assert not {"phase_offset", "relaxometry"} & set(chosen_methods(recon, (0.02,)))
-    assert list(chosen_methods(recon, EVEN)) == list(STAGES)
-    assert chosen_methods(recon, EVEN)["relaxometry"][0].name == "arlo"
-    assert chosen_methods(recon, (0.004, 0.008, 0.02))["relaxometry"][0].name == "log-linear"
+    assert not {"phase_offset", "relaxometry"} & set(chosen_methods(recon, (0.02,), 3.0))
+    assert list(chosen_methods(recon, EVEN, 3.0)) == list(STAGES)
+    assert chosen_methods(recon, EVEN, 3.0)["relaxometry"][0].name == "arlo"
+    assert chosen_methods(recon, (0.004, 0.008, 0.02), 3.0)["relaxometry"][0].name == "log-linear"
+
+
+def test_the_scale_of_the_phase_follows_the_scan() -> None:
+    """(weight, scale): at 7 T and other echo times the phase of 1 ppm is another one, unless it is set."""
+    for name, short, long in (("nonlinear-tv", 9.0, 20.0), ("ndi", 9.0, 20.0), ("medi", 5.0, 10.0)):
+        found = {}
+        for te_s, b0_tesla in ((EVEN, 3.0), (EVEN, 7.0), ((0.005, 0.015, 0.025, 0.035), 3.0)):
+            recon = Reconstruction(inversion=name)
+            found[te_s, b0_tesla] = chosen_methods(recon, te_s, b0_tesla)["inversion"][1].rad_per_ppm
+        expected = [2e-3 * np.pi * 42.577478 * x for x in (3 * short, 7 * short, 3 * long)]
+        assert list(found.values()) == pytest.approx(expected, rel=1e-4)
+        fixed = Reconstruction(inversion=name, parameters={name: {"rad_per_ppm": 2.0}})
+        assert chosen_methods(fixed, EVEN, 7.0)["inversion"][1].rad_per_ppm == 2.0
+    alone = chosen_methods(Reconstruction(inversion="medi"), (0.02,), 3.0)["inversion"][1]
+    assert alone.rad_per_ppm == pytest.approx(2e-3 * np.pi * 42.577478 * 3 * 20, rel=1e-4)
 
 
 def test_anatomical_steps_carry_seed_effort_and_choice() -> None:
     chosen = settings(
         anatomy=Anatomy(brain_extraction="skip", refinement="none"), behaviour=Behaviour(sloppy=True, random_seed=7)
     )
-    steps = step_parameters(chosen, EVEN)
+    steps = step_parameters(chosen, EVEN, 3.0)
     for step in ("brain_extraction", "coregistration", "template_registration"):
         assert (steps[step]["random_seed"], steps[step]["sloppy"]) == (7, True)
     assert steps["brain_extraction"]["method"] == "skip" and steps["refinement"] == {"method": "none"}
     assert "10.1038/sdata.2018.63" in steps["atlas"]["parts"][2]
-    refined = step_parameters(settings(), EVEN)["refinement"]
+    refined = step_parameters(settings(), EVEN, 3.0)["refinement"]
     assert refined["margin_mm"] == 12.0 and refined["sloppy"] is False
 
 
@@ -76,7 +92,7 @@ def test_the_methods_text_follows_the_settings(refinement: Any, sloppy: bool) ->
     chosen = settings(
         anatomy=Anatomy(refinement=refinement, brain_extraction="skip"), behaviour=Behaviour(sloppy=sloppy)
     )
-    steps = list(chosen_methods(chosen.reconstruction, EVEN).values())
+    steps = list(chosen_methods(chosen.reconstruction, EVEN, 3.0).values())
     versions = {"qsmals": "1"}
     markdown, bib = methods_text(steps, acquisition={}, anatomy=anatomy_words(chosen), versions=versions)
     assert ("fitted the subject's map" in markdown) == (refinement == "susceptibility")

@@ -47,7 +47,7 @@ def plan_of(root: Path, visits: Sequence[Visit], **settings: Any) -> RunPlan:
                 magnitude_rms=tuple(1.0 for _ in unit.gre.te_s),
             )
             outputs = unit_outputs(out, unit, atlases=("als",), templates=chosen.anatomy.output_spaces)
-            methods = step_parameters(chosen, unit.gre.te_s)
+            methods = step_parameters(chosen, unit.gre.te_s, 3.0)
             file = out / f"{unit.gre.prefix}_facts.json"
             scans.append(ScanPlan(unit, facts, outputs, file, methods, {"qsmals": __version__, "numpy": "2"}))
         subjects.append(SubjectPlan(subject.label, tuple(scans), out / f"sub-{subject.label}" / "log" / "r"))
@@ -106,15 +106,16 @@ def test_every_node_says_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_the_options_reach_the_steps(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, [Visit()], behaviour=Behaviour(sloppy=True, random_seed=7, deterministic=True))
-    recon = replace(plan.settings.reconstruction, parameters={"weak-harmonic": {"max_iterations": 3}})
-    nodes = nodes_of(replace(plan, settings=replace(plan.settings, reconstruction=recon)))
-    for node in nodes:
+    recon = Reconstruction(parameters={"weak-harmonic": {"max_iterations": 3}})
+    behaviour = Behaviour(sloppy=True, random_seed=7, deterministic=True)
+    plan = plan_of(tmp_path, [Visit()], behaviour=behaviour, reconstruction=recon)
+    for node in nodes_of(plan):
         inputs = node.interface.inputs
         if hasattr(inputs, "seed"):
             assert (inputs.seed, inputs.sloppy, inputs.deterministic) == (7, True, True), node.fullname
         if type(node.interface).__name__ == "InvertDipole":
-            assert inputs.parameters == {"max_iterations": 3}
+            planned = plan.subjects[0].scans[0].methods["inversion"]
+            assert {"method": inputs.method, **inputs.parameters} == planned and planned["max_iterations"] == 3
 
 
 def test_the_work_folder_names_the_version_and_the_study(tmp_path: Path) -> None:

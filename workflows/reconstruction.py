@@ -56,7 +56,7 @@ def init_field_wf(
     b0_tesla = float(plan.facts.b0_tesla)
     inputnode = Node(IdentityInterface(fields=["magnitude", "phase", "tissue_mask", "brain_mask"]), name="inputnode")
     offset = maker.make(
-        RemovePhaseOffset(te_s=te_s, readout=acquisition.readout, **_method(recon, "phase_offset")),
+        RemovePhaseOffset(te_s=te_s, readout=acquisition.readout, **_method(plan, recon, "phase_offset")),
         "offset",
         step=f"phase offset ({recon.phase_offset})",
         series=3,
@@ -64,7 +64,7 @@ def init_field_wf(
         parallel=True,
     )
     unwrap = maker.make(
-        UnwrapPhase(te_s=te_s, **_method(recon, "unwrap")),
+        UnwrapPhase(te_s=te_s, **_method(plan, recon, "unwrap")),
         "unwrap",
         step=f"unwrapping ({recon.unwrap})",
         series=3,
@@ -72,7 +72,7 @@ def init_field_wf(
         parallel=True,
     )
     field = maker.make(
-        EstimateField(te_s=te_s, b0_tesla=b0_tesla, sign=acquisition.phase_sign, **_method(recon, "field")),
+        EstimateField(te_s=te_s, b0_tesla=b0_tesla, sign=acquisition.phase_sign, **_method(plan, recon, "field")),
         "field",
         step=f"total field ({recon.field})",
         series=2,
@@ -119,16 +119,18 @@ def init_susceptibility_wf(
     """
     inputs = ["magnitude", "quality", "field_ppm", "noise_ppm", "brain_mask"]
     inputnode = Node(IdentityInterface(fields=inputs), name="inputnode")
-    masks = maker.make(MakeFieldMasks(), "masks", step="masks", series=1, volumes=10)
+    masks = maker.make(
+        MakeFieldMasks(**_method(plan, recon, "mask")), "masks", step=f"masks ({recon.mask})", series=1, volumes=10
+    )
     background = maker.make(
-        RemoveBackground(**_method(recon, "background")),
+        RemoveBackground(**_method(plan, recon, "background")),
         "background",
         step=f"background field removal ({recon.background})",
         volumes=24,
         parallel=True,
     )
     invert = maker.make(
-        InvertDipole(**_method(recon, "inversion")),
+        InvertDipole(**_method(plan, recon, "inversion")),
         "invert",
         step=f"dipole inversion ({recon.inversion})",
         volumes=60,
@@ -171,7 +173,7 @@ def init_reference_node(maker: NodeMaker, *, recon: Reconstruction) -> Node:
 def _add_relaxometry(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: Reconstruction) -> None:
     """R2*, T2* and S0 in the brain; one echo has none."""
     relax = maker.make(
-        FitRelaxation(te_s=[float(te) for te in plan.facts.te_s], **_method(recon, "relaxometry")),
+        FitRelaxation(te_s=[float(te) for te in plan.facts.te_s], **_method(plan, recon, "relaxometry")),
         "relax",
         step=f"relaxometry ({recon.relaxometry})",
         series=1,
@@ -187,7 +189,11 @@ def _add_relaxometry(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon
     ])  # fmt: skip
 
 
-def _method(recon: Reconstruction, stage: str) -> dict[str, Any]:
-    """Name and parameters of the method chosen for a stage."""
-    name = getattr(recon, stage)
-    return {"method": name, "parameters": dict(recon.parameters.get(name, {}))}
+def _method(plan: ScanPlan, recon: Reconstruction, stage: str) -> dict[str, Any]:
+    """Name and parameters of the method chosen for a stage: all that sidecars and report state, as planned.
+
+    A method that another one replaces for this scan keeps its own parameters: the step itself says why it is replaced.
+    """
+    name, planned = getattr(recon, stage), dict(plan.methods.get(stage, {}))
+    own = planned.pop("method", None) == name
+    return {"method": name, "parameters": planned if own else dict(recon.parameters.get(name, {}))}

@@ -48,8 +48,8 @@ FIELDMAPS: Mapping[str, str] = {
 }
 
 MASKS: Mapping[str, str] = {
-    "brain": "Brain mask from the T1-weighted image, as far as gradient-echo phase and magnitude are reliable",
-    "quality": "Voxels in and around the brain whose own phase is reliable",
+    "brain": "Brain mask from the T1-weighted image, where the mask step of Parameters takes the field as known",
+    "quality": "Voxels that the mask step of Parameters takes as reliable by themselves, before holes are filled",
 }
 
 

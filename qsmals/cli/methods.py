@@ -8,8 +8,7 @@ from qsmals.anatomy import refinement
 from qsmals.anatomy.atlases import get_atlas
 from qsmals.anatomy.ribbon import RibbonParameters
 from qsmals.anatomy.templates import NLIN6
-from qsmals.recon.mask.quality import FieldMaskParameters
-from qsmals.recon.method import Method
+from qsmals.recon.method import Method, Protocol
 from qsmals.recon.relaxometry.arlo import spacing_allows_arlo
 from qsmals.recon.stages import STAGES
 from qsmals.reports.references import ATLASES
@@ -19,19 +18,20 @@ SEVERAL_ECHOES = ("phase_offset", "relaxometry")
 """Stages that one echo does not have."""
 
 
-def chosen_methods(recon: Reconstruction, te_s: Sequence[float]) -> dict[str, tuple[Method, Any]]:
-    """Method of each stage that runs for these echo times, with its parameters (dataclass), in the order of the run."""
+def chosen_methods(recon: Reconstruction, te_s: Sequence[float], b0_tesla: float) -> dict[str, tuple[Method, Any]]:
+    """Method of each stage that runs for this scan, with its parameters (dataclass), in the order of the run."""
+    scan = Protocol(tuple(te_s), b0_tesla)
     stages = [stage for stage in STAGES if len(te_s) > 1 or stage not in SEVERAL_ECHOES]
     found = {}
     for stage in stages:
         asked = getattr(recon, stage)
         name = "log-linear" if asked == "arlo" and not spacing_allows_arlo(te_s) else asked
         method = STAGES[stage][name]
-        found[stage] = method, method.make_parameters(recon.parameters.get(name))
+        found[stage] = method, method.make_parameters(recon.parameters.get(name), scan)
     return found
 
 
-def step_parameters(settings: Settings, te_s: Sequence[float]) -> dict[str, dict[str, Any]]:
+def step_parameters(settings: Settings, te_s: Sequence[float], b0_tesla: float) -> dict[str, dict[str, Any]]:
     """Step to all its parameters, ``method`` among them; defaults are written out like what was changed.
 
     Parameters
@@ -39,13 +39,14 @@ def step_parameters(settings: Settings, te_s: Sequence[float]) -> dict[str, dict
     settings : Settings
     te_s : sequence of float
         Echo times of the scan, s; with one echo there is neither phase offset nor relaxometry.
+    b0_tesla : float
+        Its field strength, T.
     """
     recon, acquisition = settings.reconstruction, settings.acquisition
-    steps = {s: {"method": m.name, **asdict(p)} for s, (m, p) in chosen_methods(recon, te_s).items()}
+    steps = {s: {"method": m.name, **asdict(p)} for s, (m, p) in chosen_methods(recon, te_s, b0_tesla).items()}
     steps |= {
         "readout": {"method": acquisition.readout},
         "phase_sign": {"method": acquisition.phase_sign},
-        "mask": {"method": "phase quality", **asdict(FieldMaskParameters())},
         "reference": {"method": recon.reference},
     }
     return steps | _anatomy(settings)

@@ -129,10 +129,11 @@ def make_plan(
     plans, software = [], writing.versions()
     for subject in subjects:
         folder = log_dir(Path(settings.output_dir), subject.label, run_id)
+        facts = checked[subject.label].facts
         scans = tuple(
             ScanPlan(
                 unit=unit,
-                facts=checked[subject.label].facts[unit.gre.prefix],
+                facts=facts[unit.gre.prefix],
                 outputs=unit_outputs(
                     Path(settings.output_dir),
                     unit,
@@ -141,7 +142,7 @@ def make_plan(
                     table_maps=TABLE_MAPS,
                 ),
                 facts_file=folder / f"{unit.gre.prefix}_facts.json",
-                methods=step_parameters(settings, unit.gre.te_s),
+                methods=step_parameters(settings, unit.gre.te_s, facts[unit.gre.prefix].b0_tesla),
                 software=software,
             )
             for unit in subject.units

@@ -46,7 +46,7 @@ def scan_methods(settings: Settings, scan: ScanPlan) -> tuple[str, str]:
     acquisition = acquisition_metadata(scan.unit.gre, b0_tesla=scan.facts.b0_tesla)
     acquisition |= {"EchoTimes": list(scan.facts.te_s), "VoxelSize": [round(v, 3) for v in scan.facts.voxel_size_mm]}
     return methods_text(
-        list(chosen_methods(settings.reconstruction, scan.facts.te_s).values()),
+        list(chosen_methods(settings.reconstruction, scan.facts.te_s, scan.facts.b0_tesla).values()),
         acquisition=acquisition,
         anatomy=anatomy_words(settings),
         versions=scan.software,

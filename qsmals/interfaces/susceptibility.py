@@ -27,6 +27,8 @@ class _MaskInput(StepInput):
     brain_mask = File(exists=True, mandatory=True, desc="brain on the GRE grid")
     quality = File(exists=True, mandatory=True, desc="phase quality, 0..1")
     magnitude = File(exists=True, mandatory=True, desc="magnitude of all echoes")
+    method = traits.Str(mandatory=True)
+    parameters = traits.Dict(usedefault=True)
 
 
 class _MaskOutput(TraitedSpec):
@@ -37,21 +39,26 @@ class _MaskOutput(TraitedSpec):
 
 
 class MakeFieldMasks(Step):
-    """Brain and reliable masks from anatomy, phase quality and magnitude."""
+    """Brain and reliable masks by the method named."""
 
     input_spec = _MaskInput
     output_spec = _MaskOutput
 
     def compute(self, folder: Path) -> dict[str, Any]:
-        """See :func:`qsmals.recon.mask.quality.field_masks`."""
+        """See :mod:`qsmals.recon.mask`."""
         from qsmals.recon.grid import Grid
-        from qsmals.recon.mask.quality import field_masks
+        from qsmals.recon.mask import MASK
 
+        method = MASK[self.inputs.method]
         affine = affine_of(self.inputs.brain_mask)
         brain = load_mask(self.inputs.brain_mask)
         grid = Grid.from_affine(brain.shape, affine)
-        masks = field_masks(
-            brain, quality=load(self.inputs.quality), magnitude=load_echoes(self.inputs.magnitude), grid=grid
+        masks = method.function(
+            brain,
+            quality=load(self.inputs.quality),
+            magnitude=load_echoes(self.inputs.magnitude),
+            grid=grid,
+            params=method.make_parameters(self.inputs.parameters),
         )
         voxel_ml = float(np.prod(grid.voxel_size_mm)) / 1000
         return {
@@ -59,7 +66,7 @@ class MakeFieldMasks(Step):
             "reliable_mask": save(masks.reliable, affine, folder / "reliable_mask.nii"),
             "quality_mask": save(masks.quality, affine, folder / "quality_mask.nii"),
             "facts": {
-                "source": "T1w brain mask, as far as the phase is reliable",
+                "source": method.title,
                 "volume_ml": round(float(masks.brain.sum()) * voxel_ml, 1),
                 "dropped_percent": round(100 * (1 - float(masks.brain.sum()) / float(brain.sum())), 2),
                 "quality_threshold": round(float(masks.quality_threshold), 3),

@@ -3,7 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
+from itertools import pairwise
+from math import pi
 from typing import Any
+
+from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,32 @@ class Citation:
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """What parameters may take from the scan: echo times, s, and field strength, T."""
+
+    te_s: tuple[float, ...]
+    b0_tesla: float
+
+    @property
+    def mean_te_rad_per_ppm(self) -> float:
+        """Phase of 1 ppm at the mean echo time, rad: 2 pi gamma B0 TE.
+
+        >>> round(Protocol((0.009, 0.019, 0.029), 3.0).mean_te_rad_per_ppm, 2)
+        15.25
+        """
+        return self._rad_per_ppm(sum(self.te_s) / len(self.te_s))
+
+    @property
+    def spacing_rad_per_ppm(self) -> float:
+        """Phase of 1 ppm over the smallest echo spacing, rad; one echo: over its echo time."""
+        times = sorted(self.te_s)
+        return self._rad_per_ppm(min((b - a for a, b in pairwise(times)), default=times[0]))
+
+    def _rad_per_ppm(self, time_s: float) -> float:
+        return round(2.0 * pi * GAMMA_BAR_MHZ_PER_TESLA * self.b0_tesla * time_s, 4)
+
+
+@dataclass(frozen=True)
 class Method:
     """One way to do one stage.
 
@@ -31,9 +61,11 @@ class Method:
     function : callable
         The kernel; its signature is the same for every method of a stage.
     parameters : type
-        Frozen dataclass with the defaults; each field's ``metadata`` has ``unit`` and ``source``.
+        Frozen dataclass with the defaults; each field's ``metadata`` has ``unit`` and ``source``, and ``scan``, the
+        name of a property of `Protocol`, where the value follows the scan unless it is set.
     sentence : str
-        One sentence for the methods text, a format string over the parameters' fields.
+        One sentence for the methods text, a format string over the parameters' fields, and over ``words`` of the
+        parameters, a mapping, if they have it.
     citations : tuple of Citation
         Papers to cite when the method was used.
     beyond_brain : bool
@@ -49,8 +81,11 @@ class Method:
     citations: tuple[Citation, ...]
     beyond_brain: bool = False
 
-    def make_parameters(self, values: Mapping[str, Any] | None = None) -> Any:
-        """Parameters with ``values`` in place of the defaults; an unknown name is a ValueError."""
+    def make_parameters(self, values: Mapping[str, Any] | None = None, scan: Protocol | None = None) -> Any:
+        """Parameters with ``values``, then those that follow the scan, in place of the defaults.
+
+        An unknown name is a ValueError.
+        """
         values = dict(values or {})
         known = {f.name for f in fields(self.parameters)}
         unknown = sorted(set(values) - known)
@@ -58,6 +93,10 @@ class Method:
             raise ValueError(
                 f"{self.name} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
             )
+        if scan is not None:
+            values = {
+                f.name: getattr(scan, f.metadata["scan"]) for f in fields(self.parameters) if "scan" in f.metadata
+            } | values
         return self.parameters(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

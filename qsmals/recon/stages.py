@@ -3,6 +3,7 @@
 from qsmals.recon.background import BACKGROUND
 from qsmals.recon.field import FIELD
 from qsmals.recon.inversion import INVERSION
+from qsmals.recon.mask import MASK
 from qsmals.recon.method import Registry
 from qsmals.recon.phase import PHASE_OFFSET
 from qsmals.recon.relaxometry import RELAXOMETRY
@@ -12,6 +13,7 @@ STAGES: dict[str, Registry] = {
     "phase_offset": PHASE_OFFSET,
     "unwrap": UNWRAP,
     "field": FIELD,
+    "mask": MASK,
     "background": BACKGROUND,
     "inversion": INVERSION,
     "relaxometry": RELAXOMETRY,

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from qsmals.recon.mask.quality import FieldMaskParameters
 from qsmals.recon.method import Citation, Method
 from qsmals.reports import references
 from qsmals.reports.published import MIN_2024
@@ -222,22 +221,19 @@ def _echo_words(echoes_ms: Sequence[float]) -> str:
 
 
 def _reconstruction(steps: Sequence[tuple[Method, Any]], reference: Mapping[str, Any], papers: _Bibliography) -> str:
-    sentences = []
+    sentences, around = [], ""
     for method, parameters in steps:
-        if method.beyond_brain:
-            sentences.append(_mask_sentence())
+        around = _words(parameters).get("around", around)
+        if method.beyond_brain and around:
+            sentences.append(f"The field around the brain, {around}, was used by the same rule.")
         sentences.append(_step_sentence(method, parameters, papers))
     return " ".join([*sentences, *_reference_sentences(reference)])
 
 
-def _mask_sentence() -> str:
-    """Where the field is used by a background method that reaches beyond the brain."""
-    mask = FieldMaskParameters()
-    return (
-        f"The field was used in the brain mask and within {mask.reach_mm:g} mm of it, wherever the phase quality was "
-        "above Otsu's threshold between noise and tissue and the magnitude above "
-        f"{100 * mask.signal_fraction:g} % of the brain's median."
-    )
+def _words(parameters: Any) -> Mapping[str, str]:
+    """What a method's parameters say in words, if they say anything."""
+    words: Mapping[str, str] = getattr(parameters, "words", {})
+    return words
 
 
 def _step_sentence(method: Method, parameters: Any, papers: _Bibliography) -> str:
@@ -248,7 +244,8 @@ def _step_sentence(method: Method, parameters: Any, papers: _Bibliography) -> st
         else dict(parameters or {})
     )
     try:
-        sentence = method.sentence.format(**{k: _value_words(v) for k, v in values.items()}).strip()
+        filled = {k: _value_words(v) for k, v in values.items()} | dict(_words(parameters))
+        sentence = method.sentence.format(**filled).strip()
     except (KeyError, IndexError, ValueError) as error:
         known = ", ".join(sorted(values)) or "none"
         raise ValueError(

@@ -9,6 +9,7 @@ TITLES = {
     "phase_offset": "Phase offset",
     "unwrap": "Unwrapping",
     "field": "Total field",
+    "mask": "Mask",
     "background": "Background field removal",
     "inversion": "Dipole inversion",
     "relaxometry": "Relaxometry",

@@ -33,7 +33,12 @@ class MEDIParameters:
         default=3e-4, metadata={"unit": "mm, at fields in ppm", "source": "best of 4 on 1 noisy phantom"}
     )
     rad_per_ppm: float = field(
-        default=4.0, metadata={"unit": "rad/ppm", "source": "2 pi gamma B0 dTE at 3 T and 5 ms, as MEDI takes it"}
+        default=4.0,
+        metadata={
+            "unit": "rad/ppm",
+            "source": "2 pi gamma B0 dTE of the scan's echo spacing, as MEDI takes it; here 3 T and 5 ms",
+            "scan": "spacing_rad_per_ppm",
+        },
     )
     edge_fraction: float = field(
         default=0.3,

@@ -11,6 +11,7 @@ from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import padded
+from qsmals.recon.inversion.nonlinear import MEAN_TE_SOURCE, RAD_PER_PPM
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
@@ -21,8 +22,9 @@ Volume = NDArray[np.float32]
 class NdiParameters:
     """Settings of :func:`ndi`."""
 
-    radians_per_ppm: float = field(
-        default=16.0, metadata={"unit": "rad/ppm", "source": "2 pi gamma B0 TE at 3 T and 20 ms"}
+    rad_per_ppm: float = field(
+        default=RAD_PER_PPM,
+        metadata={"unit": "rad/ppm", "source": MEAN_TE_SOURCE, "scan": "mean_te_rad_per_ppm"},
     )
     regularisation: float = field(
         default=1e-5, metadata={"unit": "1, at weights with the maximum 1", "source": "QSM.rs"}
@@ -45,7 +47,7 @@ def ndi(
 ) -> Susceptibility:
     r"""Susceptibility by gradient descent on the misfit of the complex signal, with next to no prior.
 
-    With the phase ``phi = s f`` and ``x = s chi`` at the scale s of ``radians_per_ppm``, the misfit
+    With the phase ``phi = s f`` and ``x = s chi`` at the scale s of ``rad_per_ppm``, the misfit
     ``1/2 |W (exp(i D x) - exp(i phi))|^2 + alpha/2 |x|^2`` has the gradient
     ``D W^2 sin(D x - phi) + alpha x``. Each iteration goes ``step`` times that downhill from x = 0. The
     sine limits what a voxel with a wrong phase can do. It is the stop after few iterations that regularises: what
@@ -63,7 +65,7 @@ def ndi(
         Reliability of the field, proportional to 1 / its standard deviation (the magnitude will do). They are divided
         by their maximum, to which the step and the regularisation belong.
     params : NdiParameters, optional
-        ``radians_per_ppm`` is the scale of the phase: for a field in other units multiply by the unit in ppm. It
+        ``rad_per_ppm`` is the scale of the phase: for a field in other units multiply by the unit in ppm. It
         sets which misfit counts as large, and no other parameter depends on it.
 
     Returns
@@ -85,15 +87,15 @@ def ndi(
     local, weight = checked_inputs(field_ppm, mask, grid, weights)
     weight /= weight.max()
     shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
-    phase = padded(local * np.float32(params.radians_per_ppm), shape)
+    phase = padded(local * np.float32(params.rad_per_ppm), shape)
     x, convergence = _descend(phase, padded(np.square(weight), shape), grid, params)
     nx, ny, nz = grid.shape
-    chi = x[:nx, :ny, :nz] / np.float32(params.radians_per_ppm)
+    chi = x[:nx, :ny, :nz] / np.float32(params.rad_per_ppm)
     return Susceptibility(np.where(mask, chi, np.float32(0)), convergence)
 
 
 def _check(params: NdiParameters) -> None:
-    numbers = (params.radians_per_ppm, params.step, params.tolerance)
+    numbers = (params.rad_per_ppm, params.step, params.tolerance)
     if min(numbers) <= 0 or params.regularisation < 0 or params.max_iterations < 1:
         raise ValueError(f"NDI needs positive parameters, not {params}")
 
@@ -163,7 +165,7 @@ NDI = Method(
     parameters=NdiParameters,
     sentence=(
         "Dipole inversion was by gradient descent on the misfit of the complex signal (NDI; phase scaled to "
-        "{radians_per_ppm:g} rad/ppm, step {step:g}, Tikhonov weight {regularisation:g}, relative change below "
+        "{rad_per_ppm:g} rad/ppm, step {step:g}, Tikhonov weight {regularisation:g}, relative change below "
         "{tolerance:g} or {max_iterations} iterations)."
     ),
     citations=(

@@ -20,6 +20,8 @@ Volume = NDArray[np.float32]
 RAD_PER_PPM = 15.25
 """Phase of 1 ppm, rad, after an echo time of 19 ms at 3 T: 2 pi gamma B0 TE."""
 
+MEAN_TE_SOURCE = "2 pi gamma B0 TE at the scan's mean echo time; here 3 T and 19 ms"
+
 NEWTON_STEPS = 12
 """Most steps per voxel; two or three are usual, more where the misfit is near half a turn."""
 

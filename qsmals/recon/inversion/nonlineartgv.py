@@ -11,7 +11,7 @@ from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import adjoint_gradient, padded, relative_change
-from qsmals.recon.inversion.nonlinear import RAD_PER_PPM, update_phase
+from qsmals.recon.inversion.nonlinear import MEAN_TE_SOURCE, RAD_PER_PPM, update_phase
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
@@ -33,7 +33,8 @@ class NonlinearTGVParameters:
     )
     second_order_mm: float = field(default=2.0, metadata={"unit": "mm", "source": "FANSI alpha0 = 2 alpha1 at 1 mm"})
     rad_per_ppm: float = field(
-        default=RAD_PER_PPM, metadata={"unit": "rad/ppm", "source": "2 pi gamma B0 TE at 3 T and 19 ms"}
+        default=RAD_PER_PPM,
+        metadata={"unit": "rad/ppm", "source": MEAN_TE_SOURCE, "scan": "mean_te_rad_per_ppm"},
     )
     gradient_penalty: float = field(
         default=300.0,

@@ -9,7 +9,7 @@ from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import least_variation, padded
-from qsmals.recon.inversion.nonlinear import RAD_PER_PPM, update_phase
+from qsmals.recon.inversion.nonlinear import MEAN_TE_SOURCE, RAD_PER_PPM, update_phase
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
@@ -29,7 +29,8 @@ class NonlinearTVParameters:
         default=1e-4, metadata={"unit": "mm, at fields in ppm", "source": "the same as of linear total variation"}
     )
     rad_per_ppm: float = field(
-        default=RAD_PER_PPM, metadata={"unit": "rad/ppm", "source": "2 pi gamma B0 TE at 3 T and 19 ms"}
+        default=RAD_PER_PPM,
+        metadata={"unit": "rad/ppm", "source": MEAN_TE_SOURCE, "scan": "mean_te_rad_per_ppm"},
     )
     gradient_penalty: float = field(
         default=300.0,

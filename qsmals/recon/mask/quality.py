@@ -1,5 +1,6 @@
 """Where the phase can be trusted: the masks of the field and of the report."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from qsmals.recon.grid import Grid
 from qsmals.recon.mask import morphology
+from qsmals.recon.method import Citation, Method
 
 HISTOGRAM_BINS = 256
 
@@ -40,6 +42,11 @@ class FieldMaskParameters:
     largest_drop: float = field(
         default=0.1, metadata={"unit": "fraction of the brain", "source": "safeguard against a missed threshold"}
     )
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """For the methods text."""
+        return {"percent": f"{100 * self.signal_fraction:g} %", "around": f"within {self.reach_mm:g} mm"}
 
 
 @dataclass(frozen=True)
@@ -229,3 +236,23 @@ def _consolidated(
     inside = morphology.fill_holes(morphology.close(reliable & brain, params.close_mm, size)) & brain
     outside = morphology.open_(reliable | inside, params.open_mm, size) & ~brain
     return morphology.largest_component(inside | outside)
+
+
+OTSU_1979 = Citation(
+    key="otsu1979",
+    authors="Otsu N",
+    title="A threshold selection method from gray-level histograms",
+    journal="IEEE Transactions on Systems, Man, and Cybernetics 9:62-66",
+    year=1979,
+    doi="10.1109/TSMC.1979.4310076",
+)
+
+BRAIN_AND_QUALITY = Method(
+    name="brain-and-quality",
+    title="T1w brain mask, as far as the phase is reliable",
+    function=field_masks,
+    parameters=FieldMaskParameters,
+    sentence="Susceptibility was mapped in the brain mask wherever the phase quality was above Otsu's threshold "
+    "between noise and tissue and the magnitude above {percent} of the brain's median, holes filled.",
+    citations=(OTSU_1979,),
+)
