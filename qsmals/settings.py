@@ -37,6 +37,8 @@ class Acquisition:
 class Reconstruction:
     """Method of each stage by name, and the parameters that differ from its defaults."""
 
+    preset: str | None = None
+    """The published pipeline from which the rest started; what was set besides won."""
     phase_offset: str = "mcpc-3d-s"
     unwrap: str = "romeo"
     field: str = "weighted"

@@ -1,7 +1,7 @@
 """Background field removal: each method on sources inside and outside a known mask."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numba
 import numpy as np
@@ -109,7 +109,8 @@ def test_every_method_parts_inside_from_outside(
 @pytest.mark.parametrize("name", list(BACKGROUND))
 def test_every_method_describes_itself(name: str) -> None:
     method = BACKGROUND[name]
-    assert method.sentence.format(**vars(method.make_parameters()))
+    params = method.make_parameters()
+    assert method.sentence.format(**vars(params) | dict(getattr(params, "words", {})))
     assert all(f.metadata["unit"] and f.metadata["source"] for f in fields(method.parameters))
 
 
@@ -133,6 +134,27 @@ def test_vsharp_radii_descend_to_one_voxel() -> None:
     assert sphere_radii_mm(VSharpParameters(), Grid((9, 9, 9), (2.0, 2.0, 2.0)))[-1] == pytest.approx(1.2)
     with pytest.raises(ValueError, match="largest radius"):
         sphere_radii_mm(VSharpParameters(largest_radius_mm=0.3), Grid((9, 9, 9), (1.0, 1.0, 1.0)))
+
+
+def test_vsharp_takes_radii_in_voxels_and_erodes_before() -> None:
+    scan = head()
+    size = min(scan.grid.voxel_size_mm)
+    mm = VSharpParameters(largest_radius_mm=4 * size, step_mm=size)
+    voxels = VSharpParameters(radii_voxels=(4, 3, 2, 1, 0.6))
+    np.testing.assert_array_equal(
+        vsharp(scan.total_ppm, mask=scan.mask, grid=scan.grid, params=voxels).field_ppm,
+        vsharp(scan.total_ppm, mask=scan.mask, grid=scan.grid, params=mm).field_ppm,
+    )
+    eroded = replace(voxels, erosion_voxels=2)
+    smaller = np.asarray(ndimage.binary_erosion(scan.mask, iterations=2))
+    found = vsharp(scan.total_ppm, mask=scan.mask, grid=scan.grid, params=eroded)
+    expected = vsharp(scan.total_ppm, mask=smaller, grid=scan.grid, params=voxels)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    np.testing.assert_array_equal(found.field_ppm, expected.field_ppm)
+    with pytest.raises(ValueError, match="erosion"):
+        vsharp(scan.total_ppm, mask=scan.mask, grid=scan.grid, params=replace(voxels, erosion_voxels=-1))
+    with pytest.raises(ValueError, match="radii"):
+        vsharp(scan.total_ppm, mask=scan.mask, grid=scan.grid, params=replace(voxels, radii_voxels=(2, 0.3)))
 
 
 def test_truncated_inverse() -> None:

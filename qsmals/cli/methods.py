@@ -9,6 +9,7 @@ from qsmals.anatomy.atlases import get_atlas
 from qsmals.anatomy.ribbon import RibbonParameters
 from qsmals.anatomy.templates import NLIN6
 from qsmals.recon.method import Method, Protocol
+from qsmals.recon.presets import PRESETS
 from qsmals.recon.relaxometry.arlo import spacing_allows_arlo
 from qsmals.recon.stages import STAGES
 from qsmals.reports.references import ATLASES
@@ -45,11 +46,25 @@ def step_parameters(settings: Settings, te_s: Sequence[float], b0_tesla: float) 
     recon, acquisition = settings.reconstruction, settings.acquisition
     steps = {s: {"method": m.name, **asdict(p)} for s, (m, p) in chosen_methods(recon, te_s, b0_tesla).items()}
     steps |= {
+        **({"preset": {"method": recon.preset, "changes": list(preset_changes(recon))}} if recon.preset else {}),
         "readout": {"method": acquisition.readout},
         "phase_sign": {"method": acquisition.phase_sign},
         "reference": {"method": recon.reference},
     }
     return steps | _anatomy(settings)
+
+
+def preset_changes(recon: Reconstruction) -> tuple[str, ...]:
+    """What a run has otherwise than the preset from which it started; nothing without one."""
+    return PRESETS[recon.preset].changes(asdict(recon)) if recon.preset else ()
+
+
+def preset_words(recon: Reconstruction) -> Mapping[str, Any] | None:
+    """What the methods text tells about the preset, if there is one."""
+    if not recon.preset:
+        return None
+    preset = PRESETS[recon.preset]
+    return {"sentence": preset.sentence, "citations": preset.citations, "changes": preset_changes(recon)}
 
 
 def _anatomy(settings: Settings) -> dict[str, dict[str, Any]]:

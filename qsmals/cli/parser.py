@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from qsmals import __version__
 from qsmals.engine.resources import parse_mem
 from qsmals.recon.method import Registry
+from qsmals.recon.presets import PRESETS
 from qsmals.recon.stages import STAGES
 from qsmals.settings import Anatomy, Settings, merge, read_toml
 
@@ -165,6 +166,12 @@ def _add_acquisition(parser: argparse.ArgumentParser) -> None:
 
 def _add_methods(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("reconstruction (the defaults are meant for publication)")
+    group.add_argument(
+        "--preset",
+        dest="reconstruction.preset",
+        choices=tuple(PRESETS),
+        help="a published pipeline with all its parameters; the options below win over it",
+    )
     for dest, registry in STAGES.items():
         group.add_argument(
             f"--{dest.replace('_', '-')}",
@@ -299,10 +306,22 @@ def _settings(given: dict[str, Any]) -> Settings:
     values: dict[str, Any] = read_toml(Path(given["config_file"])) if "config_file" in given else {}
     for own in ("run", "software", "work_dir"):  # of that run, not of this one
         values.pop(own, None)
-    values = merge(values, _nested(given))
+    values = merge(_with_preset(values, given.get("reconstruction.preset")), _nested(given))
     values.setdefault("work_dir", str(Path(given["output_dir"]) / "work"))
     settings = Settings.from_mapping(values)
     return replace(settings, anatomy=_with_atlas_space(settings.anatomy))
+
+
+def _with_preset(values: dict[str, Any], asked: str | None) -> dict[str, Any]:
+    """The settings of a file on top of the preset that it names, or one that was asked for in place of its methods."""
+    own = values.get("reconstruction", {})
+    name = asked or (own.get("preset") if isinstance(own, dict) else None)
+    if name is None:
+        return values
+    if name not in PRESETS:
+        raise ValueError(f"reconstruction.preset: no preset {name}; there are {', '.join(PRESETS)}")
+    preset = {"preset": name, **PRESETS[name].reconstruction}
+    return {**values, "reconstruction": preset if asked else merge(preset, own)}
 
 
 def _with_atlas_space(anatomy: Anatomy) -> Anatomy:

@@ -10,7 +10,7 @@ from typing import Any
 from qsmals import __version__
 from qsmals.bids.names import logs_dir
 from qsmals.bids.sidecars import acquisition_metadata, strict_json
-from qsmals.cli.methods import anatomy_words, chosen_methods
+from qsmals.cli.methods import anatomy_words, chosen_methods, preset_words
 from qsmals.cli.parser import Request
 from qsmals.engine.files import write_json, write_text
 from qsmals.engine.progress import Step, write_steps
@@ -51,6 +51,7 @@ def scan_methods(settings: Settings, scan: ScanPlan) -> tuple[str, str]:
         anatomy=anatomy_words(settings),
         versions=scan.software,
         reference={"region": settings.reconstruction.reference},
+        preset=preset_words(settings.reconstruction),
     )
 
 

@@ -79,6 +79,7 @@ def methods_text(
     anatomy: Mapping[str, Any],
     versions: Mapping[str, str],
     reference: Mapping[str, Any] | None = None,
+    preset: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
     """Methods text ready to paste in a paper, and the papers it cites.
 
@@ -103,6 +104,9 @@ def methods_text(
     reference : mapping, optional
         ``region`` (``brain``, ``csf``, ``wm``, ``none`` or a noun phrase) and ``offsets_ppm`` (mapping of
         region to its mean susceptibility, ppm).
+    preset : mapping, optional
+        The published pipeline that was run: ``sentence`` without its full stop, ``citations``, and ``changes``, names
+        of what was set otherwise.
 
     Returns
     -------
@@ -117,10 +121,10 @@ def methods_text(
     if "qsmals" not in versions:
         raise ValueError("versions must hold the version of qsmals itself")
     first = _Bibliography()
-    _body(first, steps, acquisition, anatomy, versions, reference or {})
+    _body(first, steps, acquisition, anatomy, versions, reference or {}, preset or {})
     letters = _letters(first.sorted())
     papers = _Bibliography(letters)
-    body = _body(papers, steps, acquisition, anatomy, versions, reference or {})
+    body = _body(papers, steps, acquisition, anatomy, versions, reference or {}, preset or {})
     cited = papers.sorted()
     listing = "".join(f"- {_reference_line(paper, letters.get(_identity(paper), ''))}\n" for paper in cited)
     return f"## Methods\n\n{body}### References\n\n{listing}", bibtex(cited)
@@ -133,11 +137,12 @@ def _body(
     anatomy: Mapping[str, Any],
     versions: Mapping[str, str],
     reference: Mapping[str, Any],
+    preset: Mapping[str, Any],
 ) -> str:
     paragraphs = [
         ("Overview", _overview(versions, papers)),
         ("Acquisition", _acquisition(acquisition)),
-        ("Susceptibility mapping", _reconstruction(steps, reference, papers)),
+        ("Susceptibility mapping", _reconstruction(steps, reference, preset, papers)),
         ("Anatomy and regions", _anatomy(anatomy, papers)),
         ("Software", _software(versions, papers)),
     ]
@@ -220,14 +225,27 @@ def _echo_words(echoes_ms: Sequence[float]) -> str:
     return "TE = " + ", ".join(f"{t:.4g}" for t in echoes_ms) + " ms"
 
 
-def _reconstruction(steps: Sequence[tuple[Method, Any]], reference: Mapping[str, Any], papers: _Bibliography) -> str:
-    sentences, around = [], ""
+def _reconstruction(
+    steps: Sequence[tuple[Method, Any]],
+    reference: Mapping[str, Any],
+    preset: Mapping[str, Any],
+    papers: _Bibliography,
+) -> str:
+    sentences, around = _preset_sentences(preset, papers), ""
     for method, parameters in steps:
         around = _words(parameters).get("around", around)
         if method.beyond_brain and around:
             sentences.append(f"The field around the brain, {around}, was used by the same rule.")
         sentences.append(_step_sentence(method, parameters, papers))
     return " ".join([*sentences, *_reference_sentences(reference)])
+
+
+def _preset_sentences(preset: Mapping[str, Any], papers: _Bibliography) -> list[str]:
+    if not preset:
+        return []
+    changes = [str(change).replace("_", " ") for change in preset["changes"]]
+    but = f"; set otherwise: {join_words(changes)}" if changes else ""
+    return [f"{preset['sentence']}{papers.cite(*preset['citations'])}{but}."]
 
 
 def _words(parameters: Any) -> Mapping[str, str]:

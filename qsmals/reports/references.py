@@ -1,17 +1,9 @@
 """Papers about standards, software, templates and atlases; those about a reconstruction method are with the method."""
 
 from qsmals.recon.method import Citation
+from qsmals.recon.presets import CONSENSUS_PAPER
 
-CONSENSUS = Citation(
-    key="qsm_consensus",
-    authors="{QSM Consensus Organization Committee} and Bilgic, Berkin and Costagli, Mauro and Chan, Kwok-Shing and "
-    "Duyn, Jeff and Langkammer, Christian and others",
-    title="Recommended implementation of quantitative susceptibility mapping for clinical research in the brain: "
-    "A consensus of the ISMRM electro-magnetic tissue properties study group",
-    journal="Magnetic Resonance in Medicine 91:1834-1862",
-    year=2024,
-    doi="10.1002/mrm.30006",
-)
+CONSENSUS = CONSENSUS_PAPER
 BIDS = Citation(
     key="bids",
     authors="Gorgolewski, Krzysztof J. and Auer, Tibor and Calhoun, Vince D. and others",

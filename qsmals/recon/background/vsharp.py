@@ -1,9 +1,11 @@
 """V-SHARP: spherical mean value filtering with a sphere as large as fits around each voxel."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from qsmals.recon import fourier
 from qsmals.recon.background.local import LocalField, checked_field
@@ -34,9 +36,25 @@ class VSharpParameters:
         default=8.0, metadata={"unit": "mm", "source": "8 of 3 to 12 on 2 simulated heads; consensus 12 voxels"}
     )
     step_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "ISMRM consensus (1 voxel)"})
+    radii_voxels: tuple[float, ...] = field(
+        default=(),
+        metadata={"unit": "smallest voxel edges", "source": "if any, in place of the radii in mm; consensus 12 to 1"},
+    )
+    erosion_voxels: int = field(
+        default=0, metadata={"unit": "voxels off the mask before", "source": "design choice; consensus 1"}
+    )
     threshold: float = field(
         default=0.05, metadata={"unit": "1 (singular values of the filter)", "source": "Schweser 2011; QSM.rs; QSM.jl"}
     )
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """For the methods text."""
+        radii = f"radii from {self.largest_radius_mm:g} mm down to one voxel in steps of {self.step_mm:g} mm"
+        if self.radii_voxels:
+            radii = f"radii of {', '.join(f'{r:g}' for r in self.radii_voxels)} voxels"
+        eroded = f"; the mask was eroded by {self.erosion_voxels} voxel(s) before" if self.erosion_voxels else ""
+        return {"radii": radii, "eroded": eroded}
 
 
 def vsharp(
@@ -51,8 +69,8 @@ def vsharp(
 
     A background field is harmonic in the mask and equals its mean over any sphere in the mask, so the
     field minus that mean holds local sources only. Every voxel takes the largest sphere that lies in the mask, from
-    ``largest_radius_mm`` down to the six neighbours; what the mean took from the local field
-    is put back by one deconvolution with the largest sphere, where its spectrum ``1 - rho`` exceeds
+    ``largest_radius_mm`` down to the six neighbours, or of ``radii_voxels`` alone; what the mean took from the
+    local field is put back by one deconvolution with the largest sphere, where its spectrum ``1 - rho`` exceeds
     ``threshold`` in modulus.
 
     Parameters
@@ -71,12 +89,14 @@ def vsharp(
     Returns
     -------
     LocalField
-        On the mask without the voxels that have no face neighbour sphere in it: about one voxel less all round.
+        On the mask, after its erosion, without the voxels in whose place no sphere fits: with radii in mm that
+        is about one voxel less all round.
 
     Raises
     ------
     ValueError
-        Shapes differ, the mask is empty or without an interior, NaN in the mask, or no valid radius.
+        Shapes differ, the mask is empty or without an interior, NaN in the mask, no valid radius, or a negative
+        erosion.
 
     References
     ----------
@@ -84,6 +104,10 @@ def vsharp(
     Schweser F, et al. NeuroImage 2011;54:2789-2807. doi:10.1016/j.neuroimage.2010.10.070
     """
     params = params or VSharpParameters()
+    if params.erosion_voxels < 0:
+        raise ValueError(f"the erosion is 0 voxels or more, not {params.erosion_voxels}")
+    if params.erosion_voxels:
+        mask = np.asarray(ndimage.binary_erosion(mask, iterations=params.erosion_voxels))
     total = checked_field(field_ppm, mask, grid)
     radii = sphere_radii_mm(params, grid)
     depth = depth_mm(mask, grid.voxel_size_mm)
@@ -98,14 +122,23 @@ def vsharp(
 
 
 def sphere_radii_mm(params: VSharpParameters, grid: Grid) -> list[float]:
-    """Descending radii, mm, ending with the smallest sphere that the voxels allow.
+    """Descending radii, mm: those in units of the smallest voxel edge, or ending with the smallest that voxels allow.
 
     Raises
     ------
     ValueError
-        The step is not positive or the largest radius reaches no neighbour.
+        The step is not positive, or a radius reaches no neighbour.
+
+    Examples
+    --------
+    >>> sphere_radii_mm(VSharpParameters(radii_voxels=(1, 3)), Grid((9, 9, 9), (0.5, 0.5, 1.0)))
+    [1.5, 0.5]
     """
     smallest = SMALLEST_IN_VOXELS * min(grid.voxel_size_mm)
+    if params.radii_voxels:
+        if min(params.radii_voxels) < SMALLEST_IN_VOXELS:
+            raise ValueError(f"the radii of V-SHARP are {SMALLEST_IN_VOXELS} voxels or more, not {params.radii_voxels}")
+        return sorted((r * min(grid.voxel_size_mm) for r in params.radii_voxels), reverse=True)
     if params.step_mm <= 0 or params.largest_radius_mm < smallest:
         raise ValueError(f"V-SHARP needs a positive step and a largest radius of at least {smallest:.2f} mm")
     count = int((params.largest_radius_mm - smallest) / params.step_mm + 1e-9)
@@ -154,10 +187,7 @@ V_SHARP = Method(
     title="V-SHARP",
     function=vsharp,
     parameters=VSharpParameters,
-    sentence=(
-        "The background field was removed with V-SHARP (radii from {largest_radius_mm:g} mm down to one voxel in steps "
-        "of {step_mm:g} mm, truncation {threshold:g})."
-    ),
+    sentence=("The background field was removed with V-SHARP ({radii}, truncation {threshold:g}{eroded})."),
     citations=(
         Citation(
             key="wu2012",

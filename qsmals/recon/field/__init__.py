@@ -6,6 +6,7 @@ FIELD = Registry(
     "field",
     {
         "weighted": "qsmals.recon.field.weighted:WEIGHTED",
+        "phase-snr": "qsmals.recon.field.phasesnr:PHASE_SNR",
         "complex-fit": "qsmals.recon.field.nonlinear:NONLINEAR",
     },
 )

@@ -14,6 +14,7 @@ INVERSION = Registry(
         "ilsqr": "qsmals.recon.inversion.ilsqr:ILSQR",
         "ndi": "qsmals.recon.inversion.ndi:NDI",
         "nonlinear-tv": "qsmals.recon.inversion.nonlineartv:NONLINEAR_TV",
+        "nonlinear-weak-harmonic": ("qsmals.recon.inversion.nonlinearweakharmonic:NONLINEAR_WEAK_HARMONIC"),
         "nonlinear-tgv": "qsmals.recon.inversion.nonlineartgv:NONLINEAR_TGV",
         "medi": "qsmals.recon.inversion.medi:MEDI",
     },
