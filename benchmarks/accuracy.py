@@ -3,9 +3,10 @@
     python benchmarks/accuracy.py WORK_DIR [--t1w T1W --segmentation APARC_ASEG] [--pipelines BG+INV ...]
         [--conditions NAME ...] [--everywhere] [--voxel-size-mm X Y Z] [--omp-nthreads N] [--docs docs]
 
-A pipeline is a background removal and a dipole inversion, `lbv+tv`. Under the reference conditions all pipelines run,
-under the others the first of the list, or all with `--everywhere`. The kernels are called as the workflows call them,
-with the true brain mask and labels: brain extraction and registration play no part (`conditions.py` measures them).
+A pipeline is a background removal and a dipole inversion, `lbv+tv`, or an inversion of the total field, `total+tgv`.
+Under the reference conditions all pipelines run, under the others the first of the list, or all with `--everywhere`.
+The kernels are called as the workflows call them, with the true brain mask and labels: brain extraction and
+registration play no part (`conditions.py` measures them).
 
 Writes reconstruction.md, .tsv and .png into the folder of `--docs`. What WORK_DIR has, simulations, total fields and
 rows of its results.tsv, is not made again; delete results.tsv and the files total_field.npz to measure changed
@@ -34,6 +35,7 @@ from qsmals import __version__
 from qsmals.engine.files import atomic, write_text
 from qsmals.engine.threads import threads
 from qsmals.recon.background import BACKGROUND
+from qsmals.recon.background.local import LocalField
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.recon.field import FIELD
 from qsmals.recon.grid import Grid
@@ -92,6 +94,9 @@ REGIONS = (
     *("caudate", "putamen", "pallidum", "thalamus", "hippocampus", "amygdala"),
     *("substantia_nigra", "red_nucleus", "white_matter"),
 )
+TOTAL = "total"
+"""In place of a background removal: there is none."""
+
 DEFAULT = f"{BACKGROUND.default}+{INVERSION.default}"
 PAIRS = ("v-sharp+tv", "pdf+tv", "lbv+tv", "resharp+tv", "pdf+weak-harmonic", "v-sharp+weak-harmonic")
 
@@ -316,9 +321,12 @@ def reconstruct(field_file: Path, grid: Grid, pipeline: str, beyond_brain: bool)
         field_ppm, noise_ppm = stored["field_ppm"], stored["noise_ppm"]
         mask = stored["reliable"] if beyond_brain else stored["brain"]
     start = time.monotonic()
-    local = background.function(
-        field_ppm, mask=mask, grid=grid, weights=inverse_noise(noise_ppm, mask), params=background.make_parameters()
-    )
+    if background is None:  # the total field goes on as it is; there is no local one to compare
+        local = LocalField(field_ppm, mask)
+    else:
+        local = background.function(
+            field_ppm, mask=mask, grid=grid, weights=inverse_noise(noise_ppm, mask), params=background.make_parameters()
+        )
     background_s = time.monotonic() - start
     known, local_ppm = np.asfortranarray(local.mask), np.asfortranarray(local.field_ppm)
     start = time.monotonic()
@@ -328,13 +336,15 @@ def reconstruct(field_file: Path, grid: Grid, pipeline: str, beyond_brain: bool)
     inversion_s = time.monotonic() - start
     figures = {"background_s": background_s, "inversion_s": inversion_s, "seconds": background_s + inversion_s}
     figures |= {"iterations": solution.convergence.iterations, "converged": int(solution.convergence.converged)}
+    if background is None:
+        local = LocalField(np.full_like(field_ppm, np.nan), mask)
     return local, solution, figures
 
 
 def methods(pipeline: str) -> tuple[Any, Any]:
-    """Background removal and inversion of ``background+inversion``."""
+    """Background removal and inversion of ``background+inversion``; None and the inversion of ``total+inversion``."""
     background, inversion = pipeline.split("+")
-    return BACKGROUND[background], INVERSION[inversion]
+    return None if background == TOTAL else BACKGROUND[background], INVERSION[inversion]
 
 
 def compile_kernels(pipeline: str) -> None:
@@ -345,8 +355,10 @@ def compile_kernels(pipeline: str) -> None:
     field = (0.05 * np.sin(5 * x) * np.cos(4 * y + z)).astype(np.float32)
     mask, field, weights = (np.asfortranarray(v) for v in (mask, field, mask.astype(np.float32)))
     background, inversion = methods(pipeline)
-    local = background.function(field, mask=mask, grid=grid, weights=weights, params=background.make_parameters())
-    inside = local.mask if local.mask.any() else mask
+    inside = mask
+    if background is not None:
+        local = background.function(field, mask=mask, grid=grid, weights=weights, params=background.make_parameters())
+        inside = local.mask if local.mask.any() else mask
     inversion.function(field, mask=inside, grid=grid, weights=weights, params=inversion.make_parameters())
 
 
@@ -364,7 +376,8 @@ def measure(
         local, solution, figures = reconstruct(field_file, grid, pipeline, beyond_brain)
     figures["peak_gb"] = peak_memory_gb()
     with np.load(field_file) as stored:
-        measured, total_ppm = local.mask & stored["brain"], stored["field_ppm"]
+        known = local.mask if solution.mask is None else solution.mask
+        measured, total_ppm = known & stored["brain"], stored["field_ppm"]
         figures["total_field_s"] = float(stored["seconds"])
     chi = np.where(measured, reference_to(solution.chi_ppm, measured)[0], np.float32(0))
     with atomic(chi_file) as stream:
@@ -548,7 +561,8 @@ def work(scan: Condition, pipelines: list[str], journal: Journal, n_threads: int
                 simulate(scan)
                 if not scan.field.is_file():
                     in_own_process(make_total_field, scan.bids, scan.field, n_threads, n_threads=n_threads)
-                beyond = BACKGROUND[pipeline.split("+")[0]].beyond_brain
+                background, _ = methods(pipeline)
+                beyond = background is None or background.beyond_brain
                 files = (scan.bids, scan.field, scan.chi(pipeline))
                 row = key | in_own_process(measure, *files, pipeline, beyond, n_threads, n_threads=n_threads)
             except Exception:
@@ -567,15 +581,18 @@ def work(scan: Condition, pipelines: list[str], journal: Journal, n_threads: int
 
 def default_pipelines() -> list[str]:
     """The program's own pair, pairs in common use, and every inversion after the default background removal."""
-    every = [f"{BACKGROUND.default}+{name}" for name in INVERSION]
+    every = [f"{TOTAL if INVERSION[name].total_field else BACKGROUND.default}+{name}" for name in INVERSION]
     return list(dict.fromkeys((DEFAULT, *PAIRS, *every)))
 
 
 def pipeline_name(text: str) -> str:
-    """``background+inversion`` with names of the registries."""
+    """``background+inversion`` with names of the registries, ``total`` before inversions of the total field."""
     background, _, inversion = text.partition("+")
-    if background not in BACKGROUND or inversion not in INVERSION:
-        raise argparse.ArgumentTypeError(f"{text}: one of {', '.join(BACKGROUND)}, +, one of {', '.join(INVERSION)}")
+    if background not in (*BACKGROUND, TOTAL) or inversion not in INVERSION:
+        names = f"{', '.join(BACKGROUND)}, {TOTAL}, +, one of {', '.join(INVERSION)}"
+        raise argparse.ArgumentTypeError(f"{text}: one of {names}")
+    if (background == TOTAL) != INVERSION[inversion].total_field:
+        raise argparse.ArgumentTypeError(f"{text}: {TOTAL} goes with inversions of the total field, and they with it")
     return text
 
 

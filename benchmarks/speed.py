@@ -172,7 +172,7 @@ NEEDED = {
     "field": ("unwrapped", "magnitude", "tissue"),
     "mask": ("quality", "magnitude", "brain"),
     "background": ("total", "noise"),
-    "inversion": ("local", "noise", "reliable"),
+    "inversion": ("local", "total", "noise", "reliable"),
     "relaxometry": ("magnitude", "brain"),
 }
 """Inputs of each stage; background removal takes the reliable mask or the brain as well."""
@@ -185,7 +185,7 @@ def prepared(stage: str, method: Any, inputs: Inputs, voxel_mm: float, mask_name
     grid, params = head_grid(voxel_mm), method.make_parameters()
     if stage in ("background", "inversion"):
         mask = inputs[mask_name]
-        field = inputs["total" if stage == "background" else "local"]
+        field = inputs["total" if stage == "background" or method.total_field else "local"]
         weights = inverse_noise(inputs["noise"], mask)
         return lambda: method.function(field, mask=mask, grid=grid, weights=weights, params=params)
     if stage == "mask":

@@ -15,6 +15,7 @@ from qsmals.interfaces.phase import EstimateField, PreparePhase, RemovePhaseOffs
 from qsmals.interfaces.susceptibility import (
     FitRelaxation,
     InvertDipole,
+    InvertTotalField,
     MakeFieldMasks,
     ReferenceSusceptibility,
     RemoveBackground,
@@ -295,6 +296,42 @@ def test_medi_takes_its_edges_from_the_magnitude(tmp_path: Path) -> None:
             maps[method, name] = load(run(InvertDipole(method=method, **settings, **more), folder).chi_ppm)
     assert np.abs(maps["medi", "with"] - maps["medi", "without"]).max() > 1e-3
     np.testing.assert_array_equal(maps["l2", "with"], maps["l2", "without"])
+
+
+def test_a_note_of_an_inversion_is_logged_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    field = np.where(BRAIN, dipole_field(CHI_PPM, GRID), 0).astype(np.float32)
+    given = {
+        "local_field_ppm": write(tmp_path / "field.nii", field),
+        "noise_ppm": write(tmp_path / "noise.nii", np.full(SHAPE, 0.01, np.float32)),
+        "mask": write(tmp_path / "mask.nii", BRAIN.astype(np.uint8)),
+        "method": "medi-0",
+        "parameters": {"max_iterations": 1, "tolerance": 10.0},
+    }
+    even = write(tmp_path / "r2star.nii", np.where(BRAIN, 20, 0).astype(np.float32))
+    assert "no cerebrospinal fluid" in run(InvertDipole(**given, r2star_hz=even), tmp_path).facts["notes"][0]
+    assert [r.name for r in caplog.records if "no cerebrospinal fluid" in r.getMessage()] == ["qsmals.inversion"]
+    r2star = np.where(BRAIN, np.where(CSF, 2, 20), 0).astype(np.float32)
+    found = run(InvertDipole(**given, r2star_hz=write(tmp_path / "r2star.nii", r2star)), tmp_path)
+    assert not found.facts["notes"]
+    assert abs(float(load(found.chi_ppm)[CSF & BRAIN].mean())) < 0.02
+
+
+def test_the_total_field_is_inverted_in_one_step(tmp_path: Path) -> None:
+    step = InvertTotalField(
+        field_ppm=write(tmp_path / "field.nii", np.where(BRAIN, FIELD_PPM, 0).astype(np.float32)),
+        noise_ppm=write(tmp_path / "noise.nii", np.full(SHAPE, 0.01, np.float32)),
+        mask=write(tmp_path / "mask.nii", BRAIN.astype(np.uint8)),
+        method="tgv",
+        parameters={"max_iterations": 400},
+    )
+    found = run(step, tmp_path)
+    chi, mask = load(found.chi_ppm), load(found.mask) > 0
+    assert 0 < (BRAIN & ~mask).sum() < 0.5 * BRAIN.sum() and not (mask & ~BRAIN).any()
+    inside = NUCLEUS & mask
+    assert 0.1 < chi[inside].mean() - chi[mask & ~NUCLEUS].mean() < 0.25
+    local = load(found.local_field_ppm)
+    assert not local[~mask].any()
+    assert np.corrcoef(local[mask], dipole_field(CHI_PPM, GRID)[mask])[0, 1] > 0.6
 
 
 def test_cortex_is_fitted_and_a_poor_fit_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -193,5 +193,6 @@ def test_every_method_finds_the_blocks(name: str) -> None:
     result = method.function(dipole_field(truth, grid), mask=mask, grid=grid)
     assert result.chi_ppm.dtype == np.float32 and not result.chi_ppm[~mask].any()
     assert relative_error(result.chi_ppm, truth, mask) < 0.6
-    assert method.sentence.format(**vars(method.make_parameters()))
+    params = method.make_parameters()
+    assert method.sentence.format(**vars(params) | dict(getattr(params, "words", {})))
     assert all(f.metadata["unit"] and f.metadata["source"] for f in fields(method.parameters))

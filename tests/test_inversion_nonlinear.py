@@ -14,11 +14,13 @@ from qsmals.recon import fourier
 from qsmals.recon.dipole import dipole_field, dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import nonlinearweakharmonic
-from qsmals.recon.inversion.medi import MEDI, edges, medi
+from qsmals.recon.inversion.medi import MEDI, edges, medi, reweighted
+from qsmals.recon.inversion.medi0 import MEDI_0, medi_0
 from qsmals.recon.inversion.nonlinear import nearest_misfit, pull, update_phase
 from qsmals.recon.inversion.nonlineartgv import NONLINEAR_TGV, adjoint_bend, update_bend
 from qsmals.recon.inversion.nonlineartv import NONLINEAR_TV
 from qsmals.recon.inversion.nonlinearweakharmonic import LARGEST_GRADIENT_WEIGHT, NONLINEAR_WEAK_HARMONIC
+from qsmals.recon.mask.ventricles import ventricles
 from qsmals.recon.method import Method
 from tests.inversion_phantom import TILTED, blocks, divergence, ellipsoid, relative_error
 
@@ -418,13 +420,13 @@ def test_parameters_are_positive_and_documented(method: Method) -> None:
     defaults = method.make_parameters()
     for f in fields(method.parameters):
         assert f.metadata["unit"] and f.metadata["source"]
-        if f.name in ("padding_mm", "edge_fraction"):
+        if f.name in ("padding_mm", "edge_fraction", "medi_lambda", "smv_radius_mm", "merit"):
             continue
         with pytest.raises(ValueError, match="positive"):
             method.function(local, mask=mask, grid=grid, params=replace(defaults, **{f.name: 0}))
     with pytest.raises(ValueError, match="margin"):
         method.function(local, mask=mask, grid=grid, params=replace(defaults, padding_mm=-1.0))
-    assert method.sentence.format(**vars(defaults))
+    assert method.sentence.format(**vars(defaults) | dict(getattr(defaults, "words", {})))
 
 
 def test_medi_refuses_bad_images() -> None:
@@ -442,3 +444,96 @@ def test_medi_refuses_bad_images() -> None:
         medi(local, mask=mask, grid=grid, csf_mask=~mask)
     with pytest.raises(ValueError, match="edge fraction"):
         medi(local, mask=mask, grid=grid, params=MEDI.make_parameters({"edge_fraction": 1.5}))
+
+
+def test_medi_takes_its_own_lambda() -> None:
+    """``lambda |W (exp(i D x) - exp(i phi))|^2 + |M grad x|_1`` over x in radians."""
+    grid = Grid((16, 15, 14), (1.0, 1.0, 1.0), TILTED)
+    mask, local = ellipsoid(grid), dipole_field(blocks(grid), grid)
+    params = MEDI.make_parameters({"medi_lambda": 250.0, "rad_per_ppm": 4.0, "regularisation": 9.0})
+    plain = replace(params, medi_lambda=0.0, regularisation=1 / (2 * 4.0 * 250.0))
+    maps = [medi(local, mask=mask, grid=grid, params=p).chi_ppm for p in (params, plain)]
+    np.testing.assert_array_equal(*maps)
+    with pytest.raises(ValueError, match="0 or more"):
+        medi(local, mask=mask, grid=grid, params=replace(params, medi_lambda=-1.0))
+
+
+def test_medi_without_spherical_means_ignores_the_background() -> None:
+    grid = Grid((30, 28, 26), (1.0, 1.0, 1.5), TILTED)
+    truth, mask = blocks(grid), ellipsoid(grid)
+    far = np.zeros(grid.shape, np.float32)
+    far[:2, 10:16, 10:16] = 5.0
+    local, background = dipole_field(truth, grid), dipole_field(far, grid)
+    params = replace(MEDI.make_parameters(), smv_radius_mm=3.0, regularisation=3e-5)
+    clean = medi(local, mask=mask, grid=grid, params=params)
+    assert clean.mask is not None and (clean.mask & ~mask).sum() == 0 and 0.2 < clean.mask.sum() / mask.sum() < 0.9
+    assert not clean.chi_ppm[~clean.mask].any()
+    assert relative_error(clean.chi_ppm, truth, clean.mask) < 0.25
+    found = medi(local + background, mask=mask, grid=grid, params=params)
+    assert relative_error(found.chi_ppm, clean.chi_ppm, clean.mask) < 0.1
+    off = medi(local + background, mask=mask, grid=grid, params=replace(params, smv_radius_mm=0.0)).chi_ppm
+    assert relative_error(off, truth, clean.mask) > 0.5
+
+
+def test_merit_takes_weight_from_voxels_of_large_misfit() -> None:
+    rng = np.random.default_rng(10)
+    local = (0.01 * rng.standard_normal((12, 11, 10))).astype(np.float32)
+    power = rng.uniform(0.5, 1.5, local.shape).astype(np.float32)
+    power[0] = 0
+    known = power > 0
+    local[5, 5, 5] = 0.2
+    found = reweighted(np.zeros_like(local), local, power, known, 4.0)
+    weight = np.sqrt(power[known].astype(float))
+    misfit = weight * (1 - np.exp(4j * local[known].astype(float)))
+    size = np.abs(misfit - misfit.mean())
+    expected = weight / np.maximum(size / (6 * size.std()), 1) ** 2
+    expected /= expected.mean()
+    np.testing.assert_allclose(np.sqrt(found[known]), expected, rtol=1e-4)
+    assert not found[0].any() and found[5, 5, 5] < 0.2 * power[5, 5, 5]
+    grid = Grid((24, 22, 20), (1.0, 1.0, 1.0), TILTED)
+    truth, mask = blocks(grid), ellipsoid(grid)
+    wrong = dipole_field(truth, grid)
+    wrong[12, 11, 10], wrong[9, 12, 12] = 0.5, -0.5
+    errors = [
+        relative_error(
+            medi(wrong, mask=mask, grid=grid, params=replace(MEDI.make_parameters(), merit=m)).chi_ppm, truth, mask
+        )
+        for m in (False, True)
+    ]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def brain_with_ventricle() -> tuple[Grid, NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]:
+    """Grid of 3 mm, brain, R2* and its ventricle: a rod from the centre outwards; fluid of the sulci, and a spot."""
+    grid = Grid((40, 40, 40), (3.0, 3.0, 3.0))
+    x, y, z = np.meshgrid(*[3 * (np.arange(40) - 19.5)] * 3, indexing="ij")
+    r = np.sqrt(x**2 + y**2 + z**2)
+    brain = r < 55
+    ventricle = (np.abs(y) < 6) & (np.abs(z) < 6) & (x > -10) & (x < 40)
+    r2star = np.where(brain, 20.0, 0.0)
+    r2star[ventricle | (brain & (r > 48))] = 2.0
+    r2star[30, 30, 20] = 2.0
+    return grid, brain, r2star.astype(np.float32), ventricle
+
+
+def test_ventricles_hang_together_with_the_centre() -> None:
+    grid, brain, r2star, ventricle = brain_with_ventricle()
+    np.testing.assert_array_equal(ventricles(r2star, mask=brain, grid=grid), ventricle)
+    assert not ventricles(np.where(brain, 20, 0).astype(np.float32), mask=brain, grid=grid).any()
+    assert not ventricles(r2star, mask=brain & ~brain, grid=grid).any()
+    with pytest.raises(ValueError, match="shape"):
+        ventricles(r2star[1:], mask=brain, grid=grid)
+
+
+def test_medi_0_refers_to_the_fluid_or_says_that_it_cannot() -> None:
+    grid, brain, r2star, ventricle = brain_with_ventricle()
+    chi = np.where(ventricle, 0.05, 0.0).astype(np.float32)
+    local, params = dipole_field(chi, grid), MEDI_0.make_parameters({"max_iterations": 3})
+    found = medi_0(local, mask=brain, grid=grid, params=params, r2star_hz=r2star)
+    assert not found.notes and abs(float(found.chi_ppm[ventricle].mean())) < 1e-6
+    assert found.chi_ppm[brain & ~ventricle].mean() < -0.01
+    plain = medi(local, mask=brain, grid=grid, params=params).chi_ppm
+    for r2, words in ((None, "no R2"), (np.where(brain, 20, 0).astype(np.float32), "no cerebrospinal fluid")):
+        other = medi_0(local, mask=brain, grid=grid, params=params, r2star_hz=r2)
+        assert words in other.notes[0] and len(other.notes) == 1
+        np.testing.assert_array_equal(other.chi_ppm, plain)

@@ -243,3 +243,22 @@ def test_a_method_that_does_not_suit_the_echoes_is_told(tmp_path: Path) -> None:
         for w in known_facts(plan_of(tmp_path / "even", [Visit()]).subjects[0].scans[0], plan.settings)["warnings"]
         if "relaxometry" in w
     ]
+
+
+def test_an_inversion_of_the_total_field_takes_the_place_of_background_removal(tmp_path: Path) -> None:
+    recon = Reconstruction(inversion="tgv", background="pdf")
+    plan = plan_of(tmp_path, [Visit(gres=(Gre(te_s=SIX_ECHOES),))], reconstruction=recon)
+    nodes = nodes_of(plan)
+    kinds = [type(n.interface).__name__ for n in nodes]
+    assert "RemoveBackground" not in kinds and "InvertDipole" not in kinds and kinds.count("InvertTotalField") == 1
+    assert "background" not in plan.subjects[0].scans[0].methods
+    (links,) = links_into(plan, "InvertTotalField")
+    assert links["field_ppm"] == ("inputnode", "field_ppm") and links["mask"] == ("masks", "reliable_mask")
+    promised = {p for p in expected_files([s.outputs for s in plan.subjects[0].scans]) if p.suffix != ".json"}
+    assert set(saved(nodes)) == promised
+    found = sidecars(nodes, "sub-01_")
+    assert found["Chimap.nii.gz"]["EstimationAlgorithm"] == "mcpc-3d-s, romeo, weighted, tgv"
+    local = found["desc-local_fieldmap.nii.gz"]
+    assert local["EstimationAlgorithm"] == "field of the map by tgv" and "inversion" in local["Parameters"]
+    assert found["desc-total_fieldmap.nii.gz"]["EstimationAlgorithm"] == "weighted"
+    assert "inversion" not in found["desc-total_fieldmap.nii.gz"]["Parameters"]

@@ -132,6 +132,17 @@ class _Saver:
         """Names of the methods, in the order of the run."""
         return ", ".join(str(step["method"]) for step in self.parameters(*stages).values())
 
+    @property
+    def single_step(self) -> bool:
+        """Whether susceptibility came from the total field, and the local field from it."""
+        return "background" not in self.plan.methods
+
+    def local_algorithm(self) -> str:
+        """How the local field was found."""
+        return (
+            f"field of the map by {self.algorithm('inversion')}" if self.single_step else self.algorithm("background")
+        )
+
     def uri(self, key: str) -> str:
         """URI of another output."""
         return self.uris.of(self.plan.outputs[key].path)
@@ -161,8 +172,8 @@ class _Saver:
                 desc,
                 gre,
                 sources=self.measured,
-                algorithm=self.algorithm("field" if desc == "total" else "background"),
-                parameters=self.parameters(*FIELD_STEPS),
+                algorithm=self.algorithm("field") if desc == "total" else self.local_algorithm(),
+                parameters=self.parameters(*(FIELD_STEPS if desc == "total" or not self.single_step else CHI_STEPS)),
                 b0_tesla=b0_tesla,
             )
             saving: dict[str, Any] = {"interface": SaveFieldMap, "masked": True, "b0_tesla": b0_tesla}

@@ -10,6 +10,7 @@ from qsmals.interfaces.phase import EstimateField, PreparePhase, RemovePhaseOffs
 from qsmals.interfaces.susceptibility import (
     FitRelaxation,
     InvertDipole,
+    InvertTotalField,
     MakeFieldMasks,
     ReferenceSusceptibility,
     RemoveBackground,
@@ -122,6 +123,35 @@ def init_susceptibility_wf(
     masks = maker.make(
         MakeFieldMasks(**_method(plan, recon, "mask")), "masks", step=f"masks ({recon.mask})", series=1, volumes=10
     )
+    outputs = [
+        *("chi_ppm", "local_field_ppm", "r2star_hz", "t2star_s", "s0", "mask", "brain_mask", "quality_mask"),
+        *("mask_facts", "inversion_facts"),
+    ]
+    outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
+
+    workflow = Workflow(name=name)
+    workflow.connect([
+        (inputnode, masks, [("brain_mask", "brain_mask"), ("quality", "quality"), ("magnitude", "magnitude")]),
+        (masks, outputnode, [
+            ("brain_mask", "brain_mask"), ("quality_mask", "quality_mask"), ("facts", "mask_facts"),
+        ]),
+    ])  # fmt: skip
+    if "background" in plan.methods:
+        invert = _add_two_steps(workflow, plan, maker, recon)
+    else:
+        invert = _add_single_step(workflow, plan, maker, recon)
+    workflow.connect([
+        (inputnode, invert, [("noise_ppm", "noise_ppm"), ("magnitude", "magnitude")]),
+        (invert, outputnode, [("chi_ppm", "chi_ppm"), ("mask", "mask"), ("facts", "inversion_facts")]),
+    ])  # fmt: skip
+    if len(plan.facts.te_s) > 1:
+        relax = _add_relaxometry(workflow, plan, maker, recon)
+        workflow.connect([(relax, invert, [("r2star_hz", "r2star_hz")])])
+    return workflow
+
+
+def _add_two_steps(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: Reconstruction) -> Node:
+    """Background field removal, and the inversion of what it leaves; the inversion is returned."""
     background = maker.make(
         RemoveBackground(**_method(plan, recon, "background")),
         "background",
@@ -136,28 +166,32 @@ def init_susceptibility_wf(
         volumes=60,
         parallel=True,
     )
-    outputs = [
-        *("chi_ppm", "local_field_ppm", "r2star_hz", "t2star_s", "s0", "mask", "brain_mask", "quality_mask"),
-        *("mask_facts", "inversion_facts"),
-    ]
-    outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
-
-    workflow = Workflow(name=name)
     workflow.connect([
-        (inputnode, masks, [("brain_mask", "brain_mask"), ("quality", "quality"), ("magnitude", "magnitude")]),
-        (inputnode, background, [("field_ppm", "field_ppm"), ("noise_ppm", "noise_ppm")]),
-        (masks, background, [("brain_mask", "brain_mask"), ("reliable_mask", "reliable_mask")]),
-        (inputnode, invert, [("noise_ppm", "noise_ppm"), ("magnitude", "magnitude")]),
-        (background, invert, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
-        (background, outputnode, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
-        (masks, outputnode, [
-            ("brain_mask", "brain_mask"), ("quality_mask", "quality_mask"), ("facts", "mask_facts"),
+        (workflow.get_node("inputnode"), background, [("field_ppm", "field_ppm"), ("noise_ppm", "noise_ppm")]),
+        (workflow.get_node("masks"), background, [
+            ("brain_mask", "brain_mask"), ("reliable_mask", "reliable_mask"),
         ]),
-        (invert, outputnode, [("chi_ppm", "chi_ppm"), ("facts", "inversion_facts")]),
+        (background, invert, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
+        (background, workflow.get_node("outputnode"), [("local_field_ppm", "local_field_ppm")]),
     ])  # fmt: skip
-    if len(plan.facts.te_s) > 1:
-        _add_relaxometry(workflow, plan, maker, recon)
-    return workflow
+    return invert
+
+
+def _add_single_step(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: Reconstruction) -> Node:
+    """The inversion of the total field, in all that is reliable; the local field is that of its map."""
+    invert = maker.make(
+        InvertTotalField(**_method(plan, recon, "inversion")),
+        "invert",
+        step=f"inversion of the total field ({recon.inversion})",
+        volumes=60,
+        parallel=True,
+    )
+    workflow.connect([
+        (workflow.get_node("inputnode"), invert, [("field_ppm", "field_ppm")]),
+        (workflow.get_node("masks"), invert, [("reliable_mask", "mask")]),
+        (invert, workflow.get_node("outputnode"), [("local_field_ppm", "local_field_ppm")]),
+    ])  # fmt: skip
+    return invert
 
 
 def init_reference_node(maker: NodeMaker, *, recon: Reconstruction) -> Node:
@@ -170,8 +204,8 @@ def init_reference_node(maker: NodeMaker, *, recon: Reconstruction) -> Node:
     return maker.make(reference, "reference", step="reference region", volumes=8)
 
 
-def _add_relaxometry(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: Reconstruction) -> None:
-    """R2*, T2* and S0 in the brain; one echo has none."""
+def _add_relaxometry(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: Reconstruction) -> Node:
+    """R2*, T2* and S0 in the brain; one echo has none. The node is returned."""
     relax = maker.make(
         FitRelaxation(te_s=[float(te) for te in plan.facts.te_s], **_method(plan, recon, "relaxometry")),
         "relax",
@@ -187,6 +221,7 @@ def _add_relaxometry(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon
             ("r2star_hz", "r2star_hz"), ("t2star_s", "t2star_s"), ("s0", "s0"),
         ]),
     ])  # fmt: skip
+    return relax
 
 
 def _method(plan: ScanPlan, recon: Reconstruction, stage: str) -> dict[str, Any]:

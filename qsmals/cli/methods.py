@@ -20,7 +20,10 @@ SEVERAL_ECHOES = ("phase_offset", "relaxometry")
 
 
 def chosen_methods(recon: Reconstruction, te_s: Sequence[float], b0_tesla: float) -> dict[str, tuple[Method, Any]]:
-    """Method of each stage that runs for this scan, with its parameters (dataclass), in the order of the run."""
+    """Method of each stage that runs for this scan, with its parameters (dataclass), in the order of the run.
+
+    An inversion of the total field has no background field removal before it.
+    """
     scan = Protocol(tuple(te_s), b0_tesla)
     stages = [stage for stage in STAGES if len(te_s) > 1 or stage not in SEVERAL_ECHOES]
     found = {}
@@ -29,6 +32,8 @@ def chosen_methods(recon: Reconstruction, te_s: Sequence[float], b0_tesla: float
         name = "log-linear" if asked == "arlo" and not spacing_allows_arlo(te_s) else asked
         method = STAGES[stage][name]
         found[stage] = method, method.make_parameters(recon.parameters.get(name), scan)
+    if found["inversion"][0].total_field:
+        del found["background"]
     return found
 
 

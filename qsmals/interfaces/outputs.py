@@ -181,6 +181,7 @@ class SaveFacts(Step):
         warnings = warnings_in(detected)
         if self.inputs.inversion and not self.inputs.inversion["converged"]:
             warnings.append(NOT_CONVERGED)
+        warnings += self.inputs.inversion.get("notes", [])
         warnings += self.inputs.cortex.get("warnings", [])
         registration = {
             "GRE to T1w": dict(self.inputs.registration_gre),

@@ -9,6 +9,7 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from qsmals.interfaces.base import (
+    Float,
     Step,
     StepInput,
     affine_of,
@@ -116,18 +117,23 @@ class RemoveBackground(Step):
         }
 
 
-class _InversionInput(StepInput):
-    local_field_ppm = File(exists=True, mandatory=True, desc="local field, ppm")
+class _CommonInversionInput(StepInput):
     noise_ppm = File(exists=True, mandatory=True, desc="standard deviation of the total field, ppm")
-    mask = File(exists=True, mandatory=True, desc="where the local field is known")
+    mask = File(exists=True, mandatory=True, desc="where the field is known")
     magnitude = File(exists=True, desc="magnitude of all echoes, for methods that take edges from it")
+    r2star_hz = File(exists=True, desc="R2*, 1/s, for methods that find fluid by it")
     method = traits.Str(mandatory=True)
     parameters = traits.Dict(usedefault=True)
 
 
+class _InversionInput(_CommonInversionInput):
+    local_field_ppm = File(exists=True, mandatory=True, desc="local field, ppm")
+
+
 class _InversionOutput(TraitedSpec):
     chi_ppm = File(desc="susceptibility, ppm, up to a constant")
-    facts = traits.Dict(desc="iterations, and the change that they reached")
+    mask = File(desc="where susceptibility was found")
+    facts = traits.Dict(desc="iterations, the change that they reached, and notes")
 
 
 class InvertDipole(Step):
@@ -138,40 +144,83 @@ class InvertDipole(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.inversion`."""
+        return self._saved(self._solution(load(self.inputs.local_field_ppm)), folder)
+
+    def _solution(self, field_ppm: Float) -> Any:
+        """What the method finds in a field on the mask."""
         from qsmals.recon.field.weights import inverse_noise
         from qsmals.recon.grid import Grid
         from qsmals.recon.inversion import INVERSION
 
         method = INVERSION[self.inputs.method]
-        affine = affine_of(self.inputs.local_field_ppm)
         mask = load_mask(self.inputs.mask)
-        solution = method.function(
-            load(self.inputs.local_field_ppm),
+        return method.function(
+            field_ppm,
             mask=mask,
-            grid=Grid.from_affine(mask.shape, affine),
+            grid=Grid.from_affine(mask.shape, affine_of(self.inputs.mask)),
             weights=inverse_noise(load(self.inputs.noise_ppm), mask),
             params=method.make_parameters(self.inputs.parameters),
-            **self._magnitude(method.function),
+            **self._images(method.function),
         )
-        reached = solution.convergence
-        log_warnings("inversion", [] if reached.converged else [NOT_CONVERGED], folder)
+
+    def _saved(self, solution: Any, folder: Path) -> dict[str, Any]:
+        affine, reached = affine_of(self.inputs.mask), solution.convergence
+        notes = [*([] if reached.converged else [NOT_CONVERGED]), *solution.notes]
+        log_warnings("inversion", notes, folder)
+        known = load_mask(self.inputs.mask) if solution.mask is None else solution.mask
         return {
             "chi_ppm": save(solution.chi_ppm, affine, folder / "chi.nii"),
+            "mask": save(known, affine, folder / "known.nii"),
             "facts": {
                 "iterations": reached.iterations,
                 "relative_change": reached.reached,
                 "tolerance": reached.tolerance,
                 "converged": reached.converged,
+                "notes": list(solution.notes),
             },
         }
 
-    def _magnitude(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """The combined magnitude for a method that has a use for it (MEDI)."""
+    def _images(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """The combined magnitude and R2* for a method that has a use for them (MEDI, MEDI+0)."""
         from qsmals.recon.field.magnitude import combined_magnitude
 
-        if "magnitude" not in signature(function).parameters or not isdefined(self.inputs.magnitude):
-            return {}
-        return {"magnitude": combined_magnitude(load_echoes(self.inputs.magnitude))}
+        found: dict[str, Any] = {}
+        wanted = signature(function).parameters
+        if "magnitude" in wanted and isdefined(self.inputs.magnitude):
+            found["magnitude"] = combined_magnitude(load_echoes(self.inputs.magnitude))
+        if "r2star_hz" in wanted and isdefined(self.inputs.r2star_hz):
+            found["r2star_hz"] = load(self.inputs.r2star_hz)
+        return found
+
+
+class _SingleStepInput(_CommonInversionInput):
+    field_ppm = File(exists=True, mandatory=True, desc="total field, ppm")
+
+
+class _SingleStepOutput(_InversionOutput):
+    local_field_ppm = File(desc="field of the susceptibility found, ppm")
+
+
+class InvertTotalField(InvertDipole):
+    """Susceptibility from the total field by the method named, without background field removal."""
+
+    input_spec = _SingleStepInput
+    output_spec = _SingleStepOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.recon.inversion`; the local field is that of the map, for there is no other."""
+        from qsmals.recon.dipole import dipole_field
+        from qsmals.recon.grid import Grid
+
+        solution = self._solution(load(self.inputs.field_ppm))
+        mask = load_mask(self.inputs.mask) if solution.mask is None else solution.mask
+        affine = affine_of(self.inputs.mask)
+        centred = np.where(mask, solution.chi_ppm - solution.chi_ppm[mask].mean(dtype=np.float64), 0)
+        local = dipole_field(centred.astype(np.float32), Grid.from_affine(mask.shape, affine)) * mask
+        return {
+            **self._saved(solution, folder),
+            "local_field_ppm": save(local, affine, folder / "local_field.nii"),
+        }
 
 
 class _RelaxometryInput(StepInput):

@@ -71,6 +71,8 @@ class Method:
     beyond_brain : bool
         Of a background method: it gains from reliable phase around the brain, and gets it. Spherical means lose by the
         sources that lie there.
+    total_field : bool
+        Of an inversion: it starts from the total field, wherever that is reliable, and no background is removed before.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Method:
     sentence: str
     citations: tuple[Citation, ...]
     beyond_brain: bool = False
+    total_field: bool = False
 
     def make_parameters(self, values: Mapping[str, Any] | None = None, scan: Protocol | None = None) -> Any:
         """Parameters with ``values``, then those that follow the scan, in place of the defaults.

@@ -112,6 +112,28 @@ PRESETS: Mapping[str, Preset] = {
             },
             citations=(CONSENSUS_PAPER,),
         ),
+        Preset(
+            name="consensus-medi",
+            sentence=_SENTENCE.format("alternative (MEDI)"),
+            reconstruction={
+                **_BEFORE_INVERSION,
+                "inversion": "medi",
+                "parameters": {
+                    **_PARAMETERS_BEFORE_INVERSION,
+                    "medi": {
+                        "medi_lambda": 2000.0,
+                        "edge_fraction": 0.3,  # 90 percent, of which the toolbox counts three a voxel
+                        "smv_radius_mm": 5.0,
+                        "merit": True,
+                        "tolerance": 0.1,
+                        "max_iterations": 10,
+                        "inner_tolerance": 0.01,
+                        "inner_iterations": 100,
+                    },
+                },
+            },
+            citations=(CONSENSUS_PAPER,),
+        ),
     )
 }
 """By name."""

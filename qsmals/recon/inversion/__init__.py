@@ -16,7 +16,9 @@ INVERSION = Registry(
         "nonlinear-tv": "qsmals.recon.inversion.nonlineartv:NONLINEAR_TV",
         "nonlinear-weak-harmonic": ("qsmals.recon.inversion.nonlinearweakharmonic:NONLINEAR_WEAK_HARMONIC"),
         "nonlinear-tgv": "qsmals.recon.inversion.nonlineartgv:NONLINEAR_TGV",
+        "tgv": "qsmals.recon.inversion.tgv:TGV",
         "medi": "qsmals.recon.inversion.medi:MEDI",
+        "medi-0": "qsmals.recon.inversion.medi0:MEDI_0",
     },
 )
 """Methods of dipole inversion; the first is the default."""

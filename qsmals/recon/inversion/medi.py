@@ -1,5 +1,6 @@
 """Morphology enabled dipole inversion."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,6 +8,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from qsmals.recon import fourier
+from qsmals.recon.background.ismv import sphere_interior
 from qsmals.recon.conjugate import conjugate_gradient
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
@@ -18,6 +20,9 @@ from qsmals.recon.method import Citation, Method
 
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+
+MERIT_FACTOR = 6.0
+"""Standard deviations of the misfit beyond which a voxel loses weight, as the MEDI toolbox has it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,17 @@ class MEDIParameters:
     )
     corner_ppm_per_mm: float = field(default=1e-4, metadata={"unit": "ppm/mm", "source": "design choice"})
     csf_weight: float = field(default=0.1, metadata={"unit": "1", "source": "MEDI+0: lambda_CSF 100 at lambda 1000"})
+    medi_lambda: float = field(
+        default=0.0,
+        metadata={
+            "unit": "1, at the phase of rad_per_ppm",
+            "source": "weight of the data as MEDI counts it, in place of the regularisation if not 0; consensus 2000",
+        },
+    )
+    smv_radius_mm: float = field(
+        default=0.0, metadata={"unit": "mm, 0 is off", "source": "design choice; consensus and MEDI toolbox 5"}
+    )
+    merit: bool = field(default=False, metadata={"unit": "yes or no", "source": "design choice; consensus yes"})
     padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "STI Suite pads 12 voxels"})
     tolerance: float = field(default=0.03, metadata={"unit": "relative change", "source": "1 phantom"})
     max_iterations: int = field(default=20, metadata={"unit": "Gauss-Newton steps", "source": "design choice"})
@@ -55,6 +71,23 @@ class MEDIParameters:
     inner_iterations: int = field(
         default=30, metadata={"unit": "iterations", "source": "the error of 100 at half the time on 1 phantom"}
     )
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """For the methods text."""
+        strength = f"regularisation {self.regularisation:g} mm at fields in ppm"
+        if self.medi_lambda:
+            strength = f"lambda {self.medi_lambda:g}"
+        smv = (
+            f"; field and dipole less their spherical means of {self.smv_radius_mm:g} mm" if self.smv_radius_mm else ""
+        )
+        merit = "; voxels of large misfit lost weight at every step (MERIT)" if self.merit else ""
+        return {"strength": strength, "more": smv + merit}
+
+    @property
+    def variation_mm(self) -> float:
+        """Weight of the variation, mm, at fields in ppm."""
+        return 0.5 / (self.rad_per_ppm * self.medi_lambda) if self.medi_lambda else self.regularisation
 
 
 def medi(
@@ -74,6 +107,11 @@ def medi(
     difference is among the ``edge_fraction`` largest of the mask, 1 elsewhere. With a ``csf_mask`` the variance in
     cerebrospinal fluid is charged too: ``+ csf_weight/2 |chi - mean of chi|^2`` over its voxels (MEDI+0).
 
+    With ``smv_radius_mm`` both the field and that of the dipole lose their spherical means, so that what the background
+    step left does not matter, and the mask its outer voxels, in which the sphere does not fit. With ``merit`` the
+    weights W of voxels whose misfit is beyond six standard deviations are divided, after every step, by the square of
+    their excess.
+
     Each step replaces the cosine of the data term and the absolute value, rounded at ``corner_ppm_per_mm``, by
     parabolas that touch them from above, and solves for their minimum by conjugate gradients: the objective can only
     fall.
@@ -91,7 +129,7 @@ def medi(
     params : MEDIParameters, optional
         The regularisation belongs to fields in ppm: the data term tends to that of :func:`tv.tv` for small misfits.
         MEDI's lambda, which multiplies the data term and belongs to phase in radians, is
-        ``1 / (2 rad_per_ppm regularisation)``.
+        ``1 / (2 rad_per_ppm regularisation)``, and can be given itself.
     magnitude : (x, y, z) float32, optional
         Image that gives the edges, any unit, finite in the mask. Without it the weights give them, and without those
         there are none: the method is then total variation.
@@ -101,7 +139,8 @@ def medi(
     Returns
     -------
     Susceptibility
-        With a ``csf_mask`` the mean there is 0. The changes are those of the Gauss-Newton steps.
+        With a ``csf_mask`` the mean there is 0. With spherical means off, on the smaller mask. The changes are those of
+        the Gauss-Newton steps.
 
     Raises
     ------
@@ -119,18 +158,42 @@ def medi(
     _check(params)
     local, weight = checked_inputs(field_ppm, mask, grid, weights)
     image = weight if magnitude is None else _checked_image(magnitude, mask)
+    charged = edges(image, mask, grid, params.edge_fraction)
+    padding = max(params.padding_mm, params.smv_radius_mm) if params.smv_radius_mm else params.padding_mm
+    margin = fourier.margin_voxels(padding, grid)
+    shape = fourier.padded_shape(grid.shape, margin)
+    dipole, smaller = dipole_kernel(grid, shape), None
+    if params.smv_radius_mm > 0:
+        mask = smaller = sphere_interior(mask, params.smv_radius_mm, grid)
+        mean = fourier.sphere_kernel(params.smv_radius_mm, grid, shape)
+        local, weight = _without_means(local, weight, mask, mean, shape)
+        dipole = dipole * (np.float32(1) - mean)
     fluid = None if csf_mask is None else _checked_fluid(csf_mask, mask)
-    shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
-    charge = np.full((3, *shape), params.regularisation, dtype=np.float32)
+    charge = np.full((3, *shape), params.variation_mm, dtype=np.float32)
     nx, ny, nz = grid.shape
-    charge[:, :nx, :ny, :nz][edges(image, mask, grid, params.edge_fraction)] = 0.0
+    charge[:, :nx, :ny, :nz][charged] = 0.0
     within = None if fluid is None else padded(fluid.astype(np.float32), shape) > 0
-    system = _System(padded(local, shape), np.square(padded(weight, shape)), charge, within, grid, params)
+    system = _System(padded(local, shape), np.square(padded(weight, shape)), charge, within, dipole, grid, params)
     full, convergence = system.solve()
     chi = full[:nx, :ny, :nz]
     if fluid is not None:
         chi = chi - np.float32(chi[fluid].mean(dtype=np.float64))
-    return Susceptibility(np.where(mask, chi, np.float32(0)), convergence)
+    return Susceptibility(np.where(mask, chi, np.float32(0)), convergence, smaller)
+
+
+def _without_means(
+    local: Volume, weight: Volume, mask: Mask, mean: Volume, shape: fourier.Shape
+) -> tuple[Volume, Volume]:
+    """Field less its spherical mean, and the weights of that difference, both 0 outside the smaller mask."""
+
+    def averaged(volume: Volume) -> Volume:
+        return fourier.inverse(fourier.transform(volume, shape) * mean, shape, local.shape)
+
+    variance = np.divide(1, np.square(weight), out=np.zeros_like(weight), where=weight > 0)
+    total = variance + np.maximum(averaged(variance), 0)
+    kept = np.divide(1, np.sqrt(total), out=np.zeros_like(weight), where=mask & (weight > 0))
+    kept /= np.float32(kept[mask].mean(dtype=np.float64))
+    return np.where(mask, local - averaged(local), np.float32(0)), kept
 
 
 def edges(image: Volume, mask: Mask, grid: Grid, fraction: float) -> Mask:
@@ -168,6 +231,8 @@ def _check(params: MEDIParameters) -> None:
     )
     if min(numbers) <= 0 or min(params.max_iterations, params.inner_iterations) < 1:
         raise ValueError(f"MEDI needs positive parameters, not {params}")
+    if min(params.medi_lambda, params.smv_radius_mm) < 0:
+        raise ValueError(f"lambda and radius of MEDI are 0 or more, not {params}")
     if not 0 <= params.edge_fraction <= 1:
         raise ValueError(f"the edge fraction lies between 0 and 1, not at {params.edge_fraction}")
 
@@ -193,11 +258,18 @@ class _System:
     """Objective on the padded grid, and the normal equations of its parabolas."""
 
     def __init__(
-        self, local: Volume, power: Volume, charge: Volume, fluid: Mask | None, grid: Grid, params: MEDIParameters
+        self,
+        local: Volume,
+        power: Volume,
+        charge: Volume,
+        fluid: Mask | None,
+        dipole: Volume,
+        grid: Grid,
+        params: MEDIParameters,
     ) -> None:
         self.local, self.power, self.charge, self.fluid, self.params = local, power, charge, fluid, params
         self.inverse_size = (1.0 / np.asarray(grid.voxel_size_mm)).astype(np.float32)
-        self.dipole = dipole_kernel(grid, local.shape)
+        self.dipole, self.known = dipole, power > 0
         self.stiffness = np.empty_like(charge)
 
     def solve(self) -> tuple[Volume, Convergence]:
@@ -211,6 +283,8 @@ class _System:
                 tolerance=params.inner_tolerance, max_iterations=params.inner_iterations,
             )  # fmt: skip
             previous, chi = chi, chi + step
+            if params.merit:
+                self.power = reweighted(self._field(chi), self.local, self.power, self.known, params.rad_per_ppm)
             changes.append(relative_change(chi, previous))
             if changes[-1] <= params.tolerance:
                 break
@@ -239,6 +313,24 @@ class _System:
             values = volume[self.fluid]
             result[self.fluid] += np.float32(self.params.csf_weight) * (values - values.mean(dtype=np.float64))
         return result
+
+
+def reweighted(explained: Volume, local: Volume, power: Volume, known: Mask, rad_per_ppm: float) -> Volume:
+    """Squared weights after a step of MERIT: those of voxels of large misfit over the fourth power of its excess.
+
+    The excess is the modulus of the weighted misfit of the complex signal, less its mean, in units of `MERIT_FACTOR`
+    times the standard deviation of such moduli; below 1 it has no effect. The weights keep their mean of 1.
+    """
+    scale = 1j * rad_per_ppm
+    weight = np.sqrt(power[known].astype(np.float64))
+    misfit = weight * (np.exp(scale * explained[known]) - np.exp(scale * local[known]))
+    size = np.abs(misfit - misfit.mean())
+    limit = MERIT_FACTOR * float(size.std())
+    if limit > 0:
+        weight /= np.maximum(size / limit, 1.0) ** 2
+    result = np.zeros_like(power)
+    result[known] = np.square(weight / weight.mean())
+    return result
 
 
 @njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
@@ -291,9 +383,9 @@ MEDI = Method(
     parameters=MEDIParameters,
     sentence=(
         "Morphology enabled dipole inversion minimised the weighted misfit of the complex signal ({rad_per_ppm:g} "
-        "rad/ppm) and the variation of susceptibility away from edges (regularisation {regularisation:g} mm at fields "
-        "in ppm; edges are the {edge_fraction:.0%} largest differences of the image; relative change below "
-        "{tolerance:g} or {max_iterations} Gauss-Newton steps)."
+        "rad/ppm) and the variation of susceptibility away from edges ({strength}; edges are the {edge_fraction:.0%} "
+        "largest differences of the image{more}; relative change below {tolerance:g} or {max_iterations} Gauss-Newton "
+        "steps)."
     ),
     citations=(
         Citation(

@@ -22,10 +22,16 @@ class Susceptibility:
         Susceptibility, ppm, 0 outside the mask, up to a constant (see :mod:`qsmals.recon.reference`).
     convergence : Convergence
         Iterations and changes.
+    mask : (x, y, z) bool or None
+        Where the map holds if that is less than the mask given.
+    notes : tuple of str
+        What a person should know about this map, a sentence each without its full stop.
     """
 
     chi_ppm: NDArray[np.float32]
     convergence: Convergence
+    mask: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def checked_inputs(
