@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import Any
 
 import numba
 import numpy as np
@@ -14,6 +15,7 @@ from qsmals.recon.dipole import dipole_field, dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import INVERSION
 from qsmals.recon.inversion.admm import relative_change
+from qsmals.recon.inversion.harmonic import HarmonicSystem
 from qsmals.recon.inversion.l2 import L2Parameters, l2
 from qsmals.recon.inversion.tkd import TkdParameters, mean_over_k_space, tkd
 from qsmals.recon.inversion.tv import TVParameters, tv
@@ -196,3 +198,68 @@ def test_every_method_finds_the_blocks(name: str) -> None:
     params = method.make_parameters()
     assert method.sentence.format(**vars(params) | dict(getattr(params, "words", {})))
     assert all(f.metadata["unit"] and f.metadata["source"] for f in fields(method.parameters))
+
+
+@pytest.mark.parametrize("name", list(INVERSION))
+def test_every_method_nears_the_truth_as_noise_goes_and_iterations_grow(name: str) -> None:
+    method = INVERSION[name]
+    grid = Grid((24, 22, 20), (1.0, 1.0, 1.2), TILTED)
+    truth, mask = blocks(grid), ellipsoid(grid)
+    random = np.random.default_rng(21).standard_normal(grid.shape)
+
+    def error_of(spread: float, **changes: Any) -> float:
+        local = (dipole_field(truth, grid) + spread * random).astype(np.float32)
+        params = method.make_parameters(changes)
+        return relative_error(method.function(local, mask=mask, grid=grid, params=params).chi_ppm, truth, mask)
+
+    clean = error_of(0.0)
+    assert clean < error_of(0.03)
+    if "max_iterations" in {f.name for f in fields(method.parameters)}:
+        assert error_of(0.0, **FEWER.get(name, {"max_iterations": 2})) > clean
+
+
+FEWER = {
+    "weak-harmonic": {"max_iterations": 2, "reweightings": 0},
+    "hd-qsm": {"max_iterations": 3, "robust_iterations": 2},
+}
+"""Parameters that stop a method early, where the number of iterations alone may not be so small."""
+
+
+def test_susceptibility_and_harmonic_field_solve_their_normal_equations() -> None:
+    """The step that the weak-harmonic method shares, against a dense solution in double precision."""
+    grid = Grid((5, 4, 4), (1.0, 1.2, 1.5), TILTED)
+    rng = np.random.default_rng(22)
+    mu, rho, kappa = 0.7, 0.02, 0.3
+    a, b, c = rng.standard_normal((3, *grid.shape)).astype(np.float32)
+    system = HarmonicSystem(grid, grid.shape, field_penalty=mu, slope_penalty=rho, harmonic_penalty=kappa)
+    chi, explained, laplacian = system.solve(a.copy(), b.copy(), c.copy())
+    size = a.size
+
+    def matrix(kernel: NDArray[np.float32]) -> NDArray[np.float64]:
+        unit = np.eye(size).reshape(size, *grid.shape)
+        rows = [fft.irfftn(kernel.astype(float) * fft.rfftn(u), s=grid.shape).ravel() for u in unit]
+        return np.stack(rows, axis=1)
+
+    dipole, minus_laplacian = matrix(dipole_kernel(grid)), matrix(fourier.laplacian_kernel(grid))
+    left = np.block([
+        [mu * dipole @ dipole + rho * minus_laplacian, mu * dipole],
+        [mu * dipole, mu * np.eye(size) + kappa * minus_laplacian @ minus_laplacian],
+    ])  # fmt: skip
+    right = np.r_[mu * dipole @ a.ravel() + rho * b.ravel(), mu * a.ravel() - kappa * minus_laplacian @ c.ravel()]
+    best = np.linalg.lstsq(left, right, rcond=1e-10)[0]  # a constant susceptibility has no effect
+    x, h = best[:size] - best[:size].mean(), best[size:]
+    np.testing.assert_allclose(chi.ravel(), x, atol=2e-4)
+    np.testing.assert_allclose(explained.ravel(), dipole @ x + h, atol=2e-4)
+    np.testing.assert_allclose(laplacian.ravel(), -minus_laplacian @ h, atol=2e-4)
+
+
+def test_fields_agree_with_qsm_forward() -> None:
+    """For a smooth source: its kernel is the continuous one, ours that of points, which differ at sharp edges."""
+    main = pytest.importorskip("qsm_forward.qsm_forward")
+    grid = Grid((48, 44, 40), (1.0, 1.0, 1.0), TILTED)
+    p = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in grid.shape], indexing="ij")
+    chi = np.exp(-sum(x**2 for x in p) / (2 * 5.0**2)).astype(np.float32)
+    theirs = main.generate_field(chi, voxel_size=grid.voxel_size_mm, B0_dir=list(TILTED))
+    ours = dipole_field(chi, grid)
+    difference = (ours - ours.mean()) - (theirs - theirs.mean())
+    assert np.abs(difference).max() < 1e-2 * np.ptp(ours)
