@@ -56,11 +56,16 @@ class Reconstruction:
 class Anatomy:
     """Brain extraction, registration and regions."""
 
-    brain_extraction: Literal["auto", "template", "skip"] = "auto"
-    """``auto`` (skipped on a T1w image that is seen to be brain-only), ``template`` or ``skip``."""
+    brain_extraction: Literal["auto", "template", "deepbet", "skip"] = "auto"
+    """``auto`` (skipped on a T1w image that is seen to be brain-only), ``template``, ``deepbet`` (an extra), ``skip``.
+    A brain mask that another pipeline made comes before all of them."""
     output_spaces: tuple[str, ...] = ("MNI152NLin6Asym",)
     """Standard spaces that receive the susceptibility map; the atlas's own is always first."""
     atlas: Literal["als"] = "als"
+    extra_atlases: tuple[str, ...] = ()
+    """Further atlases, each ``NAME=FILE[,LABELS.tsv[,SPACE]]``."""
+    skip_registration: bool = False
+    """All transforms are taken from the derivatives that were given."""
     refinement: Literal["susceptibility", "none"] = "susceptibility"
     """``susceptibility`` (deep nuclei are placed by the map as well) or ``none`` (by the T1w image alone)."""
     cortex: Literal["grey-matter", "atlas"] = "grey-matter"

@@ -59,6 +59,19 @@ def test_unions_are_made_of_labels():
     assert set(both.members) == {1003, 1027, 2003, 2027}
 
 
+def test_parts_divide_pallidum_and_thalamus_on_each_side():
+    rows = {(r.name, r.hemisphere) for r in atlases.ALS.parts}
+    names = [
+        *("pallidum_external", "pallidum_internal"),
+        *("thalamus_motor", "thalamus_medial", "thalamus_pulvinar", "thalamus_other"),
+    ]
+    assert rows == {(name, side) for name in names for side in "LRB"}
+    singles = [r for r in atlases.ALS.parts if atlases.is_single(r)]
+    assert {r.index for r in singles} == set(atlases.PARENTS)
+    both = [r.index for r in (*atlases.ALS.regions, *atlases.ALS.parts)]
+    assert len(set(both)) == len(both)
+
+
 def test_the_table_lists_the_labels_of_the_image_only():
     lines = atlases.ALS.label_table().splitlines()
     assert lines[0] == "index\tname\themisphere"
@@ -81,7 +94,7 @@ def test_unknown_names_say_what_there_is():
 def test_the_label_image_has_every_label_in_its_place(tmp_path):
     compute = Compute(tmp_path)
     with ants_session(compute):
-        image = atlases.atlas_image("als", compute=compute)
+        image, parts = atlases.atlas_images("als", compute=compute)
     data = np.rint(image.numpy()).astype(int)
     assert set(np.unique(data)) == {0, *(r.index for r in atlases.ALS.regions if atlases.is_single(r))}
     to_ras = LPS_FROM_RAS @ index_to_physical(image)
@@ -90,5 +103,12 @@ def test_the_label_image_has_every_label_in_its_place(tmp_path):
         assert {"L": x < -1, "R": x > 1, "B": abs(x) < 3}[region.hemisphere]
         if region.name == "red_nucleus":
             assert np.linalg.norm([abs(x) - 5, y + 19.5, z + 9]) < 1.5
+    drawn = np.rint(parts.numpy()).astype(int)
+    assert set(np.unique(drawn)) == {0, *atlases.PARENTS}
+    for parent in set(atlases.PARENTS.values()):
+        assert {atlases.PARENTS[p] for p in np.unique(drawn[data == parent])} == {parent}
+    share = {p: (drawn[data == of] == p).mean() for p, of in atlases.PARENTS.items()}
+    assert 0.2 < share[40023] < 0.4  # internal pallidum
+    assert 0.2 < share[40025] < 0.45  # motor thalamus
     volumes = {i: int((data == i).sum()) for i in (27, 59, 504, 505)}
     assert all(350 < v < 750 for v in volumes.values())

@@ -138,7 +138,8 @@ def test_anatomy_names_template_registration_and_atlases():
 def test_regions_say_where_the_midbrain_nuclei_come_from():
     markdown, bib = text()
     assert (
-        "the substantia nigra of HCPEx, which is that of CIT168 (Huang et al., 2022; Pauli et al., 2018); the red "
+        "the substantia nigra of HCPEx, which is that of CIT168 (Huang et al., 2022; Pauli et al., 2018); the parts of "
+        "pallidum and thalamus in HCPEx (Huang et al., 2022); the red "
         "nucleus of AAL3, moved to its centre in CIT168 (Rolls et al., 2020; Pauli et al., 2018); those of the "
         "atlas mine. They were brought" in markdown
     )

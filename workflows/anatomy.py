@@ -5,8 +5,17 @@ from typing import Any
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
+from qsmals.bids.given import NO_GRE, NO_T1W, GivenGre, GivenT1w
 from qsmals.bids.layout import T1wScan
-from qsmals.interfaces.anatomy import ExtractBrain, RegisterGre, RegisterTemplate, Resample, SegmentTissues
+from qsmals.interfaces.anatomy import (
+    ExtractBrain,
+    GivenRigid,
+    GivenTemplate,
+    RegisterGre,
+    RegisterTemplate,
+    Resample,
+    SegmentTissues,
+)
 from qsmals.settings import Settings
 from qsmals.workflows.nodes import NodeMaker
 
@@ -17,8 +26,10 @@ def ants_settings(settings: Settings) -> dict[str, Any]:
     return {"seed": behaviour.random_seed, "deterministic": behaviour.deterministic, "sloppy": behaviour.sloppy}
 
 
-def init_anatomy_wf(t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name: str = "anatomy_wf") -> Workflow:
-    """Brain of one T1w image and its registration to each template.
+def init_anatomy_wf(
+    t1w: T1wScan, maker: NodeMaker, *, settings: Settings, given: GivenT1w = NO_T1W, name: str = "anatomy_wf"
+) -> Workflow:
+    """Brain of one T1w image and its registration to each template, unless they were ``given``.
 
     Outputs (``outputnode``)
     ------------------------
@@ -28,7 +39,12 @@ def init_anatomy_wf(t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name:
     """
     ants = ants_settings(settings)
     extract = maker.make(
-        ExtractBrain(t1w=str(t1w.file), mode=settings.anatomy.brain_extraction, **ants),
+        ExtractBrain(
+            t1w=str(t1w.file),
+            mode=settings.anatomy.brain_extraction,
+            **({"given_mask": str(given.brain_mask)} if given.brain_mask else {}),
+            **ants,
+        ),
         "extract_brain",
         step="brain extraction",
         volumes=30,
@@ -51,15 +67,10 @@ def init_anatomy_wf(t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name:
             (tissues, outputnode, [("tissues", "tissues")]),
         ])  # fmt: skip
     for space in spaces:
-        register = maker.make(
-            RegisterTemplate(template=space, **ants),
-            f"register_{space}",
-            step=f"registration to {space} (SyN)",
-            volumes=60,
-            parallel=True,
-        )
+        register = _template_node(space, maker, given, ants)
+        links = ("brain", "mask") if space in given.transforms else ("brain", "mask", "initial")
         workflow.connect([
-            (extract, register, [("brain", "brain"), ("mask", "mask"), ("initial", "initial")]),
+            (extract, register, [(link, link) for link in links]),
             (register, outputnode, [
                 ("forward", f"to_{space}"), ("inverse", f"from_{space}"), ("facts", f"facts_{space}"),
             ]),
@@ -67,8 +78,24 @@ def init_anatomy_wf(t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name:
     return workflow
 
 
+def _template_node(space: str, maker: NodeMaker, given: GivenT1w, ants: dict[str, Any]) -> Node:
+    """The registration to a template, or the check of transforms that are there already."""
+    if space not in given.transforms:
+        register = RegisterTemplate(template=space, **ants)
+        step = f"registration to {space} (SyN)"
+        return maker.make(register, f"register_{space}", step=step, volumes=60, parallel=True)
+    forward, inverse = (str(path) for path in given.transforms[space])
+    known = GivenTemplate(template=space, forward=forward, inverse=inverse, **ants)
+    return maker.make(known, f"register_{space}", step=f"given transforms to {space}", volumes=20)
+
+
 def init_coregistration_wf(
-    t1w: T1wScan, maker: NodeMaker, *, settings: Settings, name: str = "coregistration_wf"
+    t1w: T1wScan,
+    maker: NodeMaker,
+    *,
+    settings: Settings,
+    given: GivenGre = NO_GRE,
+    name: str = "coregistration_wf",
 ) -> Workflow:
     """Rigid motion of the GRE scan to the T1w image, and the brain mask and T1w image on the GRE grid.
 
@@ -82,13 +109,8 @@ def init_coregistration_wf(
     """
     ants = ants_settings(settings)
     inputnode = Node(IdentityInterface(fields=["magnitude", "brain", "mask", "initial"]), name="inputnode")
-    register = maker.make(
-        RegisterGre(t1w=str(t1w.file), **ants),
-        "register_gre",
-        step="registration of the GRE scan to the T1w image (rigid)",
-        volumes=40,
-        parallel=True,
-    )
+    register = _rigid_node(t1w, maker, given, ants)
+    links = ("magnitude", "brain", "mask") if given.to_t1w or given.to_gre else inputnode.outputs.copyable_trait_names()
     as_list = maker.join("as_list")
     move_mask = maker.make(Resample(kind="mask", **ants), "move_mask", volumes=16)
     move_t1w = maker.make(Resample(in_file=str(t1w.file), **ants), "move_t1w", volumes=16)
@@ -96,9 +118,7 @@ def init_coregistration_wf(
     outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
     workflow = Workflow(name=name)
     workflow.connect([
-        (inputnode, register, [
-            ("magnitude", "magnitude"), ("brain", "brain"), ("mask", "mask"), ("initial", "initial"),
-        ]),
+        (inputnode, register, [(link, link) for link in links]),
         (register, as_list, [("inverse", "first")]),
         (inputnode, move_mask, [("mask", "in_file"), ("magnitude", "reference")]),
         (as_list, move_mask, [("out", "transforms")]),
@@ -109,3 +129,14 @@ def init_coregistration_wf(
         (move_t1w, outputnode, [("out_file", "t1w_on_gre")]),
     ])  # fmt: skip
     return workflow
+
+
+def _rigid_node(t1w: T1wScan, maker: NodeMaker, given: GivenGre, ants: dict[str, Any]) -> Node:
+    """The registration of a scan to its T1w image, or the check of a transform that is there already."""
+    files = {name: str(path) for name, path in (("to_t1w", given.to_t1w), ("to_gre", given.to_gre)) if path}
+    if files:
+        step = "given transform of the GRE scan to the T1w image"
+        return maker.make(GivenRigid(**files, **ants), "register_gre", step=step, volumes=20)
+    register = RegisterGre(t1w=str(t1w.file), **ants)
+    step = "registration of the GRE scan to the T1w image (rigid)"
+    return maker.make(register, "register_gre", step=step, volumes=40, parallel=True)

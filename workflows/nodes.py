@@ -49,5 +49,5 @@ class NodeMaker:
         return announce(Node(interface, name=name, n_procs=threads, mem_gb=memory), unit=self.unit, step=step)
 
     def join(self, name: str) -> Node:
-        """Up to three values as a list; runs in no time and says nothing."""
+        """Up to four values as a list; runs in no time and says nothing."""
         return announce(Node(ListOf(), name=name, mem_gb=0.1), unit=self.unit, step="")

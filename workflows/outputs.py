@@ -20,11 +20,11 @@ from qsmals.bids.sidecars import (
     transform_sidecar,
     with_software,
 )
-from qsmals.interfaces.outputs import SaveFieldMap, SaveFile, SaveImage, SidecarFacts
+from qsmals.interfaces.outputs import SaveFieldMap, SaveFile, SaveImage, SaveText, SidecarFacts
 from qsmals.settings import Anatomy
 from qsmals.workflows.nodes import NodeMaker
-from qsmals.workflows.plan import ScanPlan
-from qsmals.workflows.regions import ATLAS_SPACE
+from qsmals.workflows.plan import AtlasPlan, ScanPlan
+from qsmals.workflows.regions import ATLAS_SPACE, TEMPLATE_SPACES
 
 RELAXATION = {"R2starmap": "r2star_hz", "T2starmap": "t2star_s", "S0map": "s0"}
 DETECTED = ("detected_prepare", "detected_offset", "detected_field")
@@ -48,7 +48,7 @@ def init_outputs_wf(
     Inputs (``inputnode``)
     ----------------------
     The maps and masks of :func:`~qsmals.workflows.reconstruction.init_susceptibility_wf`; ``total_field_ppm``,
-    ``magnitude`` (combined); ``labels`` and ``labels_table``; ``to_T1w`` (transform); per map and space
+    ``magnitude`` (combined); ``labels``, ``parts`` and their tables; ``to_T1w`` (transform); per map and space
     ``<Map>_<space>``; per map ``table_<Map>`` and ``columns_<Map>``; for the sidecars ``reference``, ``mask_facts`` and
     the lists of what was detected in the data.
     """
@@ -85,11 +85,24 @@ class _Saver:
         keys = self.plan.outputs
         moved = [key.replace("/", "_") for key in keys if "/" in key and key.split("/")[0] in ("Chimap", "R2starmap")]
         tables = [
-            f"{start}_{key.split('/')[2]}" for key in keys if key.startswith("roi/") for start in ("table", "columns")
+            f"{start}_{key.split('/')[2]}"
+            for key in keys
+            if key.startswith(f"roi/{self.atlas}/")
+            for start in ("table", "columns")
         ]
         return [
             *("chi_ppm", "local_field_ppm", "total_field_ppm", "r2star_hz", "t2star_s", "s0", "magnitude"),
-            *("brain_mask", "quality_mask", "labels", "labels_table", "reference", "mask_facts", *DETECTED),
+            *(
+                "brain_mask",
+                "quality_mask",
+                "labels",
+                "labels_table",
+                "parts",
+                "parts_table",
+                "reference",
+                "mask_facts",
+                *DETECTED,
+            ),
             *moved,
             *tables,
             "to_T1w",
@@ -212,7 +225,7 @@ class _Saver:
         """Labels on the grid of the scan, and the tables measured with them."""
         place = "Regions of the atlas, brought to the gradient-echo grid in one interpolation"
         ribbon = "" if self.plan.methods["cortex"]["method"] == "atlas" else ", cortex fitted to grey matter"
-        last = ", after a last deformation around the deep nuclei that follows the susceptibility map"
+        last = ", the deep nuclei moved to where the susceptibility map shows them and their borders fitted to it"
         sources = [self.t1w, self.uri(f"xfm/{ATLAS_SPACE}"), self.uri("xfm/T1w"), self.reference]
         atlas = self.plan.methods["atlas"]
         sidecar = dseg_sidecar(
@@ -224,8 +237,18 @@ class _Saver:
         )
         self.add(f"dseg/{self.atlas}", "labels", sidecar=sidecar, dtype="int32")
         self.add(f"dseg/{self.atlas}/table", "labels_table", sidecar={}, interface=SaveFile)
+        whole = self.uri(f"dseg/{self.atlas}")
+        parts = dseg_sidecar(
+            description=f"Parts of labels of {whole}: rows at the end of its tables",
+            sources=[whole],
+            spatial_reference=self.reference,
+            atlas={"Name": f"{self.atlas}parts", "Space": atlas["space"], "Parts": atlas["parts"]},
+            parameters=self.parameters(*REGION_STEPS),
+        )
+        self.add(f"dseg/{self.atlas}parts", "parts", sidecar=parts, dtype="int32")
+        self.add(f"dseg/{self.atlas}parts/table", "parts_table", sidecar={}, interface=SaveFile)
         for key in self.plan.outputs:
-            if key.startswith("roi/"):
+            if key.startswith(f"roi/{self.atlas}/"):
                 suffix = key.split("/")[2]
                 steps = RELAXATION_STEPS if suffix in RELAXATION else CHI_STEPS
                 sidecar = table_sidecar(
@@ -247,22 +270,68 @@ class _Saver:
         self.add("xfm/T1w", "to_T1w", sidecar=sidecar, interface=SaveFile)
 
 
+def init_more_outputs_wf(
+    atlas: AtlasPlan, plan: ScanPlan, maker: NodeMaker, *, maps: Sequence[str], uris: Uris, name: str
+) -> Workflow:
+    """Save what a user's atlas gave: inputs ``labels``, and per map ``table_<Map>``, ``columns_<Map>``."""
+    fields = ["labels", *(f"{word}_{suffix}" for suffix in maps for word in ("table", "columns"))]
+    inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
+    workflow = Workflow(name=name)
+    steps = REGION_STEPS if atlas.space in TEMPLATE_SPACES else ("coregistration", "interpolation")
+    labels, file = plan.outputs[f"dseg/{atlas.name}"], uris.of(atlas.file)
+    sidecar = dseg_sidecar(
+        description=f"Regions of the atlas {atlas.name}, brought to the gradient-echo grid in one interpolation",
+        sources=[file, uris.of(plan.outputs["xfm/T1w"].path)],
+        spatial_reference=native_reference(plan.unit.gre, uris),
+        atlas={"Name": atlas.name, "Space": atlas.space, "File": file},
+        parameters=_parameters(plan, *steps),
+    )
+
+    def save(name: str, links: list[tuple[str, str]], interface: Any) -> None:
+        node = maker.make(interface, f"save_{name}", volumes=6)
+        if links:
+            workflow.connect([(inputnode, node, links)])
+        else:
+            workflow.add_nodes([node])
+
+    image = {"out_file": str(labels.path), "sidecar": with_software(sidecar, plan.software)}
+    dtype = "float32" if atlas.probabilistic else "int32"
+    save("labels", [("labels", "in_file")], SaveImage(dtype=dtype, **image))
+    save("names", [], SaveText(text=atlas.table, out_file=str(plan.outputs[f"dseg/{atlas.name}/table"].path)))
+    for suffix in maps:
+        own = RELAXATION_STEPS if suffix in RELAXATION else CHI_STEPS
+        content = table_sidecar(
+            {},
+            sources=[uris.of(plan.outputs[suffix].path), uris.of(labels.path)],
+            parameters=_parameters(plan, *own, *steps),
+        )
+        out_file = str(plan.outputs[f"roi/{atlas.name}/{suffix}"].path)
+        links = [(f"table_{suffix}", "in_file"), (f"columns_{suffix}", "facts")]
+        save(suffix, links, SaveFile(out_file=out_file, sidecar=with_software(content, plan.software)))
+    return workflow
+
+
 def init_anatomy_outputs_wf(
     plan: ScanPlan, maker: NodeMaker, *, uris: Uris, spaces: Sequence[str], name: str = "anatomy_outputs_wf"
 ) -> Workflow:
-    """Save what belongs to a T1w image and not to one of its scans: inputs ``to_<template>``."""
-    inputnode = Node(IdentityInterface(fields=[f"to_{space}" for space in spaces]), name="inputnode")
+    """Save what belongs to a T1w image and not to one of its scans: inputs ``to_<template>``, ``from_<template>``."""
+    fields = [f"{way}_{space}" for space in spaces for way in ("to", "from")]
+    inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
     workflow = Workflow(name=name)
+    t1w = uris.of(plan.t1w.file)
     for space in spaces:
-        sidecar = transform_sidecar(
-            source=uris.of(plan.t1w.file),
-            target=space,
-            description="Affine and SyN, composite (ITK)",
-            parameters=_parameters(plan, *TEMPLATE_STEPS),
-        )
-        content = with_software(sidecar, plan.software)
-        save = SaveFile(out_file=str(plan.outputs[f"xfm/{space}"].path), sidecar=content)
-        workflow.connect([(inputnode, maker.make(save, f"save_to_{space}"), [(f"to_{space}", "in_file")])])
+        for way, source, target in (("to", t1w, space), ("from", space, t1w)):
+            sidecar = transform_sidecar(
+                source=source,
+                target=target,
+                made_from=t1w,
+                description="Affine and SyN, composite (ITK)",
+                parameters=_parameters(plan, *TEMPLATE_STEPS),
+            )
+            key = f"xfm/{space}" if way == "to" else f"xfm/from-{space}"
+            save = SaveFile(out_file=str(plan.outputs[key].path), sidecar=with_software(sidecar, plan.software))
+            node = maker.make(save, f"save_{way}_{space}")
+            workflow.connect([(inputnode, node, [(f"{way}_{space}", "in_file")])])
     return workflow
 
 

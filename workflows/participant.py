@@ -10,7 +10,6 @@ from nipype.pipeline.engine import Node, Workflow
 
 import qsmals
 from qsmals import __version__
-from qsmals.bids.layout import T1wScan
 from qsmals.bids.names import map_names
 from qsmals.bids.sidecars import Uris, acquisition_metadata, strict_json
 from qsmals.engine.progress import nipype_settings
@@ -19,15 +18,29 @@ from qsmals.interfaces.utility import SLOTS
 from qsmals.settings import Settings
 from qsmals.workflows.anatomy import init_anatomy_wf, init_coregistration_wf
 from qsmals.workflows.nodes import NodeMaker
-from qsmals.workflows.outputs import DETECTED, init_anatomy_outputs_wf, init_outputs_wf
-from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
+from qsmals.workflows.outputs import DETECTED, init_anatomy_outputs_wf, init_more_outputs_wf, init_outputs_wf
+from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
 from qsmals.workflows.reconstruction import (
     init_field_wf,
     init_prepare_node,
     init_reference_node,
     init_susceptibility_wf,
 )
-from qsmals.workflows.regions import ATLAS_SPACE, MAPS, init_atlas_node, init_labels_wf, init_measures_wf
+from qsmals.workflows.regions import (
+    ATLAS_SPACE,
+    BRIDGE,
+    MAPS,
+    NATIVE_SPACES,
+    TEMPLATE_SPACES,
+    init_atlas_node,
+    init_bridge_node,
+    init_labels_wf,
+    init_measures_wf,
+    init_more_regions_wf,
+)
+
+ATLAS_LINKS = (("labels", "atlas"), ("table", "labels_table"), ("parts", "parts"), ("parts_table", "parts_table"))
+"""Outputs of the atlas's node to inputs of a scan's graph."""
 
 T1W_VOXELS = 256**3
 """For the memory of anatomical steps: as many voxels as a usual T1w image of 1 mm or less has."""
@@ -71,6 +84,10 @@ def init_run_wf(plan: RunPlan) -> Workflow:
     maker = NodeMaker("", T1W_VOXELS, 1, plan.limits.omp_nthreads)
     atlas = init_atlas_node(maker, settings=plan.settings, name=f"atlas_{first}")
     atlas.config = nipype_settings(Path(plan.settings.output_dir) / "logs")
+    bridge = None
+    if any(needs_bridge(scan) for subject in plan.subjects for scan in subject.scans):
+        bridge = init_bridge_node(maker, settings=plan.settings, name=f"templates_{first}")
+        bridge.config = atlas.config
     for subject in plan.subjects:
         graph = init_subject_wf(subject, settings=plan.settings, limits=plan.limits)
         config = nipype_settings(subject.log_dir, stop_on_first_crash=behaviour.stop_on_first_crash)
@@ -79,11 +96,23 @@ def init_run_wf(plan: RunPlan) -> Workflow:
         links = [
             (output, f"{graph_name(scan.unit.gre.prefix, 'gre')}.inputnode.{name}")
             for scan in subject.scans
-            for output, name in (("labels", "atlas"), ("table", "labels_table"))
+            for output, name in ATLAS_LINKS
         ]
         workflow.connect([(atlas, graph, links)])
+        if bridge is not None:
+            inputs = [
+                ("forward", f"{graph_name(scan.unit.gre.prefix, 'gre')}.inputnode.{BRIDGE}")
+                for scan in subject.scans
+                if needs_bridge(scan)
+            ]
+            workflow.connect([(bridge, graph, inputs)])
         workflow.config.update(config)
     return workflow
+
+
+def needs_bridge(scan: ScanPlan) -> bool:
+    """Whether an atlas is drawn on another template than the built-in one."""
+    return any(atlas.space not in (ATLAS_SPACE, *NATIVE_SPACES) for atlas in scan.atlases)
 
 
 def init_subject_wf(plan: SubjectPlan, *, settings: Settings, limits: Limits) -> Workflow:
@@ -93,7 +122,7 @@ def init_subject_wf(plan: SubjectPlan, *, settings: Settings, limits: Limits) ->
     for scan in plan.scans:
         file = scan.t1w.file
         if file not in anatomy:
-            anatomy[file] = _anatomy(scan.t1w, settings, limits)
+            anatomy[file] = _anatomy(scan, settings, limits)
             workflow.connect([(anatomy[file], _anatomy_outputs(scan, settings, limits), _to_templates(settings))])
         graph = init_scan_wf(scan, settings=settings, limits=limits)
         links = [(f"outputnode.{field}", f"inputnode.{field}") for field in _anatomy_fields(settings)]
@@ -101,9 +130,11 @@ def init_subject_wf(plan: SubjectPlan, *, settings: Settings, limits: Limits) ->
     return workflow
 
 
-def _anatomy(t1w: T1wScan, settings: Settings, limits: Limits) -> Workflow:
-    maker = NodeMaker(unit_label(t1w.prefix), T1W_VOXELS, 1, limits.omp_nthreads)
-    return init_anatomy_wf(t1w, maker, settings=settings, name=graph_name(t1w.prefix, "anatomy"))
+def _anatomy(plan: ScanPlan, settings: Settings, limits: Limits) -> Workflow:
+    prefix = plan.t1w.prefix
+    maker = NodeMaker(unit_label(prefix), T1W_VOXELS, 1, limits.omp_nthreads)
+    name = graph_name(prefix, "anatomy")
+    return init_anatomy_wf(plan.t1w, maker, settings=settings, given=plan.given_t1w, name=name)
 
 
 def _anatomy_outputs(plan: ScanPlan, settings: Settings, limits: Limits) -> Workflow:
@@ -115,7 +146,7 @@ def _anatomy_outputs(plan: ScanPlan, settings: Settings, limits: Limits) -> Work
 
 
 def _to_templates(settings: Settings) -> list[tuple[str, str]]:
-    return _through(*(f"to_{space}" for space in settings.anatomy.output_spaces))
+    return _through(*(f"{way}_{space}" for space in settings.anatomy.output_spaces for way in ("to", "from")))
 
 
 def _anatomy_fields(settings: Settings) -> list[str]:
@@ -127,8 +158,8 @@ def _anatomy_fields(settings: Settings) -> list[str]:
 def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workflow:
     """One gradient-echo scan from its images to its tables.
 
-    Inputs (``inputnode``): the outputs of :func:`~qsmals.workflows.anatomy.init_anatomy_wf`, and ``atlas`` and
-    ``labels_table`` of :func:`~qsmals.workflows.regions.init_atlas_node`.
+    Inputs (``inputnode``): the outputs of :func:`~qsmals.workflows.anatomy.init_anatomy_wf`, and those
+    of :func:`~qsmals.workflows.regions.init_atlas_node`.
     """
     prefix, spaces = plan.unit.gre.prefix, settings.anatomy.output_spaces
     maker = NodeMaker(unit_label(prefix), plan.n_voxels, len(plan.facts.te_s), limits.omp_nthreads)
@@ -137,17 +168,19 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     maps = [suffix for suffix in MAPS if suffix in map_names(len(plan.facts.te_s))]
     uris = Uris(Path(settings.bids_dir), Path(settings.output_dir))
 
-    fields = [*_anatomy_fields(settings), "atlas", "labels_table"]
+    bridge = [BRIDGE] if needs_bridge(plan) else []
+    fields = [*_anatomy_fields(settings), *(name for _, name in ATLAS_LINKS), *bridge]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
     prepare = init_prepare_node(plan, maker)
     field = init_field_wf(plan, maker, acquisition=settings.acquisition, recon=recon)
-    coregister = init_coregistration_wf(plan.t1w, ants_maker, settings=settings)
-    labels = init_labels_wf(ants_maker, settings=settings)
+    coregister = init_coregistration_wf(plan.t1w, ants_maker, settings=settings, given=plan.given)
+    segmentation = str(plan.given_t1w.segmentation or "")
+    labels = init_labels_wf(ants_maker, settings=settings, segmentation=segmentation)
     chi = init_susceptibility_wf(plan, maker, recon=recon)
     reference = init_reference_node(maker, recon=recon)
     measures = init_measures_wf(ants_maker, maps=maps, settings=settings)
     outputs = init_outputs_wf(plan, maker, uris=uris, anatomy=settings.anatomy)
-    template_facts = maker.join("template_facts")
+    template_facts, registrations = maker.join("template_facts"), maker.join("registrations")
     save_facts = SaveFacts(
         out_file=str(plan.facts_file),
         known=known_facts(plan, settings),
@@ -167,7 +200,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         (coregister, chi, _through("brain_mask")),
         (inputnode, labels, [
             (f"from_{ATLAS_SPACE}", "inputnode.from_template"), (f"to_{ATLAS_SPACE}", "inputnode.to_template"),
-            *_ins(*(f for f in fields if f in ("brain", "tissues", "atlas"))),
+            *_ins(*(f for f in fields if f in ("brain", "tissues", "atlas", "parts"))),
         ]),
         (coregister, labels, _through("to_t1w", "to_gre")),
         (prepare, labels, [("combined", "inputnode.reference")]),
@@ -179,7 +212,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             ("white_matter", "inputnode.white_matter"),
         ]),
         (chi, measures, [("outputnode.brain_mask", "inputnode.fit_mask"), *_through(*_relaxation("r2star_hz", plan))]),
-        (labels, measures, _through("labels")),
+        (labels, measures, _through("labels", "parts")),
         (inputnode, measures, [("brain", "inputnode.t1w_brain"), *_ins(*(f"to_{space}" for space in spaces))]),
         (coregister, measures, _through("to_t1w")),
         (chi, outputs, _through(
@@ -195,10 +228,10 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             ("outputnode.field_ppm", "inputnode.total_field_ppm"), *_through(*DETECTED[1:]),
         ]),
         (prepare, outputs, [("combined", "inputnode.magnitude"), ("detected", f"inputnode.{DETECTED[0]}")]),
-        (labels, outputs, _through("labels")),
+        (labels, outputs, _through("labels", "parts")),
         (measures, outputs, _through(*_measured(maps, spaces))),
         (coregister, outputs, [("outputnode.to_t1w", "inputnode.to_T1w")]),
-        (inputnode, outputs, _ins("labels_table")),
+        (inputnode, outputs, _ins("labels_table", "parts_table")),
         (field, facts, [
             *((f"outputnode.{n}", n) for n in (*DETECTED[1:], "unwrapped", "quality")),
         ]),
@@ -211,11 +244,49 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             (f"facts_{space}", slot) for space, slot in zip(spaces, SLOTS[: len(spaces)], strict=True)
         ]),
         (template_facts, facts, [("out", "registration_templates")]),
-        (labels, facts, [("outputnode.t1w_labels", "t1w_labels")]),
+        (coregister, registrations, [("outputnode.facts", "first")]),
+        (inputnode, registrations, [(f"facts_{ATLAS_SPACE}", "second")]),
+        (registrations, measures, [("out", "inputnode.registrations")]),
+        (labels, facts, [("outputnode.t1w_labels", "t1w_labels"), ("outputnode.nuclei_facts", "nuclei")]),
     ])  # fmt: skip
-    if settings.anatomy.cortex == "grey-matter":
+    if settings.anatomy.cortex == "grey-matter" and not segmentation:
         workflow.connect([(labels, facts, [("outputnode.cortex_facts", "cortex")])])
+    for atlas in plan.atlases:
+        _add_atlas(workflow, atlas, plan, ants_maker, maps, settings, uris)
     return workflow
+
+
+def _add_atlas(
+    workflow: Workflow,
+    atlas: AtlasPlan,
+    plan: ScanPlan,
+    maker: NodeMaker,
+    maps: list[str],
+    settings: Settings,
+    uris: Uris,
+) -> None:
+    """One more atlas in the graph of a scan: on its grid, measured, saved."""
+    node, named = workflow.get_node, f"atlas_{atlas.name}"
+    graph = init_more_regions_wf(atlas, maker, maps=maps, settings=settings, name=named)
+    save = init_more_outputs_wf(atlas, plan, maker, maps=maps, uris=uris, name=f"{named}_outputs")
+    workflow.connect([
+        (node("inputnode"), graph, [(f"from_{ATLAS_SPACE}", "inputnode.from_template")]),
+        (node("coregistration_wf"), graph, _through("to_gre")),
+        (node("prepare"), graph, [("combined", "inputnode.reference")]),
+        (node("registrations"), graph, [("out", "inputnode.registrations")]),
+        (node("reference"), graph, [
+            ("chi_ppm", "inputnode.chi_ppm"), ("measured_mask", "inputnode.brain_mask"),
+            ("white_matter", "inputnode.white_matter"),
+        ]),
+        (node("susceptibility_wf"), graph, [
+            ("outputnode.brain_mask", "inputnode.fit_mask"), *_through(*_relaxation("r2star_hz", plan)),
+        ]),
+        (graph, save, _through("labels", *(f"{word}_{suffix}" for suffix in maps for word in ("table", "columns")))),
+    ])  # fmt: skip
+    if settings.anatomy.refinement != "none" and atlas.space in TEMPLATE_SPACES:
+        workflow.connect([(node("labels_wf"), graph, _through("refined"))])
+    if atlas.space not in (ATLAS_SPACE, *NATIVE_SPACES):
+        workflow.connect([(node("inputnode"), graph, [(BRIDGE, f"inputnode.{BRIDGE}")])])
 
 
 def known_facts(plan: ScanPlan, settings: Settings) -> dict[str, Any]:

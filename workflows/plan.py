@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qsmals.bids.checks import ScanFacts
+from qsmals.bids.given import NO_GRE, NO_T1W, GivenGre, GivenT1w
 from qsmals.bids.layout import T1wScan, Unit
 from qsmals.bids.names import Output
 from qsmals.settings import Settings
@@ -19,6 +20,33 @@ class Limits:
     nprocs: int
     omp_nthreads: int
     memory_gb: float
+
+
+@dataclass(frozen=True)
+class AtlasPlan:
+    """An atlas beside the built-in one.
+
+    Attributes
+    ----------
+    name : str
+        Value of ``seg-``.
+    file : Path
+        Label image, or probabilities (4D).
+    space : str
+        A template, ``T1w`` or ``MEGRE``.
+    probabilistic : bool
+    regions : tuple of (index, name, hemisphere, members)
+        Members are label values, or volume numbers from 1.
+    table : str
+        ``index name hemisphere`` as text.
+    """
+
+    name: str
+    file: Path
+    space: str
+    probabilistic: bool
+    regions: tuple[tuple[int, str, str, tuple[int, ...]], ...]
+    table: str
 
 
 @dataclass(frozen=True)
@@ -35,6 +63,10 @@ class ScanPlan:
         Step to all its parameters, ``method`` among them: what the sidecars and the report state.
     software : mapping of str to str
         Package to version.
+    given_t1w, given : GivenT1w, GivenGre
+        What other pipelines have done already.
+    atlases : tuple of AtlasPlan
+        Those beside the built-in one.
     """
 
     unit: Unit
@@ -43,6 +75,9 @@ class ScanPlan:
     facts_file: Path
     methods: Mapping[str, Mapping[str, Any]]
     software: Mapping[str, str]
+    given_t1w: GivenT1w = NO_T1W
+    given: GivenGre = NO_GRE
+    atlases: tuple[AtlasPlan, ...] = ()
 
     @property
     def t1w(self) -> T1wScan:

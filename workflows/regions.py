@@ -1,17 +1,23 @@
 """Labels on the grid of the scan, tables, and maps in other spaces."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from qsmals.interfaces.anatomy import FitCortex, RefineNuclei, Resample
+from qsmals.interfaces.anatomy import FitCortex, FitNuclei, RefineNuclei, RegisterTemplates, Resample
 from qsmals.interfaces.regions import AtlasImage, MeasureRegions
+from qsmals.interfaces.utility import SLOTS
 from qsmals.settings import Settings
 from qsmals.workflows.anatomy import ants_settings
 from qsmals.workflows.nodes import NodeMaker
+from qsmals.workflows.plan import AtlasPlan
 
 ATLAS_SPACE = "MNI152NLin6Asym"
+TEMPLATE_SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+NATIVE_SPACES = ("T1w", "MEGRE")
+BRIDGE = "between_templates"
 MAPS = {"Chimap": "chi_ppm", "R2starmap": "r2star_hz"}
 MASKS = {"Chimap": "brain_mask", "R2starmap": "fit_mask"}
 """Where each map was measured: background removal may lose voxels that relaxometry has not lost."""
@@ -20,83 +26,196 @@ UNITS = {"Chimap": "ppm", "R2starmap": "1/s"}
 
 
 def init_atlas_node(maker: NodeMaker, *, settings: Settings, name: str = "atlas") -> Node:
-    """The atlas on its template, made once for all subjects: outputs ``labels`` and ``table``."""
+    """The atlas on its template, made once for all subjects: ``labels``, ``table``, ``parts``, ``parts_table``."""
     atlas = AtlasImage(atlas=settings.anatomy.atlas, **ants_settings(settings))
     return maker.make(atlas, name, step="atlas", volumes=40, parallel=True)
 
 
-def init_labels_wf(maker: NodeMaker, *, settings: Settings, name: str = "labels_wf") -> Workflow:
-    """The atlas on the grids of a scan and of its T1w image, in one interpolation, its cortex fitted to grey matter.
+def init_bridge_node(maker: NodeMaker, *, settings: Settings, name: str) -> Node:
+    """The registration of the other template to the atlas's, once for all subjects: output ``forward``."""
+    register = RegisterTemplates(fixed=ATLAS_SPACE, moving=TEMPLATE_SPACES[1], **ants_settings(settings))
+    return maker.make(register, name, step="registration of the templates", volumes=60, parallel=True)
+
+
+def init_more_regions_wf(
+    atlas: AtlasPlan, maker: NodeMaker, *, maps: Sequence[str], settings: Settings, name: str
+) -> Workflow:
+    """An atlas that the user brought: on the grid of a scan in one interpolation, and a table for each map.
 
     Inputs (``inputnode``)
     ----------------------
-    atlas : label image; chi_ppm : susceptibility with any reference; brain, tissues : T1w brain and its segmentation;
-    to_t1w, to_gre, to_template, from_template : transforms; reference : any image on the GRE grid.
+    between_templates, refined, from_template, to_gre : transforms, of which those are used that lead from the atlas's
+    space to the scan; reference : any image on the GRE grid; chi_ppm, r2star_hz, brain_mask, fit_mask, white_matter :
+    registrations : as for :func:`init_measures_wf`.
 
     Outputs (``outputnode``)
     ------------------------
-    labels, t1w_labels : label images; cortex_facts : what the fit to grey matter changed on the GRE grid.
+    labels : label image or probabilities; per map ``table_<Map>`` and ``columns_<Map>``.
     """
     ants = ants_settings(settings)
-    fields = ["atlas", "chi_ppm", "brain", "tissues", "to_t1w", "to_gre", "to_template", "from_template", "reference"]
-    inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
-    to_gre_chain, to_t1w_chain = maker.join("to_gre_chain"), maker.join("to_t1w_chain")
-    to_gre = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid", volumes=24)
-    to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w", volumes=24)
-    outputnode = Node(IdentityInterface(fields=["labels", "t1w_labels", "cortex_facts"]), name="outputnode")
-    workflow = Workflow(name=name)
+    ways = [BRIDGE, "refined", "from_template", "to_gre"]
+    if atlas.space == ATLAS_SPACE:
+        ways.remove(BRIDGE)
     if settings.anatomy.refinement == "none":
-        links = [("from_template", "first")]
-        workflow.connect([
-            (inputnode, to_gre_chain, [*links, ("to_gre", "second")]),
-            (inputnode, to_t1w_chain, links),
-        ])  # fmt: skip
-    else:
-        refine = maker.make(
-            RefineNuclei(template=ATLAS_SPACE, **ants),
-            "refine_nuclei",
-            step="deep nuclei placed by susceptibility",
-            volumes=30,
-            parallel=True,
-        )
-        links = [("from_template", "second")]
-        workflow.connect([
-            (inputnode, refine, [
-                ("chi_ppm", "chi"), ("brain", "brain"), ("atlas", "labels"), ("to_t1w", "to_t1w"),
-                ("to_template", "to_template"),
-            ]),
-            (refine, to_gre_chain, [("inverse", "first")]),
-            (refine, to_t1w_chain, [("inverse", "first")]),
-            (inputnode, to_gre_chain, [*links, ("to_gre", "third")]),
-            (inputnode, to_t1w_chain, links),
-        ])  # fmt: skip
+        ways.remove("refined")
+    ways = {"T1w": ["to_gre"], "MEGRE": []}.get(atlas.space, ways)
+    inputs = [BRIDGE, "refined", "from_template", "to_gre", "reference", *MAPS.values(), *MASKS.values()]
+    inputnode = Node(IdentityInterface(fields=[*inputs, "white_matter", "registrations"]), name="inputnode")
+    fields = ["labels", *(f"{word}_{suffix}" for suffix in maps for word in ("table", "columns"))]
+    outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
+    kind = "probabilities" if atlas.probabilistic else "labels"
+    move = maker.make(
+        Resample(in_file=str(atlas.file), kind=kind, **ants), "move", step=f"regions of {atlas.name}", volumes=40
+    )
+    workflow = Workflow(name=name)
     workflow.connect([
-        (to_gre_chain, to_gre, [("out", "transforms")]),
-        (inputnode, to_gre, [("atlas", "in_file"), ("reference", "reference")]),
-        (to_t1w_chain, to_t1w, [("out", "transforms")]),
-        (inputnode, to_t1w, [("atlas", "in_file"), ("brain", "reference")]),
+        (inputnode, move, [("reference", "reference")]),
+        (move, outputnode, [("out_file", "labels")]),
     ])  # fmt: skip
-    if settings.anatomy.cortex == "atlas":
+    if ways:
+        chain = maker.join("chain")
         workflow.connect([
-            (to_gre, outputnode, [("out_file", "labels")]),
-            (to_t1w, outputnode, [("out_file", "t1w_labels")]),
+            (inputnode, chain, list(zip(ways, SLOTS, strict=False))),
+            (chain, move, [("out", "transforms")]),
         ])  # fmt: skip
-        return workflow
+    regions = [[index, name, side, list(members)] for index, name, side, members in atlas.regions]
+    for suffix in maps:
+        measure = maker.make(
+            MeasureRegions(regions=regions, probabilistic=atlas.probabilistic, unit=UNITS[suffix]),
+            f"measure_{suffix}",
+            step=f"region table of the {suffix} ({atlas.name})",
+            volumes=24,
+        )
+        workflow.connect([
+            (inputnode, measure, [
+                (MAPS[suffix], "in_file"), (MASKS[suffix], "mask"), ("white_matter", "white_matter"),
+                ("registrations", "registrations"),
+            ]),
+            (move, measure, [("out_file", "labels")]),
+            (measure, outputnode, [("table", f"table_{suffix}"), ("columns", f"columns_{suffix}")]),
+        ])  # fmt: skip
+    return workflow
+
+
+def init_labels_wf(
+    maker: NodeMaker, *, settings: Settings, segmentation: str = "", name: str = "labels_wf"
+) -> Workflow:
+    """The atlas on the grid of a scan, in one interpolation, its borders fitted to what the images show.
+
+    Labels of ``segmentation`` (a file in the T1w image's coordinates) take the atlas's place, but for substantia nigra
+    and red nucleus.
+
+    Inputs (``inputnode``)
+    ----------------------
+    atlas, parts : label images; chi_ppm : susceptibility with any reference; brain, tissues : T1w brain and its
+    segmentation; to_t1w, to_gre, to_template, from_template : transforms; reference : any image on the GRE grid.
+
+    Outputs (``outputnode``)
+    ------------------------
+    labels, parts : on the GRE grid; t1w_labels : the same labels on the T1w grid, for pictures; cortex_facts,
+    nuclei_facts : what the fits to grey matter and to susceptibility changed; refined : transform of the atlas to where
+    the nuclei are seen.
+    """
+    ants, refined = ants_settings(settings), settings.anatomy.refinement != "none"
+    fields = [
+        *("atlas", "parts", "chi_ppm", "brain", "tissues", "to_t1w", "to_gre", "to_template", "from_template"),
+        "reference",
+    ]
+    inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
+    outputs = ["labels", "parts", "t1w_labels", "cortex_facts", "nuclei_facts", "refined"]
+    outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
+    chain = maker.join("to_gre_chain")
+    move = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid", volumes=24)
+    move_parts = maker.make(Resample(kind="labels", **ants), "parts_to_gre", volumes=24)
+    nuclei = maker.make(FitNuclei(), "nuclei", step="borders of the deep nuclei" if refined else "", volumes=40)
+    back = maker.join("to_t1w_chain")
+    to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w", volumes=24)
+
+    workflow = Workflow(name=name)
+    workflow.add_nodes([inputnode, outputnode])
+    if refined:
+        _add_refinement(workflow, maker, inputnode, chain, nuclei, ants)
+    else:
+        workflow.connect([(inputnode, chain, [("from_template", "first"), ("to_gre", "second")])])
+    workflow.connect([
+        (chain, move, [("out", "transforms")]),
+        (inputnode, move, [("atlas", "in_file"), ("reference", "reference")]),
+        (chain, move_parts, [("out", "transforms")]),
+        (inputnode, move_parts, [("parts", "in_file"), ("reference", "reference")]),
+        (move_parts, nuclei, [("out_file", "parts")]),
+        (inputnode, back, [("to_t1w", "first")]),
+        (back, to_t1w, [("out", "transforms")]),
+        (nuclei, to_t1w, [("labels", "in_file")]),
+        (inputnode, to_t1w, [("brain", "reference")]),
+        (nuclei, outputnode, [("labels", "labels"), ("parts", "parts"), ("facts", "nuclei_facts")]),
+        (to_t1w, outputnode, [("out_file", "t1w_labels")]),
+    ])  # fmt: skip
+    if segmentation:
+        _add_segmentation(workflow, maker, nuclei, segmentation, ants)
+    if settings.anatomy.cortex == "atlas" or segmentation:
+        workflow.connect([(move, nuclei, [("out_file", "labels")])])
+    else:
+        _add_cortex(workflow, maker, move, nuclei, ants)
+    return workflow
+
+
+def _add_refinement(
+    workflow: Workflow, maker: NodeMaker, inputnode: Node, chain: Node, nuclei: Node, ants: dict[str, Any]
+) -> None:
+    """The deformation around the deep nuclei at the start of the chain, and the images that their borders follow."""
+    refine = maker.make(
+        RefineNuclei(template=ATLAS_SPACE, **ants),
+        "refine_nuclei",
+        step="deep nuclei placed by susceptibility",
+        volumes=30,
+        parallel=True,
+    )
+    brain_chain = maker.join("brain_chain")
+    brain = maker.make(Resample(**ants), "brain_to_gre", volumes=16)
+    workflow.connect([
+        (inputnode, refine, [
+            ("chi_ppm", "chi"), ("brain", "brain"), ("atlas", "labels"), ("to_t1w", "to_t1w"),
+            ("to_template", "to_template"),
+        ]),
+        (refine, chain, [("inverse", "first")]),
+        (refine, workflow.get_node("outputnode"), [("inverse", "refined")]),
+        (inputnode, chain, [("from_template", "second"), ("to_gre", "third")]),
+        (inputnode, brain_chain, [("to_gre", "first")]),
+        (brain_chain, brain, [("out", "transforms")]),
+        (inputnode, brain, [("brain", "in_file"), ("reference", "reference")]),
+        (inputnode, nuclei, [("chi_ppm", "chi")]),
+        (brain, nuclei, [("out_file", "t1w")]),
+    ])  # fmt: skip
+
+
+def _add_segmentation(workflow: Workflow, maker: NodeMaker, nuclei: Node, file: str, ants: dict[str, Any]) -> None:
+    """Another pipeline's labels on the GRE grid, from their own grid in one interpolation."""
+    chain = maker.join("segmentation_chain")
+    move = maker.make(Resample(in_file=file, kind="labels", **ants), "segmentation_to_gre", volumes=30)
+    inputnode = workflow.get_node("inputnode")
+    workflow.connect([
+        (inputnode, chain, [("to_gre", "first")]),
+        (chain, move, [("out", "transforms")]),
+        (inputnode, move, [("reference", "reference")]),
+        (move, nuclei, [("out_file", "segmentation")]),
+    ])  # fmt: skip
+
+
+def _add_cortex(workflow: Workflow, maker: NodeMaker, move: Node, nuclei: Node, ants: dict[str, Any]) -> None:
+    """Cortex fitted to grey matter between the atlas's labels and the fit of the nuclei."""
     tissue_chain = maker.join("tissue_chain")
     move_tissues = maker.make(Resample(kind="labels", **ants), "tissues_to_gre", volumes=24)
-    on_gre, on_t1w = (maker.make(FitCortex(), f"cortex_on_{grid}", volumes=16) for grid in ("gre", "t1w"))
+    cortex = maker.make(FitCortex(), "cortex", volumes=16)
+    inputnode, outputnode = workflow.get_node("inputnode"), workflow.get_node("outputnode")
     workflow.connect([
         (inputnode, tissue_chain, [("to_gre", "first")]),
         (tissue_chain, move_tissues, [("out", "transforms")]),
         (inputnode, move_tissues, [("tissues", "in_file"), ("reference", "reference")]),
-        (to_gre, on_gre, [("out_file", "labels")]),
-        (move_tissues, on_gre, [("out_file", "tissues")]),
-        (to_t1w, on_t1w, [("out_file", "labels")]),
-        (inputnode, on_t1w, [("tissues", "tissues")]),
-        (on_gre, outputnode, [("labels", "labels"), ("facts", "cortex_facts")]),
-        (on_t1w, outputnode, [("labels", "t1w_labels")]),
+        (move, cortex, [("out_file", "labels")]),
+        (move_tissues, cortex, [("out_file", "tissues")]),
+        (cortex, nuclei, [("labels", "labels")]),
+        (cortex, outputnode, [("facts", "cortex_facts")]),
     ])  # fmt: skip
-    return workflow
 
 
 def init_measures_wf(
@@ -106,16 +225,17 @@ def init_measures_wf(
 
     Inputs (``inputnode``)
     ----------------------
-    chi_ppm, r2star_hz : maps; brain_mask, fit_mask : where they were measured; white_matter, labels : on the GRE grid;
-    t1w_brain : reference;
-    to_t1w : transform; per template ``to_<template>``.
+    chi_ppm, r2star_hz : maps; brain_mask, fit_mask : where they were measured; white_matter, labels, parts : on the
+    GRE grid; t1w_brain : reference; to_t1w : transform; registrations : quality of those that brought the labels here;
+    per template ``to_<template>``.
 
     Outputs (``outputnode``)
     ------------------------
     Per map ``table_<Map>``, ``columns_<Map>`` and ``<Map>_<space>``.
     """
     spaces = settings.anatomy.output_spaces
-    inputs = ["chi_ppm", "r2star_hz", "brain_mask", "fit_mask", "white_matter", "labels", "t1w_brain", "to_t1w"]
+    inputs = ["chi_ppm", "r2star_hz", "brain_mask", "fit_mask", "white_matter", "labels", "parts"]
+    inputs += ["t1w_brain", "to_t1w", "registrations"]
     inputnode = Node(IdentityInterface(fields=[*inputs, *(f"to_{space}" for space in spaces)]), name="inputnode")
     per_map = ["table_{}", "columns_{}", "{}_T1w", *("{}_" + space for space in spaces)]
     fields = [word.format(suffix) for suffix in maps for word in per_map]
@@ -139,7 +259,7 @@ def _add_table(workflow: Workflow, maker: NodeMaker, suffix: str, atlas: str) ->
     workflow.connect([
         (workflow.get_node("inputnode"), measure, [
             (MAPS[suffix], "in_file"), (MASKS[suffix], "mask"), ("white_matter", "white_matter"),
-            ("labels", "labels"),
+            ("labels", "labels"), ("parts", "parts"), ("registrations", "registrations"),
         ]),
         (measure, workflow.get_node("outputnode"), [
             ("table", f"table_{suffix}"), ("columns", f"columns_{suffix}"),

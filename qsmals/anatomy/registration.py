@@ -133,6 +133,34 @@ def _motions(between_centres_mm: Floats) -> Floats:
     return np.array([np.concatenate([t, b + s]) for b in bases for s in shifts for t in turns])
 
 
+def both_ways(forward: Path | None, inverse: Path | None, folder: Path) -> Transform:
+    """A linear transform of which only one direction may be known, with the other one computed.
+
+    Parameters
+    ----------
+    forward, inverse : Path or None
+        ITK affine files; at least one.
+    folder : Path
+        Where a computed one is written.
+
+    Raises
+    ------
+    ValueError
+        Neither is given, or a file is no linear transform.
+    """
+    known = forward or inverse
+    if known is None:
+        raise ValueError("a transform is needed in one direction at least")
+    if forward and inverse:
+        return Transform(forward, inverse)
+    try:
+        matrix = read_affine(known)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(f"{known} is no linear transform that ITK reads ({error})") from error
+    other = write_affine(np.asarray(np.linalg.inv(matrix), dtype=np.float64), folder / "other.mat")
+    return Transform(forward or other, inverse or other)
+
+
 def nearest_rigid(matrix: Floats) -> Floats:
     """The rigid (4, 4) map nearest to a nearly rigid one; the origin's image is kept."""
     left, _, right = np.linalg.svd(matrix[:3, :3])
@@ -177,6 +205,30 @@ def register_template(brain: Brain, template: Image, *, compute: Compute, name: 
     return Transform(forward, inverse)
 
 
+def register_templates(fixed: Image, moving: Image, *, compute: Compute) -> Transform:
+    """SyN of one template brain to another, over the whole brain.
+
+    Parameters
+    ----------
+    fixed, moving : image
+        T1-weighted template brains in MNI space, 0 outside the brain.
+    compute : Compute
+        Resources; `sloppy` ends at voxels of 4 mm.
+    """
+    folder = compute.folder("between_templates")
+    with ants_session(compute):
+        start = write_affine(np.eye(4), folder / "identity.mat")
+        near, far = _brain_box(fixed), _brain_box(moving)
+        if compute.sloppy:
+            near, far = resampled(near, 2.0), resampled(far, 2.0)
+        affine = Stage("Affine[0.1]", (Metric("MI", near, far, sampling=0.25),), (100, 50), (6, 4), (3, 2))
+        syn = Stage("SyN[0.2,3,0]", (Metric("MI", near, far),), *_syn_levels(compute.sloppy))
+        forward, inverse = run_stages(
+            [affine, syn], initial=[start], composite=True, prefix=folder / "syn", compute=compute
+        )
+    return Transform(forward, inverse)
+
+
 def _syn_levels(sloppy: bool) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
     """Iterations, shrink factors and smoothing of SyN."""
     if sloppy:
@@ -203,7 +255,7 @@ def resample(
         Its grid is that of the result.
     transforms : sequence of Path
         From the transform nearest to ``image`` to the one nearest to ``reference``: for template labels on
-        the GRE grid ``[t1w_to_template.inverse, gre_to_t1w.inverse]``.
+        the GRE grid ``[t1w_to_template.inverse, gre_to_t1w.inverse]``. None where both share their coordinates.
     labels : bool
         Interpolate each label's membership and take the largest (no new label values, smooth edges).
     order : {0, 1, 3}
@@ -219,5 +271,5 @@ def resample(
     if missing := [str(path) for path in transforms if not Path(path).is_file()]:
         raise FileNotFoundError(f"no transform file {', '.join(missing)}")
     interpolator = "genericLabel" if labels else {0: "nearestNeighbor", 1: "linear", 3: "bSpline"}[order]
-    files = [str(path) for path in reversed(transforms)]
+    files = [str(path) for path in reversed(transforms)] or ["identity"]
     return ants.apply_transforms(reference, image, files, interpolator=interpolator, whichtoinvert=[False] * len(files))

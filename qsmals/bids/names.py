@@ -12,6 +12,8 @@ RIGID_EXTENSION = ".mat"
 COMPOSITE_EXTENSION = ".h5"
 RELAXATION_MAPS = ("R2starmap", "T2starmap", "S0map")
 IMAGE = ".nii.gz"
+PARTS_OF = {"als": "alsparts"}
+"""Atlas to the image of its labels' parts, which are measured in the same tables."""
 
 BIDSIGNORE = (
     "*.html",
@@ -115,6 +117,7 @@ def unit_outputs(
     unit: Unit,
     *,
     atlases: Sequence[str] = (),
+    probabilistic: Sequence[str] = (),
     templates: Sequence[str] = (),
     table_maps: Sequence[str] = ("Chimap", "R2starmap"),
     moved_maps: Sequence[str] = ("Chimap", "R2starmap"),
@@ -126,8 +129,8 @@ def unit_outputs(
     output_dir : Path
     unit : Unit
         The scan with its T1-weighted image; without one there is nothing in T1w or template space.
-    atlases : sequence of str
-        Values of ``seg-``.
+    atlases, probabilistic : sequence of str
+        Values of ``seg-``: of label images, and of those with a probability for each region.
     templates : sequence of str
         Values of ``space-`` of the templates to resample to.
     table_maps, moved_maps : sequence of str
@@ -136,7 +139,8 @@ def unit_outputs(
     gre, maps = unit.gre.entities, map_names(len(unit.gre.echoes))
     outputs = [
         *_native(output_dir, gre, maps),
-        *_regional(output_dir, gre, atlases, [m for m in table_maps if m in maps]),
+        *_regional(output_dir, gre, atlases, [m for m in table_maps if m in maps], "dseg"),
+        *_regional(output_dir, gre, probabilistic, [m for m in table_maps if m in maps], "probseg"),
     ]
     if unit.t1w:
         outputs += _moved(output_dir, gre, templates, [m for m in moved_maps if m in maps])
@@ -155,12 +159,15 @@ def _native(root: Path, gre: Mapping[str, str], maps: Sequence[str]) -> Iterator
     yield _output("magnitude", derivative_path(root, gre, "fmap", "magnitude"))
 
 
-def _regional(root: Path, gre: Mapping[str, str], atlases: Sequence[str], maps: Sequence[str]) -> Iterator[Output]:
+def _regional(
+    root: Path, gre: Mapping[str, str], atlases: Sequence[str], maps: Sequence[str], kind: str
+) -> Iterator[Output]:
     for atlas in atlases:
-        labels = derivative_path(root, gre, "anat", "dseg", space=NATIVE_SPACE, seg=atlas)
-        yield _output(f"dseg/{atlas}", labels)
-        table = derivative_path(root, gre, "anat", "dseg", ".tsv", space=NATIVE_SPACE, seg=atlas)
-        yield Output(f"dseg/{atlas}/table", table, None)
+        for seg in (atlas, PARTS_OF[atlas]) if atlas in PARTS_OF else (atlas,):
+            labels = derivative_path(root, gre, "anat", kind, space=NATIVE_SPACE, seg=seg)
+            yield _output(f"dseg/{seg}", labels)
+            table = derivative_path(root, gre, "anat", kind, ".tsv", space=NATIVE_SPACE, seg=seg)
+            yield Output(f"dseg/{seg}/table", table, None)
         for suffix in maps:
             path = derivative_path(root, gre, "anat", suffix, ".tsv", seg=atlas, desc="roi")
             yield _output(f"roi/{atlas}/{suffix}", path)
@@ -183,6 +190,9 @@ def _transforms(
         warp = {"from_": "T1w", "to": template, "mode": "image"}
         path = derivative_path(root, t1w, "anat", "xfm", COMPOSITE_EXTENSION, **warp)
         yield _output(f"xfm/{template}", path)
+        back = {"from_": template, "to": "T1w", "mode": "image"}
+        path = derivative_path(root, t1w, "anat", "xfm", COMPOSITE_EXTENSION, **back)
+        yield _output(f"xfm/from-{template}", path)
 
 
 def _output(key: str, path: Path) -> Output:

@@ -227,11 +227,19 @@ def dseg_sidecar(
 
 
 def transform_sidecar(
-    *, source: str, target: str, description: str, parameters: Mapping[str, Any] | None = None
+    *,
+    source: str,
+    target: str,
+    description: str,
+    made_from: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Sidecar of a transform: it takes images from ``source`` to the grid of ``target`` (URIs or template name)."""
+    """Sidecar of a transform: it takes images from ``source`` to the grid of ``target`` (URIs or template name).
+
+    ``made_from`` is the URI of the image that was registered, where ``source`` is none.
+    """
     fields = {"Description": description, "From": source, "To": target}
-    return _finished(fields, [source], parameters)
+    return _finished(fields, [made_from or source], parameters)
 
 
 def table_sidecar(

@@ -6,8 +6,10 @@ from typing import Any
 
 from qsmals.anatomy import refinement
 from qsmals.anatomy.atlases import get_atlas
+from qsmals.anatomy.nuclei import NucleiParameters
 from qsmals.anatomy.ribbon import RibbonParameters
 from qsmals.anatomy.templates import NLIN6
+from qsmals.bids.given import NO_GRE, NO_T1W, GivenGre, GivenT1w
 from qsmals.recon.method import Method, Protocol
 from qsmals.recon.presets import PRESETS
 from qsmals.recon.relaxometry.arlo import spacing_allows_arlo
@@ -37,7 +39,13 @@ def chosen_methods(recon: Reconstruction, te_s: Sequence[float], b0_tesla: float
     return found
 
 
-def step_parameters(settings: Settings, te_s: Sequence[float], b0_tesla: float) -> dict[str, dict[str, Any]]:
+def step_parameters(
+    settings: Settings,
+    te_s: Sequence[float],
+    b0_tesla: float,
+    given_t1w: GivenT1w = NO_T1W,
+    given: GivenGre = NO_GRE,
+) -> dict[str, dict[str, Any]]:
     """Step to all its parameters, ``method`` among them; defaults are written out like what was changed.
 
     Parameters
@@ -47,6 +55,8 @@ def step_parameters(settings: Settings, te_s: Sequence[float], b0_tesla: float) 
         Echo times of the scan, s; with one echo there is neither phase offset nor relaxometry.
     b0_tesla : float
         Its field strength, T.
+    given_t1w, given : GivenT1w, GivenGre
+        What other pipelines have done: the files take the place of parameters.
     """
     recon, acquisition = settings.reconstruction, settings.acquisition
     steps = {s: {"method": m.name, **asdict(p)} for s, (m, p) in chosen_methods(recon, te_s, b0_tesla).items()}
@@ -56,7 +66,24 @@ def step_parameters(settings: Settings, te_s: Sequence[float], b0_tesla: float) 
         "phase_sign": {"method": acquisition.phase_sign},
         "reference": {"method": recon.reference},
     }
-    return steps | _anatomy(settings)
+    return steps | _anatomy(settings) | _given(given_t1w, given)
+
+
+def _given(t1w: GivenT1w, gre: GivenGre) -> dict[str, dict[str, Any]]:
+    """Steps that another pipeline has done already."""
+    steps: dict[str, dict[str, Any]] = {}
+    if t1w.brain_mask:
+        steps["brain_extraction"] = {"method": "given", "file": str(t1w.brain_mask)}
+    if gre.to_t1w or gre.to_gre:
+        steps["coregistration"] = {"method": "given", "file": str(gre.to_t1w or gre.to_gre)}
+    if t1w.transforms:
+        files = {space: [str(path) for path in pair] for space, pair in t1w.transforms.items()}
+        steps["template_registration"] = {"method": "given", "files": files}
+    if t1w.segmentation:
+        midbrain = "substantia nigra and red nucleus, inside its brainstem and ventral diencephalon, of the atlas als"
+        steps["atlas"] = {"method": "given", "file": str(t1w.segmentation), "space": "T1w", "parts": [midbrain]}
+        steps["cortex"] = {"method": "given"}
+    return steps
 
 
 def preset_changes(recon: Reconstruction) -> tuple[str, ...]:
@@ -79,7 +106,13 @@ def _anatomy(settings: Settings) -> dict[str, dict[str, Any]]:
         "deterministic": behaviour.deterministic,
         "sloppy": behaviour.sloppy,
     }
-    nuclei = {"margin_mm": refinement.MARGIN_MM, "blur_mm": refinement.BLUR_MM, "range_ppm": refinement.RANGE_PPM}
+    borders = {f"borders_{name}": value for name, value in asdict(NucleiParameters()).items()}
+    nuclei = {
+        **borders,
+        "margin_mm": refinement.MARGIN_MM,
+        "blur_mm": refinement.BLUR_MM,
+        "range_ppm": refinement.RANGE_PPM,
+    }
     ribbon = {"tissues": "Atropos, three classes", **asdict(RibbonParameters())}
     return {
         "brain_extraction": {

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -123,7 +123,8 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME=PATH",
-        help="results of other pipelines; this version takes none and says so",
+        help="results of other pipelines in place of own steps: freesurfer=SUBJECTS_DIR (or fastsurfer=), or any BIDS "
+        "derivative with a brain mask of the T1w image, transforms, or a total field",
     )
     group.add_argument(
         "--bids-database-dir",
@@ -192,8 +193,23 @@ def _add_anatomy(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--brain-extraction",
         dest="anatomy.brain_extraction",
-        choices=("auto", "template", "skip"),
-        help="template: the T1w image shows a whole head; skip: it is brain-only; default: auto, which detects that",
+        choices=("auto", "template", "deepbet", "skip"),
+        help="template: the T1w image shows a whole head; skip: it is brain-only; default: auto, which detects that; "
+        "deepbet: by a neural network, an extra (pip install 'qsmals[deepbet]')",
+    )
+    group.add_argument(
+        "--atlas",
+        dest="anatomy.extra_atlases",
+        action="append",
+        metavar="NAME=FILE[,LABELS.tsv[,SPACE]]",
+        help="one more set of regions (repeatable): a label image or 4D probabilities, a table (index, name) and "
+        f"the space: {', '.join(SPACES)}, T1w or MEGRE ({{subject}} and {{session}} in FILE stand for labels)",
+    )
+    group.add_argument(
+        "--skip-registration",
+        dest="anatomy.skip_registration",
+        action="store_true",
+        help="take all transforms from the folders given with -d, and stop where one is missing",
     )
     group.add_argument(
         "--refinement",
@@ -361,14 +377,29 @@ def check_folders(settings: Settings, level: str) -> None:
         raise ValueError(f"OUTPUT_DIR {output} does not exist: run the participant level first")
     if output.exists() and not output.is_dir():
         raise ValueError(f"OUTPUT_DIR {output} is a file")
-    _check_derivatives(settings.selection.derivatives)
+    _check_anatomy(settings)
 
 
-def _check_derivatives(pairs: Iterable[str]) -> None:
-    for pair in pairs:
-        raise ValueError(
-            f"--derivatives {pair}: this version uses its own segmentation and registration only; leave the option out"
-        )
+def _check_anatomy(settings: Settings) -> None:
+    """Raise ValueError for derivatives and atlases that are not there, and for a method that is not installed."""
+    anatomy = settings.anatomy
+    if settings.selection.derivatives:
+        from qsmals.bids.given import parse_derivatives
+
+        parse_derivatives(settings.selection.derivatives)
+    elif anatomy.skip_registration:
+        raise ValueError("--skip-registration: give the folder that has the transforms with -d NAME=PATH")
+    if anatomy.extra_atlases:
+        from qsmals.anatomy.custom import parse_atlas
+
+        names = [parse_atlas(word).name for word in anatomy.extra_atlases]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"--atlas: {twice} is given twice")
+    if anatomy.brain_extraction == "deepbet":
+        from qsmals.anatomy.deepbet import deepbet_installed
+
+        if not deepbet_installed():
+            raise ValueError("--brain-extraction deepbet: it is not installed; pip install 'qsmals[deepbet]'")
 
 
 def _check_plugin(settings: Settings) -> None:

@@ -13,11 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from qsmals import __version__
+from qsmals.anatomy.custom import AtlasFile, UserAtlas, parse_atlas, read_user_atlas
+from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS
 from qsmals.bids.checks import CheckedSubject, check_subject
 from qsmals.bids.derivatives import check_dataset, prepare_output_dir
-from qsmals.bids.errors import format_faults
+from qsmals.bids.errors import Fault, InvalidInput, format_faults
 from qsmals.bids.filters import read_filter_file
-from qsmals.bids.layout import SubjectInputs, find_subjects
+from qsmals.bids.given import (
+    GivenGre,
+    GivenT1w,
+    given_for_gre,
+    given_for_t1w,
+    missing_transforms,
+    parse_derivatives,
+)
+from qsmals.bids.layout import SubjectInputs, Unit, find_subjects
 from qsmals.bids.names import log_dir, missing_files, unit_outputs
 from qsmals.cli import writing
 from qsmals.cli.methods import step_parameters
@@ -29,7 +39,7 @@ from qsmals.engine.resources import cpu_limit, memory_limit
 from qsmals.engine.signals import Interrupted
 from qsmals.engine.summary import Failure, SubjectSummary, exit_code, merge_summary, now, summary_lines
 from qsmals.settings import Settings, write_toml
-from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan
+from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
 
 MEMORY_SHARE = 0.9
 MAX_OMP_NTHREADS = 8
@@ -50,10 +60,13 @@ def participant(request: Request, run_id: str) -> int:
         log.warning("%s", warning)
     if request.reports_only:
         return reports_only(output_dir, [s.label for s in subjects])
+    atlases = read_atlases(settings)
     checked = check_all(subjects, settings)
+    checked, given = find_given(subjects, checked, settings, atlases)
     invalid = [summarise_invalid(c) for c in checked.values() if not c.ok]
     merge_summary(output_dir / "logs" / "summary.json", invalid)
-    plan = make_plan([s for s in subjects if checked[s.label].ok], checked, settings, run_id)
+    sound = [s for s in subjects if checked[s.label].ok]
+    plan = make_plan(sound, checked, settings, run_id, given)
     if not plan.subjects:
         say(invalid)
         return exit_code(invalid)
@@ -115,6 +128,83 @@ def check_all(subjects: Sequence[SubjectInputs], settings: Settings) -> dict[str
     return {result.label: result for result in checked}
 
 
+def read_atlases(settings: Settings) -> tuple[UserAtlas, ...]:
+    """The user's atlases on templates, read and checked; those of each subject are read with the subject."""
+    specs = (parse_atlas(word) for word in settings.anatomy.extra_atlases)
+    try:
+        return tuple(read_user_atlas(spec, Path(spec.file)) for spec in specs if not spec.native)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a scan brings along from other pipelines, and its atlases beside the built-in one."""
+
+    t1w: GivenT1w
+    gre: GivenGre
+    atlases: tuple[AtlasPlan, ...]
+
+
+def find_given(
+    subjects: Sequence[SubjectInputs],
+    checked: Mapping[str, CheckedSubject],
+    settings: Settings,
+    atlases: Sequence[UserAtlas],
+) -> tuple[dict[str, CheckedSubject], dict[str, Given]]:
+    """What other pipelines have done for each sound scan, by its prefix; what is wrong with it joins the faults."""
+    derivatives = parse_derivatives(settings.selection.derivatives)
+    spaces = settings.anatomy.output_spaces
+    native = [spec for word in settings.anatomy.extra_atlases if (spec := parse_atlas(word)).native]
+    result, given = dict(checked), {}
+    for subject in (s for s in subjects if checked[s.label].ok):
+        faults: list[Fault] = []
+        known = {t1w.file: given_for_t1w(t1w, derivatives, spaces=spaces) for t1w in subject.t1w_scans}
+        faults += [fault for _, found in known.values() for fault in found]
+        for unit in subject.units:
+            t1w, gre = known[unit.t1w.file][0] if unit.t1w else GivenT1w(), given_for_gre(unit.gre, derivatives)
+            own = [*native_atlases(native, unit, faults), *destrieux_atlas(t1w)]
+            given[unit.gre.prefix] = Given(t1w, gre, tuple(atlas_plan(a, f) for a, f in [*shared(atlases), *own]))
+            if settings.anatomy.skip_registration and (fault := missing_transforms(unit, t1w, gre, spaces=spaces)):
+                faults.append(fault)
+            for file in (*t1w.files, *gre.files):
+                log.info("%s: %s is used", unit.gre.prefix.replace("_", " "), file)
+        if faults:
+            result[subject.label] = replace(checked[subject.label], faults=tuple(dict.fromkeys(faults)))
+            log.error("sub-%s cannot be processed:\n%s", subject.label, format_faults(faults))
+    return result, given
+
+
+def shared(atlases: Sequence[UserAtlas]) -> list[tuple[UserAtlas, Path]]:
+    """Atlases on templates with their files."""
+    return [(atlas, Path(atlas.spec.file)) for atlas in atlases]
+
+
+def native_atlases(specs: Sequence[AtlasFile], unit: Unit, faults: list[Fault]) -> Iterator[tuple[UserAtlas, Path]]:
+    """A subject's own label images; what is wrong with one is added to ``faults``."""
+    for spec in specs:
+        image = spec.path(unit.gre.subject, unit.gre.session)
+        try:
+            if not image.is_file():
+                raise ValueError(f"atlas {spec.name}: there is no file {image}")
+            yield read_user_atlas(spec, image), image
+        except ValueError as error:
+            faults.append(Fault(unit.gre.subject, "atlas", str(error), "Mend it, or leave the atlas out"))
+
+
+def destrieux_atlas(given: GivenT1w) -> list[tuple[UserAtlas, Path]]:
+    """FreeSurfer's second parcellation, where the subject's folder has it."""
+    return [(DESTRIEUX_ATLAS, given.destrieux)] if given.destrieux else []
+
+
+def atlas_plan(atlas: UserAtlas, file: Path) -> AtlasPlan:
+    """An atlas as the graph takes it."""
+    regions = tuple((r.index, r.name, r.hemisphere, r.members) for r in atlas.regions)
+    return AtlasPlan(
+        atlas.spec.name, file.absolute(), atlas.spec.space, atlas.probabilistic, regions, atlas.label_table()
+    )
+
+
 def summarise_invalid(checked: CheckedSubject) -> SubjectSummary:
     """The entry of a subject whose input was refused."""
     first, *more = checked.faults
@@ -123,10 +213,18 @@ def summarise_invalid(checked: CheckedSubject) -> SubjectSummary:
 
 
 def make_plan(
-    subjects: Iterable[SubjectInputs], checked: Mapping[str, CheckedSubject], settings: Settings, run_id: str
+    subjects: Iterable[SubjectInputs],
+    checked: Mapping[str, CheckedSubject],
+    settings: Settings,
+    run_id: str,
+    given: Mapping[str, Given],
 ) -> RunPlan:
     """Decide files and limits of a run."""
     plans, software = [], writing.versions()
+
+    def own(unit: Unit) -> Given:
+        return given[unit.gre.prefix]
+
     for subject in subjects:
         folder = log_dir(Path(settings.output_dir), subject.label, run_id)
         facts = checked[subject.label].facts
@@ -137,13 +235,23 @@ def make_plan(
                 outputs=unit_outputs(
                     Path(settings.output_dir),
                     unit,
-                    atlases=(settings.anatomy.atlas,),
+                    atlases=(settings.anatomy.atlas, *(a.name for a in own(unit).atlases if not a.probabilistic)),
+                    probabilistic=tuple(a.name for a in own(unit).atlases if a.probabilistic),
                     templates=settings.anatomy.output_spaces,
                     table_maps=TABLE_MAPS,
                 ),
                 facts_file=folder / f"{unit.gre.prefix}_facts.json",
-                methods=step_parameters(settings, unit.gre.te_s, facts[unit.gre.prefix].b0_tesla),
+                methods=step_parameters(
+                    settings,
+                    unit.gre.te_s,
+                    facts[unit.gre.prefix].b0_tesla,
+                    own(unit).t1w,
+                    own(unit).gre,
+                ),
                 software=software,
+                given_t1w=own(unit).t1w,
+                given=own(unit).gre,
+                atlases=own(unit).atlases,
             )
             for unit in subject.units
         )
@@ -192,6 +300,10 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSu
     for subject in plan.subjects:
         own = done.of_subject(subject.label)
         entry = replace(conclude(subject, own), started=started, ended=now())
+        failed = writing.failed_registrations(subject) if entry.status == "ok" else []
+        if failed:
+            why = f"registration of {'; '.join(failed)}: its region tables hold no statistics"
+            entry = replace(entry, status="failed", why=why)
         report = writing.write_report(output_dir, subject, entry, own.steps, request, run_id)
         if entry.status == "ok" and report:
             entry = replace(entry, status="incomplete", why="the report lacks " + "; ".join(report))

@@ -102,6 +102,16 @@ def write_report(
     return _page(output_dir, subject.label, facts)
 
 
+def failed_registrations(subject: SubjectPlan) -> list[str]:
+    """What the registrations of the subject's scans failed by, with the scan's prefix."""
+    found = []
+    for scan in subject.scans:
+        if scan.facts_file.is_file():
+            reasons = json.loads(scan.facts_file.read_text()).get("registration_failed", [])
+            found += [f"{scan.unit.gre.prefix}, {why}" for why in reasons]
+    return found
+
+
 def warnings_of(subject: SubjectPlan) -> Iterator[str]:
     """What the subject's scans warn of, each once and with the scan's prefix; a scan that failed early has none."""
     from qsmals.reports.facts import read_facts

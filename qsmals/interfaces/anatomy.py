@@ -1,12 +1,13 @@
 """Brain extraction, registration and resampling with ANTs, as nipype interfaces."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, TraitedSpec, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
-from qsmals.interfaces.base import Step, StepInput, affine_of, load_labels, log_warnings, save, volume
+from qsmals.interfaces.base import Step, StepInput, affine_of, load, load_labels, log_warnings, save, volume
 
 
 class AntsInput(StepInput):
@@ -30,7 +31,8 @@ class AntsStep(Step):
 
 class _BrainInput(AntsInput):
     t1w = File(exists=True, mandatory=True)
-    mode = traits.Enum("auto", "template", "skip", usedefault=True)
+    mode = traits.Enum("auto", "template", "deepbet", "skip", usedefault=True)
+    given_mask = File(exists=True, desc="brain mask that another pipeline made, in the T1w image's coordinates")
 
 
 class _BrainOutput(TraitedSpec):
@@ -48,12 +50,22 @@ class ExtractBrain(AntsStep):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.anatomy.brain`."""
-        from qsmals.anatomy.brain import extract_brain
+        from qsmals.anatomy.brain import brain_from_mask, extract_brain, on_grid
+        from qsmals.anatomy.compute import ants_session
+        from qsmals.anatomy.deepbet import deepbet_mask
         from qsmals.anatomy.templates import NLIN6
 
-        skull_stripped = {"auto": None, "template": False, "skip": True}[self.inputs.mode]
-        t1w, template = read_image(self.inputs.t1w), template_image(NLIN6)
-        brain = extract_brain(t1w, template, compute=self.resources(folder), skull_stripped=skull_stripped)
+        compute, mode = self.resources(folder), self.inputs.mode
+        with ants_session(compute):
+            t1w, template = read_image(self.inputs.t1w), template_image(NLIN6)
+        if isdefined(self.inputs.given_mask) or mode == "deepbet":
+            with ants_session(compute):
+                given = self.inputs.given_mask
+                mask = on_grid(read_image(given), t1w) if isdefined(given) else deepbet_mask(t1w, folder)
+            brain = brain_from_mask(t1w, mask, template, compute=compute)
+        else:
+            skull_stripped = {"auto": None, "template": False, "skip": True}[mode]
+            brain = extract_brain(t1w, template, compute=compute, skull_stripped=skull_stripped)
         mask = brain.mask.numpy() > 0.5
         return {
             "brain": write_image(brain.image, folder / "brain.nii"),
@@ -61,6 +73,7 @@ class ExtractBrain(AntsStep):
             "initial": str(brain.to_template),
             "facts": {
                 "skull_stripped_input": bool(brain.skull_stripped),
+                "given_mask": str(self.inputs.given_mask) if isdefined(self.inputs.given_mask) else "",
                 "brain_ml": float(mask.sum() * np.prod(brain.mask.spacing)) / 1000,
             },
         }
@@ -124,6 +137,60 @@ class FitCortex(Step):
         }
 
 
+class _NucleiInput(StepInput):
+    labels = File(exists=True, mandatory=True, desc="atlas, FreeSurfer's numbers")
+    segmentation = File(exists=True, desc="labels of another pipeline on the same grid, in place of the atlas's")
+    chi = File(exists=True, desc="susceptibility on the same grid, ppm")
+    t1w = File(exists=True, desc="T1w brain on the same grid")
+    parts = File(exists=True, desc="parts of the atlas's labels on the same grid")
+
+
+class _NucleiOutput(TraitedSpec):
+    labels = File(desc="with the borders of the deep nuclei where the images show them")
+    parts = File(desc="parts of those labels")
+    facts = traits.Dict(desc="share of the nuclear voxels lost and gained, and warnings")
+
+
+class FitNuclei(Step):
+    """Borders of the deep nuclei fitted to susceptibility and T1w intensity, and the labels' division into parts.
+
+    Without an image the labels stay, and are only divided. With a segmentation its labels take the place of the
+    atlas's, which then only has substantia nigra and red nucleus to add.
+    """
+
+    input_spec = _NucleiInput
+    output_spec = _NucleiOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.anatomy.nuclei`."""
+        from qsmals.anatomy.atlases import PARENTS, add_midbrain
+        from qsmals.anatomy.nuclei import fit_nuclei, nuclei_change, split_parts
+        from qsmals.recon.grid import voxel_size_mm
+
+        affine = affine_of(self.inputs.labels)
+        size = voxel_size_mm(affine)
+        labels = load_labels(self.inputs.labels)
+        given = {"chi_ppm": self.inputs.chi, "t1w": self.inputs.t1w}
+        images = {name: load(path) if isdefined(path) else None for name, path in given.items()}
+        seen = any(image is not None for image in images.values())
+        fitted = (
+            fit_nuclei(labels, chi_ppm=images["chi_ppm"], t1w=images["t1w"], voxel_size_mm=size) if seen else labels
+        )
+        change = nuclei_change(labels, fitted)
+        log_warnings("regions", change.warnings, folder)
+        if isdefined(self.inputs.segmentation):
+            fitted = add_midbrain(load_labels(self.inputs.segmentation), fitted)
+        facts = {"lost_percent": change.lost_percent, "gained_percent": change.gained_percent}
+        outputs = {
+            "labels": save(fitted, affine, folder / "labels.nii"),
+            "facts": {**facts, "warnings": list(change.warnings)},
+        }
+        if isdefined(self.inputs.parts):
+            parts = split_parts(fitted, load_labels(self.inputs.parts), PARENTS, voxel_size_mm=size)
+            outputs["parts"] = save(parts, affine, folder / "parts.nii")
+        return outputs
+
+
 class _TemplateInput(AntsInput):
     brain = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
@@ -154,6 +221,97 @@ class RegisterTemplate(AntsStep):
         with ants_session(compute):
             quality = template_quality(template, brain.image, brain.mask, transform.forward, seed=compute.seed)
         log_warnings("registration", (f"registration of T1w to template: {why}" for why in quality.reasons), folder)
+        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": quality.as_dict()}
+
+
+class _TemplatesInput(AntsInput):
+    fixed = traits.Str(mandatory=True)
+    moving = traits.Str(mandatory=True)
+
+
+class RegisterTemplates(AntsStep):
+    """SyN from one template to another, for atlases that are drawn on it."""
+
+    input_spec = _TemplatesInput
+    output_spec = _TransformOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :func:`qsmals.anatomy.registration.register_templates`."""
+        from qsmals.anatomy.compute import ants_session
+        from qsmals.anatomy.quality import template_quality
+        from qsmals.anatomy.registration import register_templates
+
+        compute = self.resources(folder)
+        with ants_session(compute):
+            fixed, moving = template_image(self.inputs.fixed), template_image(self.inputs.moving)
+            transform = register_templates(fixed, moving, compute=compute)
+            quality = template_quality(
+                fixed, moving, moving.new_image_like((moving.numpy() > 0).astype("float32")), transform.forward,
+                seed=compute.seed,
+            )  # fmt: skip
+        log_warnings("registration", (f"registration of the templates: {why}" for why in quality.reasons), folder)
+        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": quality.as_dict()}
+
+
+class _GivenTemplateInput(AntsInput):
+    brain = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    template = traits.Str(mandatory=True)
+    forward = File(exists=True, mandatory=True, desc="T1w to template, made by another run")
+    inverse = File(exists=True, mandatory=True, desc="template to T1w")
+
+
+class GivenTemplate(AntsStep):
+    """Transforms between T1w and template that were made before, judged like new ones."""
+
+    input_spec = _GivenTemplateInput
+    output_spec = _TransformOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :func:`qsmals.anatomy.quality.template_quality`."""
+        from qsmals.anatomy.compute import ants_session
+        from qsmals.anatomy.quality import template_quality
+
+        compute, forward = self.resources(folder), Path(self.inputs.forward)
+        with ants_session(compute):
+            template, brain, mask = (
+                template_image(self.inputs.template), read_image(self.inputs.brain), read_image(self.inputs.mask)
+            )  # fmt: skip
+            quality = template_quality(template, brain, mask, forward, seed=compute.seed)
+        log_warnings("registration", (f"registration of T1w to template: {why}" for why in quality.reasons), folder)
+        return {"forward": str(forward), "inverse": str(self.inputs.inverse), "facts": quality.as_dict()}
+
+
+class _GivenRigidInput(AntsInput):
+    magnitude = File(exists=True, mandatory=True, desc="one volume of the GRE scan")
+    brain = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    to_t1w = File(exists=True, desc="GRE to T1w, made by another run")
+    to_gre = File(exists=True, desc="T1w to GRE; one of the two is enough")
+
+
+class GivenRigid(AntsStep):
+    """A motion between GRE scan and T1w image that was found before, judged like a new one."""
+
+    input_spec = _GivenRigidInput
+    output_spec = _TransformOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :func:`qsmals.anatomy.quality.rigid_quality`."""
+        from qsmals.anatomy.compute import ants_session
+        from qsmals.anatomy.quality import rigid_quality
+        from qsmals.anatomy.registration import both_ways
+
+        compute = self.resources(folder)
+        files = (self.inputs.to_t1w, self.inputs.to_gre)
+        to_t1w, to_gre = (Path(file) if isdefined(file) else None for file in files)
+        with ants_session(compute):
+            transform = both_ways(to_t1w, to_gre, folder)
+            magnitude, brain, mask = (
+                read_image(file) for file in (self.inputs.magnitude, self.inputs.brain, self.inputs.mask)
+            )
+            quality = rigid_quality(magnitude, brain, mask, transform.forward, seed=compute.seed)
+        log_warnings("registration", (f"registration of GRE to T1w: {why}" for why in quality.reasons), folder)
         return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": quality.as_dict()}
 
 
@@ -226,8 +384,8 @@ class _ResampleInput(AntsInput):
     in_file = File(exists=True, mandatory=True)
     reference = File(exists=True, desc="its grid is that of the result; the template's where not given")
     template = traits.Str("", usedefault=True)
-    transforms = traits.List(File(exists=True), mandatory=True, desc="from the image towards the reference")
-    kind = traits.Enum("map", "labels", "mask", usedefault=True)
+    transforms = traits.List(File(exists=True), desc="from the image towards the reference; none: same coordinates")
+    kind = traits.Enum("map", "labels", "mask", "probabilities", usedefault=True)
 
 
 class _ResampleOutput(TraitedSpec):
@@ -248,12 +406,12 @@ class Resample(AntsStep):
         with ants_session(self.resources(folder)):
             name = self.inputs.template
             reference = template_image(name) if name else read_image(self.inputs.reference)
-            moved = resample(
-                read_image(self.inputs.in_file),
-                reference,
-                [Path(path) for path in self.inputs.transforms],
-                labels=self.inputs.kind == "labels",
-            )
+            transforms = [Path(path) for path in self.inputs.transforms or []]
+            if self.inputs.kind == "probabilities":
+                volumes = [resample(v, reference, transforms) for v in read_volumes(self.inputs.in_file)]
+                return {"out_file": write_volumes(volumes, folder / "resampled.nii")}
+            labels = self.inputs.kind == "labels"
+            moved = resample(read_image(self.inputs.in_file), reference, transforms, labels=labels)
             if self.inputs.kind == "mask":
                 moved = moved.new_image_like((moved.numpy() > 0.5).astype("float32"))
             return {"out_file": write_image(moved, folder / "resampled.nii")}
@@ -268,6 +426,25 @@ def read_image(path: str | Path) -> Any:
     loaded = nib.load(path)
     data = volume(np.asanyarray(loaded.dataobj))
     return to_ants(data[..., 0] if data.ndim == 4 else data, loaded.affine)
+
+
+def read_volumes(path: str | Path) -> list[Any]:
+    """Every volume of a series as ANTs holds it."""
+    import nibabel as nib
+
+    from qsmals.anatomy.images import to_ants
+
+    loaded = nib.load(path)
+    data = np.asanyarray(loaded.dataobj)
+    return [to_ants(data[..., number], loaded.affine) for number in range(data.shape[3])]
+
+
+def write_volumes(images: Sequence[Any], path: Path) -> str:
+    """Write images of one grid as a series."""
+    from qsmals.anatomy.images import from_ants
+
+    arrays = [from_ants(image) for image in images]
+    return save(np.stack([data for data, _ in arrays], axis=-1), arrays[0][1], path)
 
 
 def write_image(ants_image: Any, path: Path) -> str:

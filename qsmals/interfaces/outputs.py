@@ -98,6 +98,21 @@ class SaveFile(_Save):
         return self._finish()
 
 
+class _SaveTextInput(_SaveInput):
+    text = traits.Str(mandatory=True)
+
+
+class SaveText(_Save):
+    """Text that was known before the run."""
+
+    input_spec = _SaveTextInput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Write through the atomic writer."""
+        write_text(Path(self.inputs.out_file), self.inputs.text)
+        return self._finish()
+
+
 class _DetectedInput(StepInput):
     detected_prepare = traits.List(traits.Dict, desc="scale of the phase, slices")
     detected_offset = traits.List(traits.Dict, desc="readout")
@@ -149,6 +164,7 @@ class _FactsInput(_DetectedInput):
     mask = traits.Dict(usedefault=True)
     inversion = traits.Dict(usedefault=True)
     cortex = traits.Dict(usedefault=True, desc="what the fit of cortical labels to grey matter changed")
+    nuclei = traits.Dict(usedefault=True, desc="what the fit of the deep nuclei's borders changed")
     reference = traits.Dict(usedefault=True)
     registration_gre = traits.Dict(usedefault=True, desc="quality of the rigid registration")
     templates = traits.List(traits.Str, desc="names of the templates")
@@ -182,19 +198,20 @@ class SaveFacts(Step):
         if self.inputs.inversion and not self.inputs.inversion["converged"]:
             warnings.append(NOT_CONVERGED)
         warnings += self.inputs.inversion.get("notes", [])
-        warnings += self.inputs.cortex.get("warnings", [])
+        warnings += [*self.inputs.cortex.get("warnings", []), *self.inputs.nuclei.get("warnings", [])]
         registration = {
             "GRE to T1w": dict(self.inputs.registration_gre),
             **{f"T1w to {name}": dict(found) for name, found in self._templates()},
         }
-        for name, measures in registration.items():
-            warnings += [f"registration of {name}: {reason}" for reason in measures.get("reasons", [])]
+        failed = [f"{name}: {why}" for name, measures in registration.items() for why in measures.get("reasons", [])]
+        warnings += [f"registration of {reason}" for reason in failed]
         facts = {
             **known,
             "detected": detected,
             "mask": self.inputs.mask,
             "inversion": self.inputs.inversion,
             "cortex": self.inputs.cortex,
+            "nuclei": self.inputs.nuclei,
             "reference": self.inputs.reference,
             "registration": {
                 f"{name}, {measure.replace('_', ' ')}": value
@@ -202,6 +219,7 @@ class SaveFacts(Step):
                 for measure, value in measures.items()
                 if isinstance(value, float)
             },
+            "registration_failed": failed,
             "images": images,
             "warnings": [*known.get("warnings", []), *warnings],
         }

@@ -4,7 +4,7 @@ from typing import Any
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, isdefined, traits
 
-SLOTS = ("first", "second", "third")
+SLOTS = ("first", "second", "third", "fourth")
 """Inputs of :class:`ListOf`, in order."""
 
 
@@ -12,6 +12,7 @@ class _ListInput(BaseInterfaceInputSpec):
     first = traits.Any(mandatory=True)
     second = traits.Any()
     third = traits.Any()
+    fourth = traits.Any()
 
 
 class _ListOutput(TraitedSpec):
@@ -19,7 +20,7 @@ class _ListOutput(TraitedSpec):
 
 
 class ListOf(SimpleInterface):
-    """Up to three values as a list, in order."""
+    """Up to four values as a list, in order."""
 
     input_spec = _ListInput
     output_spec = _ListOutput

@@ -383,7 +383,10 @@ def _refinement_sentence(refinement: str, papers: _Bibliography) -> str:
     return (
         "Around the deep nuclei the atlas was deformed once more (SyN, local correlation), until the susceptibility "
         f"that its labels let expect{papers.cite(MIN_2024)} fitted the subject's map; the T1-weighted images were a "
-        f"second pair with a quarter of the weight{papers.cite(references.DUAL_CONTRAST)}."
+        f"second pair with a quarter of the weight{papers.cite(references.DUAL_CONTRAST)}. The borders of the deep "
+        "nuclei were then fitted to susceptibility, those of thalamus, hippocampus and amygdala to T1-weighted "
+        "intensity as well, with the distance to the atlas's labels as log-odds"
+        f"{papers.cite(references.LOG_ODDS)}, means learned inside those labels, and one spread for all."
     )
 
 

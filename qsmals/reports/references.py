@@ -133,6 +133,14 @@ DUAL_CONTRAST = Citation(
     year=2019,
     doi="10.1016/j.neuroimage.2019.02.016",
 )
+LOG_ODDS = Citation(
+    key="log_odds",
+    authors="Pohl, Kilian M. and Fisher, John and Bouix, Sylvain and others",
+    title="Using the logarithm of odds to define a vector space on probabilistic atlases",
+    journal="Medical Image Analysis 11:465-477",
+    year=2007,
+    doi="10.1016/j.media.2007.06.003",
+)
 
 TEMPLATES = {"MNI152NLin6Asym": MNI_NLIN6, "MNI152NLin2009cAsym": MNI_2009C}
 ATLASES: dict[str, tuple[tuple[str, tuple[Citation, ...]], ...]] = {
@@ -140,6 +148,7 @@ ATLASES: dict[str, tuple[tuple[str, tuple[Citation, ...]], ...]] = {
         ("the gyri of the Desikan-Killiany atlas", (DESIKAN_KILLIANY,)),
         ("FreeSurfer's subcortical structures, white matter and ventricles", (FREESURFER,)),
         ("the substantia nigra of HCPEx, which is that of CIT168", (HCPEX, CIT168)),
+        ("the parts of pallidum and thalamus in HCPEx", (HCPEX,)),
         ("the red nucleus of AAL3, moved to its centre in CIT168", (AAL3, CIT168)),
     ),
 }

@@ -58,21 +58,39 @@ COLUMNS: dict[str, Column] = {
 assert tuple(COLUMNS) == COLUMN_NAMES
 
 
-def column_dictionary(map_unit: str) -> dict[str, dict[str, str]]:
+WEIGHTED = {
+    "n_voxels": "Voxels with a membership above zero, inside the mask, with a finite value",
+    "volume_mm3": "Sum of the memberships times a voxel's volume",
+    "coverage": f"Membership of the voxels counted over that of all; below {MINIMUM_COVERAGE:g} the statistics are n/a",
+    "mean": "Mean, each voxel weighted by its membership",
+    "sd": "Root of the weighted mean of squared deviations",
+    "eroded_mean": "Not defined for a probabilistic atlas",
+    "wm_contrast": "Not defined for a probabilistic atlas",
+}
+"""What some columns mean for a probabilistic atlas; in all others voxels weigh as much as they belong to the region."""
+
+
+def column_dictionary(map_unit: str, *, weighted: bool = False) -> dict[str, dict[str, str]]:
     """Content of the JSON beside a table.
 
     Parameters
     ----------
     map_unit : str
         Unit of the map that was measured, e.g. ``ppm``; it takes the place of the map's unit in every column.
+    weighted : bool
+        For a probabilistic atlas.
 
     Examples
     --------
     >>> column_dictionary("ppm")["mean"]
     {'Description': 'Arithmetic mean', 'Units': 'ppm'}
     """
+    words = {name: column.description for name, column in COLUMNS.items()}
+    if weighted:
+        of_values = [name for name in COLUMNS if COLUMNS[name].unit and name not in WEIGHTED]
+        words |= WEIGHTED | {name: f"{words[name]}; voxels weighted by their membership" for name in of_values}
     return {
-        name: {"Description": column.description} | ({"Units": _unit(column, map_unit)} if column.unit else {})
+        name: {"Description": words[name]} | ({"Units": _unit(column, map_unit)} if column.unit else {})
         for name, column in COLUMNS.items()
     }
 

@@ -1,0 +1,321 @@
+"""Atlases that the user brings: label images and probabilistic ones, with a table of their regions."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qsmals.anatomy.atlases import BOTH_SIDES, is_single
+from qsmals.anatomy.images import as_volume
+from qsmals.anatomy.templates import TEMPLATES
+from qsmals.roi.statistics import Region
+
+NAME = re.compile(r"[A-Za-z0-9]+")
+NATIVE = ("T1w", "MEGRE")
+PLACEHOLDERS = ("subject", "session")
+SUFFIXES = (".nii.gz", ".nii", ".mgz")
+SUM_TOLERANCE = 0.01
+LEAST_TOP = 0.5
+"""No probabilistic atlas is less certain than this everywhere."""
+
+LEAST_INSIDE = 0.9
+"""Share of an atlas's voxels that must lie in the head of the template that it is said to be drawn on."""
+
+HEAD_LPS_MM = ((-95.0, 95.0), (-95.0, 130.0), (-90.0, 100.0))
+"""Bounds of the brain, cerebellum and brainstem in MNI space, with a margin."""
+
+_SIDES = {"l": "L", "lh": "L", "left": "L", "r": "R", "rh": "R", "right": "R"}
+
+
+@dataclass(frozen=True)
+class AtlasFile:
+    """What ``--atlas NAME=FILE[,LABELS.tsv[,SPACE]]`` says.
+
+    Attributes
+    ----------
+    name : str
+        Value of ``seg-`` in file names.
+    file : str
+        Path of the image; ``{subject}`` and ``{session}`` in it stand for labels (native spaces only).
+    table : str
+        Path of the table of regions.
+    space : str
+        A template, ``T1w`` or ``MEGRE``.
+    """
+
+    name: str
+    file: str
+    table: str
+    space: str
+
+    @property
+    def native(self) -> bool:
+        """Whether each subject has an image of its own."""
+        return self.space in NATIVE
+
+    def path(self, subject: str, session: str | None) -> Path:
+        """The image for one subject."""
+        return Path(self.file.format(subject=subject, session=session or ""))
+
+
+@dataclass(frozen=True)
+class UserAtlas:
+    """A user's atlas whose table and image were read.
+
+    Attributes
+    ----------
+    spec : AtlasFile
+    regions : tuple of Region
+        Labels in the order of the table, then the unions of left and right. Members are label values; of a
+        probabilistic atlas, volume numbers from 1.
+    probabilistic : bool
+        A volume for each region instead of a label for each voxel.
+    """
+
+    spec: AtlasFile
+    regions: tuple[Region, ...]
+    probabilistic: bool
+
+    def label_table(self) -> str:
+        """Tab-separated ``index name hemisphere``, as the packaged atlas has it."""
+        rows = [f"{r.index}\t{r.name}\t{r.hemisphere}\n" for r in self.regions if len(r.members) == 1]
+        return "".join(["index\tname\themisphere\n", *rows])
+
+
+def parse_atlas(word: str) -> AtlasFile:
+    """Take ``NAME=FILE[,LABELS.tsv[,SPACE]]`` apart and look whether the files are there.
+
+    The table may be left out where a ``.tsv`` of the same name lies beside the image, the space where the image's name
+    has ``space-`` or ``tpl-``.
+
+    Raises
+    ------
+    ValueError
+        What is missing or wrong, with what to do.
+
+    Examples
+    --------
+    >>> parse_atlas("als=x.nii.gz")
+    Traceback (most recent call last):
+    ...
+    ValueError: --atlas als=x.nii.gz: als is the built-in atlas; choose another name
+    """
+    name, equals, rest = word.partition("=")
+    file, *more = rest.split(",")
+    where = f"--atlas {word}"
+    if not equals or not file or len(more) > 2:
+        raise ValueError(f"{where}: write NAME=FILE, NAME=FILE,LABELS.tsv or NAME=FILE,LABELS.tsv,SPACE")
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{where}: the name {name!r} goes into file names; use letters and digits only")
+    if name.lower() in ("als", "alsparts"):
+        raise ValueError(f"{where}: {name} is the built-in atlas; choose another name")
+    if not file.endswith(SUFFIXES):
+        raise ValueError(f"{where}: {file} is no image; there are {', '.join(SUFFIXES)}")
+    space = more[1] if len(more) == 2 and more[1] else _space_in_name(file)
+    if not space:
+        raise ValueError(
+            f"{where}: in which space is it? Add one of {', '.join((*TEMPLATES, *NATIVE))} after the table"
+        )
+    if space not in (*TEMPLATES, *NATIVE):
+        raise ValueError(
+            f"{where}: no transform leads from {space} to the templates that this program has "
+            f"({', '.join(TEMPLATES)}); resample the atlas to one of them, or to the subjects' T1w images (T1w)"
+        )
+    table = more[0] if more and more[0] else _stem(file) + ".tsv"
+    found = AtlasFile(name, file, table, space)
+    _check_files(found, where)
+    return found
+
+
+def _check_files(atlas: AtlasFile, where: str) -> None:
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(atlas.file) if field is not None}
+    except ValueError as error:
+        raise ValueError(f"{where}: {error} in {atlas.file}") from error
+    if fields - set(PLACEHOLDERS):
+        raise ValueError(f"{where}: {{{sorted(fields)[0]}}} is unknown; there are {{subject}} and {{session}}")
+    if fields and not atlas.native:
+        raise ValueError(f"{where}: {{subject}} and {{session}} are for images in {' or '.join(NATIVE)} space")
+    if not fields and not Path(atlas.file).is_file():
+        raise ValueError(f"{where}: there is no file {atlas.file}")
+    if not Path(atlas.table).is_file():
+        raise ValueError(
+            f"{where}: there is no table {atlas.table}; it is a .tsv with the columns index and name (and hemisphere, "
+            "where the names do not tell it)"
+        )
+
+
+def _space_in_name(file: str) -> str:
+    found = re.search(r"(?:^|_)(?:space|tpl)-([A-Za-z0-9]+)", Path(file).name)
+    return found[1] if found else ""
+
+
+def _stem(file: str) -> str:
+    return next(file.removesuffix(suffix) for suffix in SUFFIXES if file.endswith(suffix))
+
+
+def read_regions(table: Path) -> tuple[Region, ...]:
+    """The rows of a table, and the unions of those that a left and a right one share a name.
+
+    Raises
+    ------
+    ValueError
+        No columns ``index`` and ``name``, an index that is no positive whole number or is there twice, a name that is
+        empty.
+    """
+    lines = Path(table).read_text(encoding="utf-8-sig").splitlines()
+    rows = [line.rstrip("\r").split("\t") for line in lines if line.strip()]
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    lacking = [column for column in ("index", "name") if column not in header]
+    if lacking:
+        raise ValueError(
+            f"{table} has no column {' and no column '.join(lacking)}: its first line must be tab-separated names, "
+            "index and name among them"
+        )
+    regions = [_region(table, number, dict(zip(header, row, strict=False))) for number, row in enumerate(rows[1:], 2)]
+    if not regions:
+        raise ValueError(f"{table} has no row")
+    twice = sorted({r.index for r in regions if [q.index for q in regions].count(r.index) > 1})
+    if twice:
+        raise ValueError(f"{table} has the index {twice[0]} twice")
+    return (*regions, *_both_sides(regions))
+
+
+def _region(table: Path, line: int, row: dict[str, str]) -> Region:
+    word = row.get("index", "").strip()
+    if not word.isdecimal() or int(word) < 1:
+        raise ValueError(f"{table}, line {line}: the index {word!r} is no whole number above 0")
+    name, side = split_side(row.get("name", ""))
+    given = row.get("hemisphere", "").strip().upper()
+    side = {"L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}.get(given, "B" if given else side)
+    if not name:
+        raise ValueError(f"{table}, line {line}: index {word} has no name")
+    return Region(int(word), name, side, (int(word),))
+
+
+def split_side(text: str) -> tuple[str, str]:
+    """Lower-case name of a region and its hemisphere, where a word of the name tells it.
+
+    Examples
+    --------
+    >>> split_side("Left-Globus Pallidus_externa"), split_side("pulvinar_R"), split_side("Brainstem")
+    (('globus_pallidus_externa', 'L'), ('pulvinar', 'R'), ('brainstem', 'B'))
+    """
+    words = [word for word in re.split(r"[^A-Za-z0-9+]+", text.strip().lower()) if word]
+    places = [0, -1] if words and words[0] != "ctx" else [1, -1]
+    for place in places:
+        if len(words) > 1 and words[place] in _SIDES:
+            side = _SIDES[words.pop(place)]
+            return "_".join(words), side
+    return "_".join(words), "B"
+
+
+def _both_sides(regions: Sequence[Region]) -> list[Region]:
+    """One more region for each name that a left and a right one have."""
+    offset = BOTH_SIDES
+    while offset <= max(r.index for r in regions):
+        offset *= 10
+    by_name: dict[str, dict[str, list[Region]]] = {}
+    for region in regions:
+        by_name.setdefault(region.name, {}).setdefault(region.hemisphere, []).append(region)
+    pairs = [(s["L"], s["R"]) for s in by_name.values() if "L" in s and "R" in s and "B" not in s]
+    return [
+        Region(offset + left[0].index, left[0].name, "B", tuple(i for r in (*left, *right) for i in r.members))
+        for left, right in pairs
+    ]
+
+
+def read_user_atlas(spec: AtlasFile, image: Path) -> UserAtlas:
+    """Read a table and an image of it, and see that they belong together.
+
+    Parameters
+    ----------
+    spec : AtlasFile
+    image : Path
+        ``spec.file``, or one subject's.
+
+    Raises
+    ------
+    ValueError
+        What is wrong, with the atlas's name.
+    """
+    import nibabel as nib
+
+    where = f"atlas {spec.name}"
+    try:
+        regions = read_regions(Path(spec.table))
+        loaded = nib.load(image)
+        data = np.asanyarray(loaded.dataobj)
+    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+        raise ValueError(f"{where}: {image} cannot be read ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    data = as_volume(data)
+    if data.dtype.names is not None:
+        raise ValueError(f"{where}: {image} is a coloured picture (RGB); give the label image that it was made from")
+    if data.ndim == 4:
+        checked = _check_probabilities(where, image, data, regions)
+    elif data.ndim == 3:
+        checked = _check_labels(where, image, data, regions)
+    else:
+        raise ValueError(f"{where}: {image} has {data.ndim} dimensions; give labels (3) or probabilities (4)")
+    if not spec.native:
+        inside = data.sum(axis=-1) > LEAST_TOP if data.ndim == 4 else data > 0
+        _check_place(where, image, inside, loaded.affine, spec.space)
+    return UserAtlas(spec, checked, data.ndim == 4)
+
+
+def _check_labels(
+    where: str, image: Path, data: NDArray[np.generic], regions: tuple[Region, ...]
+) -> tuple[Region, ...]:
+    values = np.unique(data)
+    if not np.isfinite(values).all() or (values < 0).any() or np.abs(values - np.rint(values)).max() > 1e-3:
+        raise ValueError(f"{where}: {image} has values that are no labels (whole numbers from 0)")
+    found = {int(v) for v in np.rint(values)} - {0}
+    if not found:
+        raise ValueError(f"{where}: {image} has no label above 0")
+    missing = sorted(found - {r.index for r in regions if is_single(r)})
+    if missing:
+        shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
+        raise ValueError(f"{where}: the table has no row for the labels {shown} of {image}")
+    return regions
+
+
+def _check_probabilities(
+    where: str, image: Path, data: NDArray[np.generic], regions: tuple[Region, ...]
+) -> tuple[Region, ...]:
+    singles = [r for r in regions if is_single(r)]
+    if len(singles) != data.shape[3]:
+        raise ValueError(f"{where}: {image} has {data.shape[3]} volumes, but the table has {len(singles)} rows")
+    values = data.astype(np.float32)
+    if not np.isfinite(values).all() or values.min() < -SUM_TOLERANCE:
+        raise ValueError(f"{where}: {image} has values that are no probabilities (0 to 1)")
+    top = float(values.sum(axis=3, dtype=np.float64).max())
+    if top > 1 + SUM_TOLERANCE:
+        percent = "; they look like percent: divide by 100" if 50 < top < 150 else ""
+        raise ValueError(
+            f"{where}: the probabilities of {image} add up to {top:.4g} in a voxel, more than one{percent}"
+        )
+    if top < LEAST_TOP:
+        raise ValueError(f"{where}: the probabilities of {image} add up to no more than {top:.4g} anywhere, not to one")
+    volume_of = {r.index: number for number, r in enumerate(singles, 1)}
+    return tuple(Region(r.index, r.name, r.hemisphere, tuple(volume_of[i] for i in r.members)) for r in regions)
+
+
+def _check_place(where: str, image: Path, inside: NDArray[np.bool_], affine: NDArray[np.float64], space: str) -> None:
+    """The labels must lie where a brain in MNI space is."""
+    indices = np.argwhere(inside)
+    if not len(indices):
+        raise ValueError(f"{where}: {image} is empty")
+    places = indices @ np.asarray(affine)[:3, :3].T + np.asarray(affine)[:3, 3]
+    places[:, :2] *= -1
+    good = np.all([(places[:, i] > low) & (places[:, i] < high) for i, (low, high) in enumerate(HEAD_LPS_MM)], axis=0)
+    if good.mean() < LEAST_INSIDE:
+        raise ValueError(
+            f"{where}: {100 * (1 - good.mean()):.0f} % of the labels of {image} lie outside a brain in {space}: "
+            "it is in another space, or its affine is wrong"
+        )

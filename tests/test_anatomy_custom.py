@@ -1,0 +1,163 @@
+"""Atlases that the user brings: what is taken, and what is refused before anything runs."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from qsmals.anatomy.custom import parse_atlas, read_regions, read_user_atlas, split_side
+from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS, NAMES
+from qsmals.roi.statistics import Region
+
+TABLE = "index\tname\n1\tLeft-STN\n2\tRight-STN\n7\tpons\n"
+MNI = np.diag([2.0, 2.0, 2.0, 1.0])
+MNI[:3, 3] = [-90, -126, -72]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    labels = np.zeros((91, 109, 91), np.int16)
+    labels[40:44, 55:60, 30:34], labels[47:51, 55:60, 30:34], labels[45:47, 48:50, 20:24] = 1, 2, 7
+    nib.save(nib.Nifti1Image(labels, MNI), tmp_path / "stn.nii.gz")
+    (tmp_path / "stn.tsv").write_text(TABLE)
+    return tmp_path
+
+
+def image(folder: Path, data: np.ndarray, name: str = "stn.nii.gz") -> None:
+    nib.save(nib.Nifti1Image(data, MNI), folder / name)
+
+
+def read(folder: Path, space: str = "MNI152NLin6Asym"):
+    spec = parse_atlas(f"stn={folder}/stn.nii.gz,{folder}/stn.tsv,{space}")
+    return read_user_atlas(spec, Path(spec.file))
+
+
+def probabilities(scale: float) -> np.ndarray:
+    data = np.zeros((91, 109, 91, 3), np.float32)
+    data[40:44, 55:60, 30:34, 0] = 0.7 * scale
+    data[40:44, 55:60, 30:34, 1] = 0.3 * scale
+    data[45:47, 48:50, 20:24, 2] = 0.5 * scale
+    return data
+
+
+def test_a_label_image_with_its_table(folder):
+    atlas = read(folder)
+    assert not atlas.probabilistic
+    assert [(r.index, r.name, r.hemisphere, r.members) for r in atlas.regions] == [
+        (1, "stn", "L", (1,)),
+        (2, "stn", "R", (2,)),
+        (7, "pons", "B", (7,)),
+        (50001, "stn", "B", (1, 2)),
+    ]
+    assert atlas.label_table() == "index\tname\themisphere\n1\tstn\tL\n2\tstn\tR\n7\tpons\tB\n"
+
+
+def test_probabilities_are_volumes_in_the_order_of_the_table(folder):
+    image(folder, probabilities(1.0))
+    atlas = read(folder)
+    assert atlas.probabilistic
+    assert [r.members for r in atlas.regions] == [(1,), (2,), (3,), (1, 2)]
+    assert atlas.label_table().count("\n") == 4
+
+
+def test_table_and_space_may_stand_in_the_names(folder):
+    (folder / "stn.nii.gz").rename(folder / "tpl-MNI152NLin2009cAsym_stn.nii.gz")
+    (folder / "stn.tsv").rename(folder / "tpl-MNI152NLin2009cAsym_stn.tsv")
+    spec = parse_atlas(f"stn={folder}/tpl-MNI152NLin2009cAsym_stn.nii.gz")
+    assert (spec.space, Path(spec.table).name) == ("MNI152NLin2009cAsym", "tpl-MNI152NLin2009cAsym_stn.tsv")
+
+
+def test_native_images_are_one_a_subject(folder):
+    spec = parse_atlas(f"own={folder}/{{subject}}_{{session}}.nii.gz,{folder}/stn.tsv,T1w")
+    assert spec.native
+    assert spec.path("01", "A") == folder / "01_A.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("stn.nii.gz", "write NAME=FILE"),
+        ("a-b={f}/stn.nii.gz", "letters and digits only"),
+        ("ALS={f}/stn.nii.gz", "the built-in atlas"),
+        ("x={f}/stn.txt", "is no image"),
+        ("x={f}/stn.nii.gz", "in which space is it"),
+        ("x={f}/stn.nii.gz,{f}/stn.tsv,MNI305", "no transform leads from MNI305"),
+        ("x={f}/gone.nii.gz,{f}/stn.tsv,T1w", "there is no file"),
+        ("x={f}/stn.nii.gz,{f}/gone.tsv,T1w", "there is no table"),
+        ("x={f}/{{subject}}.nii.gz,{f}/stn.tsv,MNI152NLin6Asym", "are for images in T1w or MEGRE"),
+        ("x={f}/{{run}}.nii.gz,{f}/stn.tsv,T1w", "is unknown"),
+    ],
+)
+def test_wrong_words_are_refused(folder, word, message):
+    with pytest.raises(ValueError, match=message):
+        parse_atlas(word.replace("{f}", str(folder)).replace("{{", "{").replace("}}", "}"))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("name\nx\n", "no column index"),
+        ("index name\n1 x\n", "no column index"),
+        ("index\tname\n", "has no row"),
+        ("index\tname\n1\tx\n1\ty\n", "the index 1 twice"),
+        ("index\tname\nx\ty\n", "line 2: the index 'x'"),
+        ("index\tname\n3\t\n", "has no name"),
+        ("index\tname\n1\tLeft-STN\n2\tRight-STN\n", "no row for the labels 7"),
+    ],
+)
+def test_wrong_tables_are_refused(folder, table, message):
+    (folder / "stn.tsv").write_text(table)
+    with pytest.raises(ValueError, match=message):
+        read(folder)
+
+
+def test_wrong_images_are_refused(folder):
+    for data, message in (
+        (probabilities(1.5), "add up to 1.5"),
+        (probabilities(100.0), "divide by 100"),
+        (probabilities(0.1), "no more than 0.1 anywhere"),
+        (-probabilities(1.0), "no probabilities"),
+        (probabilities(1.0)[..., :2], "2 volumes, but the table has 3 rows"),
+        (np.full((91, 109, 91), 0.5, np.float32), "no labels"),
+        (np.zeros((91, 109, 91), np.int16), "no label above 0"),
+    ):
+        image(folder, data)
+        with pytest.raises(ValueError, match=message):
+            read(folder)
+    (folder / "stn.nii.gz").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read(folder)
+
+
+def test_labels_outside_the_head_of_the_template_are_in_another_space(folder):
+    loaded = nib.load(folder / "stn.nii.gz")
+    moved = MNI.copy()
+    moved[:3, 3] += 200
+    nib.save(nib.Nifti1Image(np.asanyarray(loaded.dataobj), moved), folder / "stn.nii.gz")
+    with pytest.raises(ValueError, match="outside a brain in MNI152NLin6Asym"):
+        read(folder)
+    assert read(folder, "T1w").regions  # where a subject lies, nobody knows
+
+
+def test_sides_are_words_of_the_name():
+    assert split_side("ctx-lh-precentral") == ("ctx_precentral", "L")
+    assert split_side("R Red Nucleus ") == ("red_nucleus", "R")
+    assert split_side("Area_PGp_L") == ("area_pgp", "L")
+    assert split_side("l") == ("l", "B")
+    assert split_side("Lateral-Ventricle") == ("lateral_ventricle", "B")
+
+
+def test_a_column_for_the_hemisphere_wins(tmp_path):
+    (tmp_path / "t.tsv").write_text("index\tname\themisphere\n60001\tx\tL\n60002\tx\tR\n3\tz\tB\n")
+    regions = read_regions(tmp_path / "t.tsv")
+    assert regions[:2] == (Region(60001, "x", "L", (60001,)), Region(60002, "x", "R", (60002,)))
+    assert regions[3].index == 500000 + 60001
+
+
+def test_destrieux_names_fill_their_numbers():
+    by_index = {r.index: r for r in DESTRIEUX_ATLAS.regions}
+    assert len(NAMES) == 75
+    assert (by_index[11129].name, by_index[12175].name) == ("g_precentral", "s_temporal_transverse")
+    assert 11142 not in by_index
+    assert len(by_index) == len(DESTRIEUX_ATLAS.regions)

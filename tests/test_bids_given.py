@@ -1,0 +1,124 @@
+"""Results of other pipelines: found by name, and refused where they belong to another head."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from qsmals.bids.given import (
+    GivenGre,
+    GivenT1w,
+    given_for_gre,
+    given_for_t1w,
+    missing_transforms,
+    parse_derivatives,
+)
+from qsmals.bids.layout import find_subjects
+from tests.bids_trees import Visit, write_tree
+
+SPACE = "MNI152NLin6Asym"
+
+
+def head(seed: int) -> np.ndarray:
+    """A smooth head with folds of its own, in a cube of 24 voxels."""
+    x, y, z = np.indices((24, 24, 24)) - 11.5
+    inside = (x**2 + y**2 + z**2) < 100
+    folds = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=inside.shape), 1.0)
+    return np.where(inside, 100 + 120 * folds, 0).astype(np.float32)
+
+
+AFFINE = np.array([[2.0, 0, 0, -20], [0, 2.0, 0, -30], [0, 0, 2.0, -10], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def unit(tmp_path: Path):
+    bids = write_tree(tmp_path / "bids", Visit("01", "A"))
+    t1w = bids / "sub-01/ses-A/anat/sub-01_ses-A_T1w.nii.gz"
+    nib.save(nib.Nifti1Image(head(1), AFFINE), t1w)
+    return find_subjects(bids)[0].units[0]
+
+
+def freesurfer(folder: Path, seed: int) -> Path:
+    """A subject's folder with the axes that FreeSurfer uses, at the same scanner coordinates."""
+    mri = folder / "mri"
+    mri.mkdir(parents=True)
+    data = head(seed)[::-1].transpose(0, 2, 1)[:, ::-1]
+    turn = np.array([[-1, 0, 0, 23], [0, 0, 1, 0], [0, -1, 0, 23], [0, 0, 0, 1.0]])
+    for name, values in (("orig", data), ("brainmask", data * (data > 0)), ("aparc+aseg", (data > 0) * 1024.0)):
+        nib.save(nib.MGHImage(values.astype(np.float32), AFFINE @ turn), mri / f"{name}.mgz")
+    return folder
+
+
+def test_freesurfer_of_the_same_head_is_taken(tmp_path, unit):
+    folder = freesurfer(tmp_path / "fs" / "sub-01_ses-A", 1)
+    found, faults = given_for_t1w(unit.t1w, {"freesurfer": tmp_path / "fs"}, spaces=[SPACE])
+    assert faults == []
+    assert found.segmentation == folder / "mri" / "aparc+aseg.mgz"
+    assert found.brain_mask == folder / "mri" / "brainmask.mgz"
+    assert found.destrieux is None
+
+
+@pytest.mark.parametrize("name", ["sub-01", "01"])
+def test_a_folder_without_the_session_serves_all(tmp_path, unit, name):
+    freesurfer(tmp_path / "fs" / name, 1)
+    found, faults = given_for_t1w(unit.t1w, {"fastsurfer": tmp_path / "fs"}, spaces=[SPACE])
+    assert found.segmentation and not faults
+
+
+def test_freesurfer_of_another_head_is_refused(tmp_path, unit):
+    freesurfer(tmp_path / "fs" / "sub-01", 2)
+    found, faults = given_for_t1w(unit.t1w, {"freesurfer": tmp_path / "fs"}, spaces=[SPACE])
+    assert found.segmentation is None
+    assert "was not made from this T1w image" in str(faults[0])
+
+
+def test_freesurfer_that_is_not_there_or_not_finished_is_a_fault(tmp_path, unit):
+    (tmp_path / "fs").mkdir()
+    _, faults = given_for_t1w(unit.t1w, {"freesurfer": tmp_path / "fs"}, spaces=[SPACE])
+    assert "no folder of sub-01" in str(faults[0])
+    (freesurfer(tmp_path / "fs" / "sub-01", 1) / "mri" / "aparc+aseg.mgz").unlink()
+    _, faults = given_for_t1w(unit.t1w, {"freesurfer": tmp_path / "fs"}, spaces=[SPACE])
+    assert "recon-all run to its end" in str(faults[0])
+
+
+def test_masks_transforms_and_fields_are_found_by_their_names(tmp_path, unit):
+    root = tmp_path / "other"
+    names = [
+        "anat/sub-01_ses-A_desc-brain_mask.nii.gz",
+        "anat/sub-01_ses-A_space-MNI152NLin6Asym_desc-brain_mask.nii.gz",
+        f"anat/sub-01_ses-A_from-T1w_to-{SPACE}_mode-image_xfm.h5",
+        f"anat/sub-01_ses-A_from-{SPACE}_to-T1w_mode-image_xfm.h5",
+        "anat/sub-01_ses-A_from-MEGRE_to-T1w_mode-image_xfm.mat",
+        "anat/sub-01_ses-A_run-2_from-MEGRE_to-T1w_mode-image_xfm.mat",
+        "fmap/sub-01_ses-A_desc-total_fieldmap.nii.gz",
+    ]
+    for name in names:
+        (root / "sub-01/ses-A" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "sub-01/ses-A" / name).touch()
+    anat = root / "sub-01/ses-A/anat"
+    found, faults = given_for_t1w(unit.t1w, {"other": root}, spaces=[SPACE, "MNI152NLin2009cAsym"])
+    assert not faults
+    assert found.brain_mask == root / "sub-01/ses-A" / names[0]
+    assert found.transforms == {SPACE: (root / "sub-01/ses-A" / names[2], root / "sub-01/ses-A" / names[3])}
+    gre = given_for_gre(unit.gre, {"other": root})
+    assert gre == GivenGre(anat / Path(names[4]).name, None, root / "sub-01/ses-A" / names[6])
+    assert missing_transforms(unit, found, gre, spaces=[SPACE]) is None
+    fault = missing_transforms(unit, found, GivenGre(), spaces=[SPACE, "MNI152NLin2009cAsym"])
+    assert "from-MEGRE_to-T1w" in str(fault) and "from-T1w_to-MNI152NLin2009cAsym" in str(fault)
+    assert SPACE not in str(fault)
+
+
+def test_nothing_given_is_nothing_found(unit, tmp_path):
+    assert given_for_t1w(unit.t1w, {}, spaces=[SPACE]) == (GivenT1w(), [])
+    assert given_for_gre(unit.gre, {"other": tmp_path}) == GivenGre()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["x"], "write NAME=PATH"), (["x=/absent/folder"], "no folder"), (["x=/tmp", "x=/tmp"], "given twice")],
+)
+def test_wrong_words_are_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        parse_derivatives(words)
