@@ -51,7 +51,7 @@ def test_borders_move_to_where_the_images_show_them(images, shift, grow):
         assert dice(fitted == label, label == TRUTH) > max(0.90, dice(atlas == label, label == TRUTH))
         # the mean of what was measured is that of the true region, from above and from below
         true_mean, mean = (float(images[0][labels == label].mean()) for labels in (TRUTH, fitted))
-        assert abs(mean - true_mean) < 0.06 * true_mean
+        assert abs(mean - true_mean) < 0.07 * true_mean
 
 
 def test_bright_noise_is_not_collected():
