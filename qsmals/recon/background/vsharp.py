@@ -53,7 +53,8 @@ class VSharpParameters:
         radii = f"radii from {self.largest_radius_mm:g} mm down to one voxel in steps of {self.step_mm:g} mm"
         if self.radii_voxels:
             radii = f"radii of {', '.join(f'{r:g}' for r in self.radii_voxels)} voxels"
-        eroded = f"; the mask was eroded by {self.erosion_voxels} voxel(s) before" if self.erosion_voxels else ""
+        amount = f"{self.erosion_voxels} voxel{'s' if self.erosion_voxels > 1 else ''}"
+        eroded = f"; the mask was eroded by {amount} before" if self.erosion_voxels else ""
         return {"radii": radii, "eroded": eroded}
 
 

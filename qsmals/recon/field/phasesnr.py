@@ -85,13 +85,13 @@ def phase_snr(
     phase = unwrapped_rad[mask]
     strength = np.ones_like(phase) if magnitude is None else magnitude[mask]
     good = np.isfinite(phase).all(axis=1) & np.isfinite(strength).all(axis=1) & (strength > 0).any(axis=1)
-    phase_rad, signal = phase[good].astype(np.float64), strength[good].astype(np.float64)
-    rate = (signal * phase_rad).sum(axis=1) / (signal * te).sum(axis=1)
-    noise = np.sqrt(_variance(phase_rad, signal, te, rate))
+    phase, strength = phase[good], strength[good]
+    rate = _mean_rate(phase, strength, te)
+    noise = np.sqrt(_variance(phase, strength, te, rate))
     if te.size == 1 and rate.size:
         noise *= detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask)
     if magnitude is not None:
-        noise[relative_residual(phase_rad, signal, te, rate) >= params.largest_residual] = np.inf
+        noise[relative_residual(phase, strength, te, rate) >= params.largest_residual] = np.inf
     inside = np.flatnonzero(mask)[good]
     to_ppm = 1.0 / (2.0 * np.pi * GAMMA_BAR_MHZ_PER_TESLA * b0_tesla)
     return TotalField(
@@ -101,7 +101,7 @@ def phase_snr(
 
 
 def relative_residual(
-    phase: NDArray[np.float64], strength: NDArray[np.float64], te: NDArray[np.float64], rate: NDArray[np.float64]
+    phase: NDArray[np.floating], strength: NDArray[np.floating], te: NDArray[np.float64], rate: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Squared misfit of a single exponential decay with a single frequency over the squared signal.
 
@@ -122,28 +122,50 @@ def relative_residual(
     (n,) float
         0 or more; 0 for one echo, and infinite where no echo has signal.
     """
-    first = strength[:, :1]
-    area = (0.5 * (strength[:, 1:] + strength[:, :-1]) * np.diff(te)).sum(axis=1)
+    first = strength[:, 0].astype(np.float64)
+    area = np.zeros_like(first)
+    for before, after, gap in zip(strength.T, strength.T[1:], np.diff(te), strict=False):
+        area += 0.5 * gap * (before.astype(np.float64) + after)
+    misfit, power = np.zeros_like(first), np.zeros_like(first)
+    # where the first echo has no signal nothing can be told from it
     with np.errstate(divide="ignore", invalid="ignore"):
-        decay = np.nan_to_num((strength[:, 0] - strength[:, -1]) / area)
+        decay = np.nan_to_num((first - strength[:, -1]) / area)
         decay = decay.clip(1.0 / (LONGEST_DECAY * te.max()), 1.0 / (SHORTEST_DECAY * te.min()))
-        since = te - te[0]
-        model = first * np.exp(since * (-decay[:, None] + 1j * rate[:, None]))
-        seen = strength * np.exp(1j * (phase - phase[:, :1]))
-        # where the first echo has no signal nothing can be told from it
-        result = (np.abs(model - seen) ** 2).sum(axis=1) / (strength**2).sum(axis=1)
+        for echo, since in enumerate(te - te[0]):  # echo by echo, for the memory
+            size = strength[:, echo].astype(np.float64)
+            model = first * np.exp(-since * decay)
+            turn = since * rate - (phase[:, echo].astype(np.float64) - phase[:, 0])
+            misfit += model**2 + size**2 - 2.0 * model * size * np.cos(turn)
+            power += size**2
+        result = misfit / power
     return np.where(np.isnan(result), np.inf, result)
 
 
+def _mean_rate(
+    phase: NDArray[np.floating], strength: NDArray[np.floating], te: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Phase per time, rad/s, weighted by magnitude TE."""
+    total, weights = np.zeros(phase.shape[0]), np.zeros(phase.shape[0])
+    for echo, time in enumerate(te):
+        size = strength[:, echo].astype(np.float64)
+        total += size * phase[:, echo]
+        weights += size * time
+    return np.asarray(total / weights)
+
+
 def _variance(
-    phase: NDArray[np.float64], strength: NDArray[np.float64], te: NDArray[np.float64], rate: NDArray[np.float64]
+    phase: NDArray[np.floating], strength: NDArray[np.floating], te: NDArray[np.float64], rate: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Variance of the rate, (rad/s)^2; for a single echo that of a magnitude noise of 1."""
-    information = (strength**2 * te**2).sum(axis=1)
+    information, misfit, power = np.zeros_like(rate), np.zeros_like(rate), np.zeros_like(rate)
+    for echo, time in enumerate(te):
+        squared = strength[:, echo].astype(np.float64) ** 2
+        information += squared * time**2
+        misfit += squared * (phase[:, echo] - time * rate) ** 2
+        power += squared
     if te.size == 1:
         return np.asarray(1.0 / information)
-    misfit = (strength**2 * (phase - te * rate[:, None]) ** 2).sum(axis=1)
-    return noise_variance(information, misfit, (strength**2).mean(axis=1), te.size - 1, 1.0)
+    return noise_variance(information, misfit, power / te.size, te.size - 1, 1.0)
 
 
 PHASE_SNR = Method(

@@ -48,7 +48,10 @@ class TGVParameters:
     tolerance: float = field(
         default=0.01, metadata={"unit": "relative change in 25 iterations", "source": "1 simulated head"}
     )
-    max_iterations: int = field(default=1000, metadata={"unit": "iterations a level", "source": "Langkammer 2015"})
+    max_iterations: int = field(
+        default=500,
+        metadata={"unit": "iterations a level", "source": "half of Langkammer 2015, who had no coarser grids"},
+    )
 
 
 def tgv(
