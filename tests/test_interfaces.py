@@ -185,6 +185,26 @@ def test_phase_sign_negative_turns_the_field(tmp_path: Path) -> None:
     assert "turned" in note["found"] and "set by --phase-sign" in note["evidence"]
 
 
+def test_a_total_field_made_before_is_taken(tmp_path: Path) -> None:
+    found = field_chain(tmp_path, acquired(2, snr=2000.0))
+    own = load(found["field"].field_ppm).copy()
+    hertz = GAMMA_BAR_MHZ_PER_TESLA * B0_TESLA
+    known = BRAIN & (np.indices(SHAPE)[2] > SHAPE[2] // 2)
+    given = write(tmp_path / "given.nii", np.where(known, (own + 0.5) * hertz, 0).astype(np.float32))
+    step = EstimateField(
+        magnitude=found["prepared"].magnitude,
+        phase=found["unwrapped"].phase,
+        mask=found["prepared"].tissue_mask,
+        te_s=TE_S[:2],
+        b0_tesla=B0_TESLA,
+        method="weighted",
+        given=given,
+    )
+    taken = run(step, tmp_path)
+    assert np.abs(load(taken.field_ppm) - own - 0.5)[BRAIN].max() < 1e-4
+    assert "given.nii" in taken.detected[0]["evidence"]
+
+
 @pytest.mark.parametrize("parts", ["polar", "cartesian"])
 def test_alternating_slices_are_straightened(parts: str, tmp_path: Path) -> None:
     data = acquired(5)

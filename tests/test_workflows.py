@@ -10,16 +10,17 @@ from nipype.interfaces.base import isdefined
 
 from qsmals import __version__
 from qsmals.bids.checks import ScanFacts
+from qsmals.bids.given import GivenGre, GivenT1w
 from qsmals.bids.layout import find_subjects
 from qsmals.bids.names import expected_files, unit_outputs
 from qsmals.cli.methods import step_parameters
 from qsmals.recon.inversion import INVERSION
 from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
 from qsmals.workflows.participant import init_run_wf, init_scan_wf, known_facts, run_folder
-from qsmals.workflows.plan import Limits, RunPlan, ScanPlan, SubjectPlan
+from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
 from tests.bids_trees import Gre, Visit, write_tree
 
-SAVERS = ("SaveImage", "SaveFieldMap", "SaveFile")
+SAVERS = ("SaveImage", "SaveFieldMap", "SaveFile", "SaveText")
 SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 SIX_ECHOES = tuple(0.004 + 0.005 * e for e in range(6))
 
@@ -89,6 +90,42 @@ def test_sessions_runs_and_acquisitions_each_have_their_graph(tmp_path: Path) ->
     assert kinds.count("UnwrapPhase") == 4
     assert kinds.count("ExtractBrain") == 3  # one for each T1w image
     assert kinds.count("AtlasImage") == 1  # one for the whole run
+
+
+@pytest.mark.parametrize("refinement", ["susceptibility", "none"])
+def test_given_results_take_the_place_of_steps_and_atlases_are_added(tmp_path: Path, refinement: Any) -> None:
+    plan = plan_of(tmp_path, [Visit("01"), Visit("02")], anatomy=Anatomy(refinement=refinement))
+    file = tmp_path / "file.nii"
+    file.touch()
+    one = (((1, "x", "L", (1,)),), "index\tname\themisphere\n1\tx\tL\n")
+    more = (
+        AtlasPlan("cit", file, SPACES[1], False, *one),
+        AtlasPlan("stn", file, SPACES[0], True, *one),
+        AtlasPlan("own", file, "T1w", False, *one),
+        AtlasPlan("here", file, "MEGRE", False, *one),
+    )
+    subjects = []
+    for subject in plan.subjects:
+        (scan,) = subject.scans
+        names = {"atlases": ("als", "cit", "own", "here"), "probabilistic": ("stn",), "templates": SPACES[:1]}
+        outputs = unit_outputs(tmp_path / "out", scan.unit, **names)
+        given = {
+            "given_t1w": GivenT1w(file, file, None, {SPACES[0]: (file, file)}),
+            "given": GivenGre(to_t1w=file, total_field=file),
+        }
+        subjects.append(replace(subject, scans=(replace(scan, atlases=more, outputs=outputs, **given),)))
+    nodes = nodes_of(replace(plan, subjects=tuple(subjects)))
+    kinds = [type(n.interface).__name__ for n in nodes]
+    assert not {"RegisterGre", "RegisterTemplate", "FitCortex"} & set(kinds)
+    assert (kinds.count("GivenRigid"), kinds.count("GivenTemplate"), kinds.count("RegisterTemplates")) == (2, 2, 1)
+    assert all(
+        n.interface.inputs.given_mask == str(file) for n in nodes if type(n.interface).__name__ == "ExtractBrain"
+    )
+    assert all(n.interface.inputs.given == str(file) for n in nodes if type(n.interface).__name__ == "EstimateField")
+    scans = [scan.outputs for subject in subjects for scan in subject.scans]
+    promised = {p for p in expected_files(scans) if p.suffix != ".json"}
+    assert set(saved(nodes)) == promised
+    assert len(saved(nodes)) == len(promised)
 
 
 def test_one_echo_has_no_relaxometry(tmp_path: Path) -> None:

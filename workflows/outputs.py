@@ -29,7 +29,7 @@ from qsmals.workflows.regions import ATLAS_SPACE, TEMPLATE_SPACES
 RELAXATION = {"R2starmap": "r2star_hz", "T2starmap": "t2star_s", "S0map": "s0"}
 DETECTED = ("detected_prepare", "detected_offset", "detected_field")
 
-FIELD_STAGES = ("phase_offset", "unwrap", "field")
+FIELD_STAGES = ("phase_offset", "unwrap", "field", "given_field")
 CHI_STAGES = (*FIELD_STAGES, "background", "inversion")
 MASK_STEPS = ("brain_extraction", "coregistration", "interpolation", "unwrap", "mask")
 FIELD_STEPS = ("preset", *FIELD_STAGES, "readout", "phase_sign", *MASK_STEPS, "background")

@@ -72,8 +72,10 @@ def init_field_wf(
         volumes=12,
         parallel=True,
     )
+    known = {"given": str(plan.given.total_field)} if plan.given.total_field else {}
+    method = _method(plan, recon, "field")
     field = maker.make(
-        EstimateField(te_s=te_s, b0_tesla=b0_tesla, sign=acquisition.phase_sign, **_method(plan, recon, "field")),
+        EstimateField(te_s=te_s, b0_tesla=b0_tesla, sign=acquisition.phase_sign, **known, **method),
         "field",
         step=f"total field ({recon.field})",
         series=2,

@@ -93,7 +93,7 @@ def parse_derivatives(words: Sequence[str]) -> dict[str, Path]:
             raise ValueError(f"--derivatives {word}: {name} is given twice")
         if not Path(path).is_dir():
             raise ValueError(f"--derivatives {word}: there is no folder {path}")
-        found[name] = Path(path)
+        found[name] = Path(path).absolute()
     return found
 
 

@@ -74,6 +74,8 @@ def _given(t1w: GivenT1w, gre: GivenGre) -> dict[str, dict[str, Any]]:
     steps: dict[str, dict[str, Any]] = {}
     if t1w.brain_mask:
         steps["brain_extraction"] = {"method": "given", "file": str(t1w.brain_mask)}
+    if gre.total_field:
+        steps["given_field"] = {"method": "given", "file": str(gre.total_field)}
     if gre.to_t1w or gre.to_gre:
         steps["coregistration"] = {"method": "given", "file": str(gre.to_t1w or gre.to_gre)}
     if t1w.transforms:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qsmals import __version__
 from qsmals.anatomy.custom import AtlasFile, UserAtlas, parse_atlas, read_user_atlas
 from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS
@@ -27,6 +29,7 @@ from qsmals.bids.given import (
     missing_transforms,
     parse_derivatives,
 )
+from qsmals.bids.images import BadImage, read_facts
 from qsmals.bids.layout import SubjectInputs, Unit, find_subjects
 from qsmals.bids.names import log_dir, missing_files, unit_outputs
 from qsmals.cli import writing
@@ -167,12 +170,26 @@ def find_given(
             given[unit.gre.prefix] = Given(t1w, gre, tuple(atlas_plan(a, f) for a, f in [*shared(atlases), *own]))
             if settings.anatomy.skip_registration and (fault := missing_transforms(unit, t1w, gre, spaces=spaces)):
                 faults.append(fault)
+            if gre.total_field and (fault := field_fault(unit, gre.total_field, checked[subject.label])):
+                faults.append(fault)
             for file in (*t1w.files, *gre.files):
                 log.info("%s: %s is used", unit.gre.prefix.replace("_", " "), file)
         if faults:
             result[subject.label] = replace(checked[subject.label], faults=tuple(dict.fromkeys(faults)))
             log.error("sub-%s cannot be processed:\n%s", subject.label, format_faults(faults))
     return result, given
+
+
+def field_fault(unit: Unit, path: Path, checked: CheckedSubject) -> Fault | None:
+    """A fault where a given total field cannot be read or is not on the grid of its scan."""
+    facts, remedy = checked.facts[unit.gre.prefix], "Resample it, or leave it out of the folder given with -d"
+    try:
+        field = read_facts(path)
+    except BadImage as bad:
+        return Fault(unit.gre.subject, bad.code, bad.what, remedy, (path,))
+    if field.shape == facts.shape and np.allclose(field.affine, facts.affine, atol=1e-2):
+        return None
+    return Fault(unit.gre.subject, "grid", f"the total field is not on the grid of {unit.gre.prefix}", remedy, (path,))
 
 
 def shared(atlases: Sequence[UserAtlas]) -> list[tuple[UserAtlas, Path]]:

@@ -239,6 +239,7 @@ class _FieldInput(StepInput):
     phase = File(exists=True, mandatory=True, desc="unwrapped, rad")
     mask = File(exists=True, mandatory=True)
     brain_mask = File(exists=True, desc="where the phase's sign is looked for; deep in the tissue without it")
+    given = File(exists=True, desc="total field that another run made, Hz, 0 where it is unknown")
     te_s = traits.List(traits.Float, mandatory=True)
     b0_tesla = traits.Float(mandatory=True)
     sign = traits.Enum("auto", "positive", "negative", usedefault=True)
@@ -275,11 +276,26 @@ class EstimateField(Step):
         )
         sign, note = self._sign(total.field_ppm, mask, affine)
         log_warnings("phase", warnings_in([note]), folder)
+        field_ppm = np.float32(sign) * total.field_ppm
+        if isdefined(self.inputs.given):
+            field_ppm = self._given(field_ppm, mask)
+            note["evidence"] += f"; the total field is that of {self.inputs.given}"
         return {
-            "field_ppm": save(np.float32(sign) * total.field_ppm, affine, folder / "total_field.nii"),
+            "field_ppm": save(field_ppm, affine, folder / "total_field.nii"),
             "noise_ppm": save(total.noise_ppm, affine, folder / "noise.nii"),
             "detected": [note],
         }
+
+    def _given(self, own_ppm: Float, mask: NDArray[np.bool_]) -> Float:
+        """The given field in ppm; where it is 0 or not finite, the scan's own, shifted to the same level."""
+        from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
+
+        given = load(self.inputs.given) / np.float32(GAMMA_BAR_MHZ_PER_TESLA * self.inputs.b0_tesla)
+        known = np.isfinite(given) & (given != 0)
+        if given.shape != own_ppm.shape or not (known & mask).any():
+            raise ValueError(f"the total field {self.inputs.given} is empty or not on the grid of the scan")
+        level = np.float32(np.median((given - own_ppm)[known & mask]))
+        return np.where(known, given, own_ppm + level).astype(np.float32)
 
     def _sign(
         self, field_ppm: Float, mask: NDArray[np.bool_], affine: NDArray[np.float64]
