@@ -135,6 +135,15 @@ def test_anatomy_names_template_registration_and_atlases():
         assert doi in bib and doi in markdown
 
 
+def test_what_other_pipelines_did_is_told():
+    words = {"brain_extraction": "given", "gre_to_t1w": "", "freesurfer": True}
+    markdown, _ = text(anatomy=words)
+    assert "brain mask was made by another pipeline" in markdown
+    assert "was made before and judged here" in markdown
+    assert "subject's own FreeSurfer segmentation (Fischl, 2012)" in markdown
+    assert "deepbet, a neural network" in text(anatomy={"brain_extraction": "deepbet"})[0]
+
+
 def test_regions_say_where_the_midbrain_nuclei_come_from():
     markdown, bib = text()
     assert (

@@ -16,6 +16,7 @@ from qsmals.recon.relaxometry.arlo import spacing_allows_arlo
 from qsmals.recon.stages import STAGES
 from qsmals.reports.references import ATLASES
 from qsmals.settings import Reconstruction, Settings
+from qsmals.workflows.plan import ScanPlan
 
 SEVERAL_ECHOES = ("phase_offset", "relaxometry")
 """Stages that one echo does not have."""
@@ -151,9 +152,21 @@ def anatomy_words(settings: Settings) -> Mapping[str, Any]:
         "gre_to_t1w": "rigid",
         "templates": list(anatomy.output_spaces),
         "registration": "SyN",
-        "atlases": [anatomy.atlas],
+        "atlases": [anatomy.atlas, *(word.partition("=")[0] for word in anatomy.extra_atlases)],
         "refinement": anatomy.refinement,
         "cortex": RibbonParameters().reach_mm if anatomy.cortex == "grey-matter" else None,
         "output_spaces": list(anatomy.output_spaces),
         "sloppy": settings.behaviour.sloppy,
     }
+
+
+def given_words(scan: ScanPlan) -> dict[str, Any]:
+    """What the methods text tells otherwise where another pipeline's results were taken."""
+    words: dict[str, Any] = {}
+    if scan.given_t1w.brain_mask:
+        words["brain_extraction"] = "given"
+    if scan.given.to_t1w or scan.given.to_gre:
+        words["gre_to_t1w"] = ""
+    if scan.given_t1w.segmentation:
+        words |= {"freesurfer": True, "cortex": None}
+    return words

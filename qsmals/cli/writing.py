@@ -10,7 +10,7 @@ from typing import Any
 from qsmals import __version__
 from qsmals.bids.names import logs_dir
 from qsmals.bids.sidecars import acquisition_metadata, strict_json
-from qsmals.cli.methods import anatomy_words, chosen_methods, preset_words
+from qsmals.cli.methods import anatomy_words, chosen_methods, given_words, preset_words
 from qsmals.cli.parser import Request
 from qsmals.engine.files import write_json, write_text
 from qsmals.engine.progress import Step, write_steps
@@ -48,7 +48,7 @@ def scan_methods(settings: Settings, scan: ScanPlan) -> tuple[str, str]:
     return methods_text(
         list(chosen_methods(settings.reconstruction, scan.facts.te_s, scan.facts.b0_tesla).values()),
         acquisition=acquisition,
-        anatomy=anatomy_words(settings),
+        anatomy={**anatomy_words(settings), **given_words(scan)},
         versions=scan.software,
         reference={"region": settings.reconstruction.reference},
         preset=preset_words(settings.reconstruction),

@@ -160,7 +160,7 @@ class _FactsInput(_DetectedInput):
     out_file = traits.Str(mandatory=True)
     known = traits.Dict(mandatory=True, desc="what was known before the run")
     brain = traits.Dict(usedefault=True, desc="what brain extraction found in the T1w image")
-    brain_extraction = traits.Enum("auto", "template", "skip", usedefault=True, desc="what was asked of it")
+    brain_extraction = traits.Enum("auto", "template", "deepbet", "skip", usedefault=True, desc="what was asked of it")
     mask = traits.Dict(usedefault=True)
     inversion = traits.Dict(usedefault=True)
     cortex = traits.Dict(usedefault=True, desc="what the fit of cortical labels to grey matter changed")
@@ -236,8 +236,8 @@ class SaveFacts(Step):
             return []
         asked = self.inputs.brain_extraction
         image = "brain only" if self.inputs.brain["skull_stripped_input"] else "head with skull"
-        return [{
-            "what": "T1w image",
-            "found": f"{image}; brain mask of {self.inputs.brain['brain_ml']:.0f} ml",
-            "evidence": "brightness under its surface" if asked == "auto" else f"set by --brain-extraction {asked}",
-        }]  # fmt: skip
+        evidence = "brightness under its surface" if asked == "auto" else f"set by --brain-extraction {asked}"
+        if given := self.inputs.brain.get("given_mask"):
+            evidence = f"brain mask of {given}"
+        found = f"{image}; brain mask of {self.inputs.brain['brain_ml']:.0f} ml"
+        return [{"what": "T1w image", "found": found, "evidence": evidence}]

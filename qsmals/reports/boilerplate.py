@@ -33,6 +33,8 @@ BRAIN_SENTENCES = {
     "auto": f"{_EXTRACTION} An image that showed the brain only, as seen from the brightness under its surface, was "
     "not extracted again.",
     "skip": "The T1-weighted image was given as brain-only: all of it that is not background was taken as the brain.",
+    "deepbet": "The brain was extracted by deepbet, a neural network.",
+    "given": "The brain mask was made by another pipeline.",
 }
 SLOPPY_SENTENCE = (
     "Brain extraction and registrations were run with low effort (option --sloppy): such results are for tests, "
@@ -94,7 +96,8 @@ def methods_text(
         missing is left out of the text.
     anatomy : mapping
         What was done with the T1w image, each key optional: ``bias_correction`` (bool, N4), ``brain_extraction``
-        (``auto``, ``template`` or ``skip``), ``gre_to_t1w`` (``rigid`` or ``affine``), ``templates`` (list of
+        (``auto``, ``template``, ``deepbet``, ``skip`` or ``given``), ``gre_to_t1w`` (``rigid``, ``affine``, or empty
+        where it was given), ``templates`` (list of
         TemplateFlow names), ``registration`` (``SyN``), ``atlases`` (names; those of
         :data:`~qsmals.reports.references.ATLASES` bring their parts and papers), ``freesurfer`` (version or True),
         ``refinement`` (``susceptibility`` or ``none``), ``cortex`` (mm that cortical labels may grow),
@@ -322,6 +325,8 @@ def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
         sentences.append(f"The T1-weighted image was corrected for bias with N4{papers.cite(references.N4)}.")
     if facts.get("brain_extraction"):
         sentences.append(BRAIN_SENTENCES[facts["brain_extraction"]])
+    if facts.get("gre_to_t1w") == "":
+        sentences.append("The transform of the gradient echo to the T1-weighted image was made before and judged here.")
     if facts.get("gre_to_t1w"):
         cited = papers.cite(references.ANTS)
         sentences.append(
