@@ -36,17 +36,12 @@ NUCLEI = {
 VARIANTS: dict[str, dict[str, float]] = {
     "before the fit": {},
     "default": {},
-    "reach_mm 1.5": {"reach_mm": 1.5},
     "faint_reach_mm 2.5": {"faint_reach_mm": 2.5},
     "slope_mm 0.7": {"slope_mm": 0.7},
-    "slope_mm 1.5": {"slope_mm": 1.5},
-    "local_mm 3": {"local_mm": 3.0},
     "local_mm 8": {"local_mm": 8.0},
     "core_mm 1.5": {"core_mm": 1.5},
     "smoothness 0.3": {"smoothness": 0.3},
-    "smoothness 1.0": {"smoothness": 1.0},
     "T1w only": {},
-    "susceptibility only": {},
 }
 
 
@@ -97,9 +92,8 @@ def fitted(scan: Scan, variant: str) -> np.ndarray:
     if variant == "before the fit":
         return scan.labels
     images = {"chi_ppm": scan.chi, "t1w": scan.t1w}
-    for word, name in (("T1w only", "chi_ppm"), ("susceptibility only", "t1w")):
-        if variant == word:
-            del images[name]
+    if variant == "T1w only":
+        del images["chi_ppm"]
     params = replace(NucleiParameters(), **VARIANTS[variant])
     return fit_nuclei(scan.labels, **images, voxel_size_mm=scan.size, params=params)
 

@@ -53,14 +53,14 @@ LARGEST_MISFIT = 8.0
 
 @dataclass(frozen=True)
 class NucleiParameters:
-    """Settings of :func:`fit_nuclei`; chosen on two simulated heads, see ``benchmarks/nuclei.py``."""
+    """Settings of :func:`fit_nuclei`; chosen on simulated heads, see ``benchmarks/nuclei.py``."""
 
     reach_mm: float = field(default=2.5, metadata={"unit": "mm", "source": "error of registration, by evidence"})
     faint_reach_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "by evidence"})
     slope_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "0.7 is as good"})
-    local_mm: float = field(default=5.0, metadata={"unit": "mm", "source": "3 and 8 are as good"})
+    local_mm: float = field(default=5.0, metadata={"unit": "mm", "source": "8 is as good"})
     core_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "beyond the blur of an edge; 1.5 is as good"})
-    smoothness: float = field(default=0.6, metadata={"source": "0.3 and 1.0 are as good"})
+    smoothness: float = field(default=0.6, metadata={"source": "0.3 is as good"})
     iterations: int = field(default=6, metadata={"source": "later ones change less than 0.1 % of the voxels"})
 
 

@@ -271,5 +271,7 @@ def resample(
     if missing := [str(path) for path in transforms if not Path(path).is_file()]:
         raise FileNotFoundError(f"no transform file {', '.join(missing)}")
     interpolator = "genericLabel" if labels else {0: "nearestNeighbor", 1: "linear", 3: "bSpline"}[order]
-    files = [str(path) for path in reversed(transforms)] or ["identity"]
+    if not transforms:
+        return ants.resample_image_to_target(image, reference, interp_type=interpolator)
+    files = [str(path) for path in reversed(transforms)]
     return ants.apply_transforms(reference, image, files, interpolator=interpolator, whichtoinvert=[False] * len(files))

@@ -362,7 +362,7 @@ class _Finder:
         t1w, notes = choose_t1w(gre, t1ws)
         if t1w is None and self.t1w_required:
             what = "no T1-weighted image (*_T1w.nii.gz)"
-            remedy = "Add one to the subject's anat folder, or give finished segmentations with --derivatives"
+            remedy = "Add one to the subject's anat folder (another session's is taken as well)"
             fault = Fault(gre.subject, "no-t1w", what, remedy)
             if fault not in faults:
                 faults.append(fault)

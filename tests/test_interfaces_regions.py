@@ -1,0 +1,129 @@
+"""Region tables and the fit of the deep nuclei as the graph runs them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qsmals.anatomy.atlases import ALS, MIDBRAIN
+from qsmals.interfaces.anatomy import FitNuclei, GivenRigid, Resample
+from qsmals.interfaces.base import load_labels, save
+from qsmals.interfaces.regions import MeasureRegions
+from qsmals.roi.columns import STATISTICS
+from qsmals.roi.table import read_table
+
+SHAPE = (20, 18, 16)
+AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
+GOOD = {"passed": True, "reasons": []}
+BAD = {"passed": False, "reasons": ["sharpness 1.02 below 1.25: the folds of the two images do not match"]}
+
+
+def run(step: Any, folder: Path) -> Any:
+    return step.run(cwd=str(folder)).outputs
+
+
+def labels() -> np.ndarray:
+    """White matter with a pallidum and a brainstem in it."""
+    data = np.full(SHAPE, 2, np.int32)
+    data[6:12, 6:12, 5:11] = 13
+    data[14:18, 4:10, 4:10] = 16
+    return data
+
+
+def inputs(folder: Path, **more: Any) -> dict[str, Any]:
+    values = np.random.default_rng(0).normal(0.01, 0.02, SHAPE).astype(np.float32)
+    values[labels() == 13] += 0.1
+    return {
+        "in_file": save(values, AFFINE, folder / "chi.nii"),
+        "mask": save(np.ones(SHAPE, bool), AFFINE, folder / "mask.nii"),
+        "white_matter": save(labels() == 2, AFFINE, folder / "white.nii"),
+        "labels": save(labels(), AFFINE, folder / "labels.nii"),
+        "unit": "ppm",
+        **more,
+    }
+
+
+def test_parts_are_rows_at_the_end_of_the_table(tmp_path: Path) -> None:
+    parts = np.where(labels() == 13, np.where(np.indices(SHAPE)[0] < 9, 40021, 40023), 0).astype(np.int32)
+    file = save(parts, AFFINE, tmp_path / "parts.nii")
+    made = run(MeasureRegions(**inputs(tmp_path, atlas="als", parts=file, registrations=[GOOD])), tmp_path)
+    table = read_table(Path(made.table).read_text())
+    assert len(table["name"]) == len(ALS.regions) + len(ALS.parts)
+    rows = {(n, s): i for i, (n, s) in enumerate(zip(table["name"], table["hemisphere"], strict=True))}
+    whole, outer = rows["pallidum", "L"], rows["pallidum_external", "L"]
+    assert table["n_voxels"][whole] == 216 and table["n_voxels"][outer] == 108
+    assert table["mean"][outer] > 0.08
+    assert "RegistrationFailed" not in made.columns
+
+
+def test_a_failed_registration_leaves_no_statistics(tmp_path: Path) -> None:
+    made = run(MeasureRegions(**inputs(tmp_path, atlas="als", registrations=[GOOD, BAD])), tmp_path)
+    table = read_table(Path(made.table).read_text())
+    assert all(np.isnan(table[name]).all() for name in STATISTICS)
+    assert table["n_voxels"].max() > 0
+    assert "the folds of the two images do not match" in made.columns["RegistrationFailed"]
+    json.dumps(made.columns)
+
+
+def test_probabilities_give_weighted_rows(tmp_path: Path) -> None:
+    members = np.zeros((*SHAPE, 2), np.float32)
+    members[..., 0][labels() == 13] = 0.5
+    members[..., 1][labels() == 16] = 1.0
+    given = inputs(tmp_path, regions=[[7, "a", "L", [1]], [8, "b", "B", [2]]], probabilistic=True)
+    given["labels"] = save(members, AFFINE, tmp_path / "members.nii")
+    made = run(MeasureRegions(**given), tmp_path)
+    table = read_table(Path(made.table).read_text())
+    assert table["volume_mm3"].tolist() == [108, 144]
+    assert table["mean"][0] > 0.08 > 0.02 > table["mean"][1]
+    assert "weighted by its membership" in made.columns["mean"]["Description"]
+
+
+def test_a_segmentation_replaces_the_labels_but_for_the_midbrain_nuclei(tmp_path: Path) -> None:
+    atlas = labels()
+    atlas[15:17, 5:8, 5:8] = 27
+    atlas[0:2, 0:2, 0:2] = 504
+    segmentation = labels()
+    segmentation[6:12, 6:12, 5:11] = 12
+    made = run(
+        FitNuclei(
+            labels=save(atlas, AFFINE, tmp_path / "atlas.nii"),
+            segmentation=save(segmentation, AFFINE, tmp_path / "aparc.nii"),
+        ),
+        tmp_path,
+    )
+    found = load_labels(made.labels)
+    midbrain = np.isin(found, MIDBRAIN)
+    assert np.array_equal(found[~midbrain], segmentation[~midbrain])
+    assert np.array_equal(found == 27, atlas == 27)
+    assert not (found == 504).any()  # outside the brainstem
+
+
+def test_volumes_of_probabilities_stay_apart(tmp_path: Path) -> None:
+    members = np.random.default_rng(1).random((*SHAPE, 3)).astype(np.float32) / 3
+    file = save(members, AFFINE, tmp_path / "in.nii")
+    reference = save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii")
+    made = run(Resample(in_file=file, reference=reference, kind="probabilities"), tmp_path)
+    import nibabel as nib
+
+    assert np.allclose(np.asanyarray(nib.load(made.out_file).dataobj), members, atol=1e-6)
+
+
+def test_labels_in_the_scans_own_space_need_no_transform(tmp_path: Path) -> None:
+    file = save(labels(), AFFINE, tmp_path / "in.nii")
+    reference = save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii")
+    made = run(Resample(in_file=file, reference=reference, kind="labels"), tmp_path)
+    assert np.array_equal(load_labels(made.out_file), labels())
+
+
+def test_one_direction_of_a_given_motion_is_enough(tmp_path: Path) -> None:
+    from qsmals.anatomy.search import similarity_matrix
+    from qsmals.anatomy.stages import read_affine, write_affine
+
+    motion = similarity_matrix(np.array([0.1, 0, 0.05, 3.0, -2.0, 1.0]), np.zeros(3))
+    file = write_affine(motion, tmp_path / "to_t1w.mat")
+    head = np.random.default_rng(2).random((24, 24, 24)).astype(np.float32) + 1
+    images = {name: save(head, AFFINE, tmp_path / f"{name}.nii") for name in ("magnitude", "brain", "mask")}
+    made = run(GivenRigid(to_t1w=str(file), **images), tmp_path)
+    assert np.allclose(read_affine(Path(made.forward)) @ read_affine(Path(made.inverse)), np.eye(4), atol=1e-5)
+    assert made.facts["reasons"]  # noise against moved noise: nothing matches
