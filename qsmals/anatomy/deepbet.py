@@ -17,7 +17,7 @@ def deepbet_installed() -> bool:
 
 
 def deepbet_mask(t1w: Image, folder: Path) -> Image:
-    """Brain mask on the grid of the T1w image, on the processor, without network.
+    """Brain mask in the coordinates of the T1w image, on the processor, without network.
 
     Parameters
     ----------
@@ -39,6 +39,6 @@ def deepbet_mask(t1w: Image, folder: Path) -> Image:
     data, affine = from_ants(t1w)
     head, mask = folder / "deepbet_head.nii.gz", folder / "deepbet_mask.nii.gz"
     nib.save(nib.Nifti1Image(data, affine), head)
-    run_bet([str(head)], mask_paths=[str(mask)], no_gpu=True)
+    run_bet([str(head)], mask_paths=[str(mask)], no_gpu=True, skip_broken=False)
     found = nib.load(mask)
     return to_ants(np.asanyarray(found.dataobj) > 0, found.affine)

@@ -61,7 +61,7 @@ class ExtractBrain(AntsStep):
         if isdefined(self.inputs.given_mask) or mode == "deepbet":
             with ants_session(compute):
                 given = self.inputs.given_mask
-                mask = on_grid(read_image(given), t1w) if isdefined(given) else deepbet_mask(t1w, folder)
+                mask = on_grid(read_image(given) if isdefined(given) else deepbet_mask(t1w, folder), t1w)
             brain = brain_from_mask(t1w, mask, template, compute=compute)
         else:
             skull_stripped = {"auto": None, "template": False, "skip": True}[mode]
