@@ -7,11 +7,12 @@ import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import fft, optimize
+from scipy import fft, ndimage, optimize
 
 from qsmals.recon import fourier
 from qsmals.recon.dipole import dipole_field, dipole_kernel
 from qsmals.recon.grid import Grid
+from qsmals.recon.inversion.solution import brain_field
 from qsmals.recon.inversion.tv import tv
 from qsmals.recon.inversion.weakharmonic import WeakHarmonicParameters, weak_harmonic
 from tests.inversion_phantom import TILTED, blocks, divergence, ellipsoid, relative_error
@@ -172,3 +173,38 @@ def test_bad_parameters_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"positive|need more than"):
             weak_harmonic(blocks(GRID), mask=mask, grid=GRID, params=replace(PLAIN, **bad))
+
+
+def test_regularisation_follows_the_noise() -> None:
+    mask = ellipsoid(GRID)
+    local = dipole_field(blocks(GRID), GRID)
+    noise = np.where(mask, np.float32(1.6e-3), np.float32(np.inf))
+    params = replace(PLAIN, max_iterations=5)
+    twice = replace(params, regularisation=2 * params.regularisation)
+    by_noise = weak_harmonic(local, mask=mask, grid=GRID, noise_ppm=noise, params=params).chi_ppm
+    expected = weak_harmonic(local, mask=mask, grid=GRID, params=twice).chi_ppm
+    np.testing.assert_allclose(by_noise, expected, atol=1e-6)
+    quiet = weak_harmonic(local, mask=mask, grid=GRID, noise_ppm=noise / 1e6, params=params).chi_ppm
+    least = replace(params, regularisation=params.regularisation * params.least_noise_ppm / params.reference_noise_ppm)
+    expected = weak_harmonic(local, mask=mask, grid=GRID, params=least).chi_ppm
+    np.testing.assert_allclose(quiet, expected, atol=1e-6)
+    assert np.abs(by_noise - quiet).max() > 1e-3
+    with pytest.raises(ValueError, match="noise"):
+        weak_harmonic(local, mask=mask, grid=GRID, noise_ppm=noise[1:], params=params)
+
+
+def test_the_brains_own_field_is_found_in_that_of_all_sources() -> None:
+    """Sources around the brain, inside and outside the mask, are no part of it."""
+    mask = ellipsoid(GRID)
+    brain = ndimage.binary_erosion(mask, iterations=3)
+    chi = blocks(GRID) * brain
+    chi -= np.where(brain, chi[brain].mean(), 0).astype(np.float32)
+    around = np.where(mask & ~brain, np.float32(0.05), np.float32(0))
+    total = dipole_field(chi + around, GRID) + far_sources(GRID, 10.0) + bowl(GRID, 0.1)
+    params = WeakHarmonicParameters(regularisation=2e-5, tolerance=1e-4, max_iterations=300)
+    found = weak_harmonic(total, mask=mask, grid=GRID, params=params)
+    own = dipole_field(chi, GRID)
+    error = brain_field(found, brain, GRID) - own
+    assert error[brain].std() < 0.3 * own[brain].std() < 0.3 * (total - own)[brain].std()
+    with pytest.raises(ValueError, match="background"):
+        brain_field(tv(own, mask=mask, grid=GRID), brain, GRID)

@@ -144,7 +144,10 @@ def init_susceptibility_wf(
         invert = _add_single_step(workflow, plan, maker, recon)
     workflow.connect([
         (inputnode, invert, [("noise_ppm", "noise_ppm"), ("magnitude", "magnitude")]),
-        (invert, outputnode, [("chi_ppm", "chi_ppm"), ("mask", "mask"), ("facts", "inversion_facts")]),
+        (invert, outputnode, [
+            ("chi_ppm", "chi_ppm"), ("local_field_ppm", "local_field_ppm"), ("mask", "mask"),
+            ("facts", "inversion_facts"),
+        ]),
     ])  # fmt: skip
     if len(plan.facts.te_s) > 1:
         relax = _add_relaxometry(workflow, plan, maker, recon)
@@ -174,7 +177,7 @@ def _add_two_steps(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: 
             ("brain_mask", "brain_mask"), ("reliable_mask", "reliable_mask"),
         ]),
         (background, invert, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
-        (background, workflow.get_node("outputnode"), [("local_field_ppm", "local_field_ppm")]),
+        (workflow.get_node("masks"), invert, [("brain_mask", "brain_mask")]),
     ])  # fmt: skip
     return invert
 
@@ -191,7 +194,6 @@ def _add_single_step(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon
     workflow.connect([
         (workflow.get_node("inputnode"), invert, [("field_ppm", "field_ppm")]),
         (workflow.get_node("masks"), invert, [("reliable_mask", "mask")]),
-        (invert, workflow.get_node("outputnode"), [("local_field_ppm", "local_field_ppm")]),
     ])  # fmt: skip
     return invert
 

@@ -128,10 +128,12 @@ class _CommonInversionInput(StepInput):
 
 class _InversionInput(_CommonInversionInput):
     local_field_ppm = File(exists=True, mandatory=True, desc="local field, ppm")
+    brain_mask = File(exists=True, desc="brain as far as its field is reliable; without it the whole mask is brain")
 
 
 class _InversionOutput(TraitedSpec):
     chi_ppm = File(desc="susceptibility, ppm, up to a constant")
+    local_field_ppm = File(desc="local field, ppm; of a method that finds background itself without that")
     mask = File(desc="where susceptibility was found")
     facts = traits.Dict(desc="iterations, the change that they reached, and notes")
 
@@ -143,8 +145,21 @@ class InvertDipole(Step):
     output_spec = _InversionOutput
 
     def compute(self, folder: Path) -> dict[str, Any]:
-        """See :mod:`qsmals.recon.inversion`."""
-        return self._saved(self._solution(load(self.inputs.local_field_ppm)), folder)
+        """See :mod:`qsmals.recon.inversion`, and :func:`qsmals.recon.inversion.solution.brain_field`."""
+        from qsmals.recon.grid import Grid
+        from qsmals.recon.inversion.solution import brain_field
+
+        affine, local = affine_of(self.inputs.mask), load(self.inputs.local_field_ppm)
+        solution = self._solution(local)
+        if solution.residual_ppm is not None:
+            measured = load_mask(self.inputs.mask)
+            if isdefined(self.inputs.brain_mask):
+                measured &= load_mask(self.inputs.brain_mask)
+            local = brain_field(solution, measured, Grid.from_affine(measured.shape, affine))
+        return {
+            **self._saved(solution, folder),
+            "local_field_ppm": save(local, affine, folder / "local_field.nii"),
+        }
 
     def _solution(self, field_ppm: Float) -> Any:
         """What the method finds in a field on the mask."""
@@ -181,11 +196,13 @@ class InvertDipole(Step):
         }
 
     def _images(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """The combined magnitude and R2* for a method that has a use for them (MEDI, MEDI+0)."""
+        """Noise, combined magnitude and R2* for a method that has a use for them (weak-harmonic, MEDI, MEDI+0)."""
         from qsmals.recon.field.magnitude import combined_magnitude
 
         found: dict[str, Any] = {}
         wanted = signature(function).parameters
+        if "noise_ppm" in wanted:
+            found["noise_ppm"] = load(self.inputs.noise_ppm)
         if "magnitude" in wanted and isdefined(self.inputs.magnitude):
             found["magnitude"] = combined_magnitude(load_echoes(self.inputs.magnitude))
         if "r2star_hz" in wanted and isdefined(self.inputs.r2star_hz):
@@ -197,15 +214,11 @@ class _SingleStepInput(_CommonInversionInput):
     field_ppm = File(exists=True, mandatory=True, desc="total field, ppm")
 
 
-class _SingleStepOutput(_InversionOutput):
-    local_field_ppm = File(desc="field of the susceptibility found, ppm")
-
-
 class InvertTotalField(InvertDipole):
     """Susceptibility from the total field by the method named, without background field removal."""
 
     input_spec = _SingleStepInput
-    output_spec = _SingleStepOutput
+    output_spec = _InversionOutput
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.inversion`; the local field is that of the map, for there is no other."""

@@ -6,10 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon.convergence import Convergence
+from qsmals.recon.dipole import dipole_field
 from qsmals.recon.grid import Grid
 
 ONE_STEP = Convergence(iterations=1, changes=(0.0,), tolerance=0.0)
 """Convergence of a method with a closed form."""
+
+BRAIN_PADDING = 1.25
+"""Size of the transform over that of the volume: the brain does not fill the field of view."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,47 @@ class Susceptibility:
         Where the map holds if that is less than the mask given.
     notes : tuple of str
         What a person should know about this map, a sentence each without its full stop.
+    residual_ppm : (x, y, z) float32 or None
+        Of a method that also finds a background field: what both leave of the field, ppm, 0 outside the mask.
     """
 
     chi_ppm: NDArray[np.float32]
     convergence: Convergence
     mask: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
+    residual_ppm: NDArray[np.float32] | None = None
+
+
+def brain_field(solution: Susceptibility, brain: NDArray[np.bool_], grid: Grid) -> NDArray[np.float32]:
+    """Local field of the brain by a method that also found what is background.
+
+    It is the field of the brain's own susceptibility, with a mean of 0 there, and what the method leaves unexplained.
+    Sources around the brain that the mask holds are background to the brain, and no part of it.
+
+    Parameters
+    ----------
+    solution : Susceptibility
+        With ``residual_ppm``.
+    brain : (x, y, z) bool
+        The brain, as far as the map goes.
+    grid : Grid
+        Voxel size and B0 direction.
+
+    Returns
+    -------
+    (x, y, z) float32, ppm
+        0 outside the brain.
+
+    Raises
+    ------
+    ValueError
+        The method left no residual, or the brain is empty.
+    """
+    if solution.residual_ppm is None or not brain.any():
+        raise ValueError("the brain's field needs a method that finds the background, and a brain")
+    mean = np.float32(solution.chi_ppm[brain].mean(dtype=np.float64))
+    own = dipole_field(np.where(brain, solution.chi_ppm - mean, np.float32(0)), grid, padding=BRAIN_PADDING)
+    return np.where(brain, own + solution.residual_ppm, np.float32(0))
 
 
 def checked_inputs(

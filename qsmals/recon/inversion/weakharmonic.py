@@ -1,6 +1,6 @@
 """Weak-harmonic inversion: susceptibility together with the background field that removal left or took too much of."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numba import njit, prange
@@ -29,16 +29,23 @@ class WeakHarmonicParameters:
     """Settings of :func:`weak_harmonic`."""
 
     regularisation: float = field(
-        default=1e-4, metadata={"unit": "mm, at fields in ppm", "source": "best of 4 on 3 simulated heads"}
+        default=4.5e-5,
+        metadata={"unit": "mm, at fields in ppm whose noise is reference_noise_ppm", "source": "docs/defaults.md"},
+    )
+    reference_noise_ppm: float = field(
+        default=8e-4, metadata={"unit": "ppm", "source": "6 echoes at 3 T, 1 mm, peak SNR 80 (docs/reconstruction.md)"}
+    )
+    least_noise_ppm: float = field(
+        default=5e-4, metadata={"unit": "ppm", "source": "design choice: what the model itself leaves unexplained"}
     )
     edge_ppm_per_mm: float = field(
-        default=0.01, metadata={"unit": "ppm/mm", "source": "a tenth of the step from white matter to pallidum"}
+        default=0.002, metadata={"unit": "ppm/mm", "source": "a tenth of the slope at the cortex's borders at 1 mm"}
     )
     outlier_factor: float = field(
         default=3.0, metadata={"unit": "standard deviations of the misfit", "source": "design choice; 2 does as well"}
     )
     reweight_every: int = field(default=15, metadata={"unit": "iterations", "source": "design choice"})
-    reweightings: int = field(default=2, metadata={"unit": "times", "source": "design choice"})
+    reweightings: int = field(default=4, metadata={"unit": "times", "source": "docs/defaults.md"})
     gradient_penalty: float = field(
         default=300.0, metadata={"unit": "multiple of the regularisation", "source": "fastest on 1 simulated head"}
     )
@@ -47,8 +54,8 @@ class WeakHarmonicParameters:
         default=1.0, metadata={"unit": "mm^4", "source": "fastest of 0.01 to 1000 on 1 simulated head"}
     )
     padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "40 gives the same map"})
-    tolerance: float = field(default=0.003, metadata={"unit": "relative change", "source": "3 simulated heads"})
-    max_iterations: int = field(default=80, metadata={"unit": "iterations", "source": "design choice"})
+    tolerance: float = field(default=0.002, metadata={"unit": "relative change", "source": "3 simulated heads"})
+    max_iterations: int = field(default=150, metadata={"unit": "iterations", "source": "design choice"})
 
 
 def weak_harmonic(
@@ -57,6 +64,7 @@ def weak_harmonic(
     mask: NDArray[np.bool_],
     grid: Grid,
     weights: Volume | None = None,
+    noise_ppm: Volume | None = None,
     params: WeakHarmonicParameters | None = None,
 ) -> Susceptibility:
     r"""Susceptibility and a harmonic residual field that explain the local field, with the least total variation.
@@ -72,6 +80,9 @@ def weak_harmonic(
     ``1 / (1 + |grad chi| / edge_ppm_per_mm)`` of the map so far. At the same time voxels whose misfit is beyond
     ``outlier_factor`` standard deviations lose weight in proportion to its square.
 
+    Noise decides how much regularisation a field needs: lambda is ``regularisation`` times the field's median noise
+    over ``reference_noise_ppm``, the noise counting as at least ``least_noise_ppm``.
+
     Parameters
     ----------
     field_ppm : (x, y, z) float32
@@ -82,12 +93,15 @@ def weak_harmonic(
         Voxel size and B0 direction; any tilt.
     weights : (x, y, z) float32, optional
         Reliability of the field, proportional to 1 / its standard deviation; their scale has no effect.
+    noise_ppm : (x, y, z) float32, optional
+        Standard deviation of the field, ppm; infinite where unknown. Without it lambda is ``regularisation``.
     params : WeakHarmonicParameters, optional
         The regularisation belongs to fields in ppm: for a field in other units divide by the unit in ppm.
 
     Returns
     -------
     Susceptibility
+        With the part of the field that neither the map nor the harmonic field explains.
 
     Raises
     ------
@@ -107,14 +121,36 @@ def weak_harmonic(
     inside = np.zeros(shape, dtype=bool)
     nx, ny, nz = grid.shape
     inside[:nx, :ny, :nz] = mask
-    chi, convergence = _solve(padded(local, shape), padded(weight, shape), inside, grid, params)
-    return Susceptibility(np.where(mask, chi[:nx, :ny, :nz], np.float32(0)), convergence)
+    params = replace(params, regularisation=params.regularisation * noise_factor(noise_ppm, mask, params))
+    chi, explained, convergence = _solve(padded(local, shape), padded(weight, shape), inside, grid, params)
+    residual = local - np.where(mask, explained[:nx, :ny, :nz], np.float32(0))
+    return Susceptibility(np.where(mask, chi[:nx, :ny, :nz], np.float32(0)), convergence, residual_ppm=residual)
+
+
+def noise_factor(noise_ppm: Volume | None, mask: NDArray[np.bool_], params: WeakHarmonicParameters) -> float:
+    """Median noise of the field in the mask over that which the regularisation belongs to; 1 where it is unknown.
+
+    Examples
+    --------
+    >>> noise = np.full((2, 2, 2), 0.0016, dtype=np.float32)
+    >>> round(noise_factor(noise, np.ones((2, 2, 2), dtype=bool), WeakHarmonicParameters()), 3)
+    2.0
+    """
+    if noise_ppm is None:
+        return 1.0
+    if noise_ppm.shape != mask.shape:
+        raise ValueError(f"the noise has shape {noise_ppm.shape}, the mask {mask.shape}")
+    known = noise_ppm[mask & np.isfinite(noise_ppm) & (noise_ppm > 0)]
+    if known.size == 0:
+        return 1.0
+    return max(float(np.median(known)), params.least_noise_ppm) / params.reference_noise_ppm
 
 
 def _check(params: WeakHarmonicParameters) -> None:
     numbers = (
         *(params.regularisation, params.edge_ppm_per_mm, params.outlier_factor, params.gradient_penalty),
         *(params.field_penalty, params.harmonic_penalty, params.tolerance),
+        *(params.reference_noise_ppm, params.least_noise_ppm),
     )
     if min(numbers) <= 0 or min(params.max_iterations, params.reweight_every) < 1 or params.reweightings < 0:
         raise ValueError(f"weak-harmonic inversion needs positive parameters, not {params}")
@@ -127,8 +163,8 @@ def _check(params: WeakHarmonicParameters) -> None:
 
 def _solve(
     local: Volume, weight: Volume, inside: NDArray[np.bool_], grid: Grid, params: WeakHarmonicParameters
-) -> tuple[Volume, Convergence]:
-    """ADMM on the padded grid.
+) -> tuple[Volume, Volume, Convergence]:
+    """ADMM on the padded grid: susceptibility, and the field that it explains with the harmonic one.
 
     With y in place of D chi + h, z in place of grad chi, q in place of the Laplacian L h and their scaled multipliers
     u, v, t, each round solves for chi and h together, frequency by frequency,
@@ -164,7 +200,7 @@ def _solve(
         update_gradient(chi, thresholds, inverse_size, dual, split)
         adjoint_gradient(split, inverse_size, source)
         _update_charge(laplacian, inside, excess, charge)
-    return chi, Convergence(len(changes), tuple(changes), params.tolerance)
+    return chi, explained, Convergence(len(changes), tuple(changes), params.tolerance)
 
 
 class _System:
@@ -266,7 +302,8 @@ WEAK_HARMONIC = Method(
     parameters=WeakHarmonicParameters,
     sentence=(
         "Dipole inversion estimated susceptibility together with a harmonic residual field, with total variation "
-        "regularisation (weight {regularisation:g} mm at fields in ppm, reweighted {reweightings} times at edges above "
+        "regularisation (weight {regularisation:g} mm at fields with a noise of {reference_noise_ppm:g} ppm and in "
+        "proportion to the noise, reweighted {reweightings} times at edges above "
         "{edge_ppm_per_mm:g} ppm/mm and at misfits above {outlier_factor:g} standard deviations; relative change below "
         "{tolerance:g} or {max_iterations} iterations)."
     ),
