@@ -126,6 +126,9 @@ def test_given_results_take_the_place_of_steps_and_atlases_are_added(tmp_path: P
     promised = {p for p in expected_files(scans) if p.suffix != ".json"}
     assert set(saved(nodes)) == promised
     assert len(saved(nodes)) == len(promised)
+    texts = [n.interface.inputs for n in nodes if type(n.interface).__name__ == "SaveText"]
+    described = {Path(i.out_file).name for i in texts if "SpatialReference" in i.sidecar}
+    assert described == {f"sub-0{n}_space-MEGRE_seg-stn_dseg.tsv" for n in (1, 2)}
 
 
 def test_one_echo_has_no_relaxometry(tmp_path: Path) -> None:

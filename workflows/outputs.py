@@ -224,12 +224,20 @@ class _Saver:
     def save_regions(self) -> None:
         """Labels on the grid of the scan, and the tables measured with them."""
         place = "Regions of the atlas, brought to the gradient-echo grid in one interpolation"
-        ribbon = "" if self.plan.methods["cortex"]["method"] == "atlas" else ", cortex fitted to grey matter"
+        ribbon = ", cortex fitted to grey matter" if self.plan.methods["cortex"]["method"] == "grey-matter" else ""
         last = ", the deep nuclei moved to where the susceptibility map shows them and their borders fitted to it"
         sources = [self.t1w, self.uri(f"xfm/{ATLAS_SPACE}"), self.uri("xfm/T1w"), self.reference]
         atlas = self.plan.methods["atlas"]
+        description = place + (last if self.refined else "") + ribbon
+        if segmentation := self.plan.given_t1w.segmentation:
+            sources.insert(0, self.uris.of(segmentation))
+            description = (
+                f"Labels of another pipeline ({segmentation.name} of this subject), brought to the gradient-echo grid "
+                "in one interpolation, with substantia nigra and red nucleus of the atlas in its brainstem and ventral "
+                "diencephalon"
+            )
         sidecar = dseg_sidecar(
-            description=place + (last if self.refined else "") + ribbon,
+            description=description,
             sources=[*sources, self.uri("Chimap")] if self.refined else sources,
             spatial_reference=self.reference,
             atlas={"Name": self.atlas, "Space": atlas["space"], "Parts": atlas["parts"]},
@@ -297,7 +305,11 @@ def init_more_outputs_wf(
     image = {"out_file": str(labels.path), "sidecar": with_software(sidecar, plan.software)}
     dtype = "float32" if atlas.probabilistic else "int32"
     save("labels", [("labels", "in_file")], SaveImage(dtype=dtype, **image))
-    save("names", [], SaveText(text=atlas.table, out_file=str(plan.outputs[f"dseg/{atlas.name}/table"].path)))
+    names: dict[str, Any] = {"text": atlas.table, "out_file": str(plan.outputs[f"dseg/{atlas.name}/table"].path)}
+    if atlas.probabilistic:
+        content = {**sidecar, "Description": f"Names of the volumes of {labels.path.name}"}
+        names["sidecar"] = with_software(content, plan.software)
+    save("names", [], SaveText(**names))
     for suffix in maps:
         own = RELAXATION_STEPS if suffix in RELAXATION else CHI_STEPS
         content = table_sidecar(

@@ -166,8 +166,9 @@ def _regional(
         for seg in (atlas, PARTS_OF[atlas]) if atlas in PARTS_OF else (atlas,):
             labels = derivative_path(root, gre, "anat", kind, space=NATIVE_SPACE, seg=seg)
             yield _output(f"dseg/{seg}", labels)
-            table = derivative_path(root, gre, "anat", kind, ".tsv", space=NATIVE_SPACE, seg=seg)
-            yield Output(f"dseg/{seg}/table", table, None)
+            # the standard has a table of labels for dseg only
+            table = derivative_path(root, gre, "anat", "dseg", ".tsv", space=NATIVE_SPACE, seg=seg)
+            yield Output(f"dseg/{seg}/table", table, None if kind == "dseg" else sidecar_path(table))
         for suffix in maps:
             path = derivative_path(root, gre, "anat", suffix, ".tsv", seg=atlas, desc="roi")
             yield _output(f"roi/{atlas}/{suffix}", path)
