@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 from compare_with_truth import DEEP, SHOWN, map_figures, region_errors
 from conditions import run
+from forward import remake
 from measuring import Journal, cell, forget_peak, in_own_process, markdown, peak_memory_gb
 from numpy.typing import NDArray
 
@@ -47,7 +48,6 @@ from qsmals.recon.unwrap import UNWRAP
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-SUBJECT = "sub-01"
 RIM_MM = 3.0
 REFERENCE = {
     "--participants": "1",
@@ -72,6 +72,9 @@ CHANGES: dict[str, dict[str, str]] = {
     "bipolar": {"--readout": "bipolar"},
     "ge": {"--vendor": "ge"},
     "philips": {"--vendor": "philips"},
+    "qsm-forward": {},
+    "als": {"--participants": "2", "--als-effect-ppb": "5"},
+    "als-none": {"--participants": "2", "--als-effect-ppb": "0"},
 }
 TITLES = {
     "reference": "reference",
@@ -85,6 +88,9 @@ TITLES = {
     "bipolar": "bipolar readout",
     "ge": "GE: real and imaginary, alternating slices, opposite sign",
     "philips": "Philips: scaled phase",
+    "qsm-forward": "images by qsm-forward",
+    "als": "a person with ALS, 5 ppb more in the motor cortex",
+    "als-none": "the same person without",
 }
 REFERENCES = ("reference", "template")
 THICK = {"voxel": (1.0, 1.0, 2.0)}
@@ -106,7 +112,8 @@ INTRODUCTION = """# Reconstruction against known truth
 Written by `benchmarks/accuracy.py` with qsmals {version} ({head}); do not edit by hand.
 
 Heads are simulated with `qsmals-simulate` (dipole field with air, bone, fat and veins; shim, coil phase, noise) and
-reconstructed with the kernels as the workflows call them, every parameter at its default. The true brain mask and
+reconstructed with the kernels as the workflows call them, every parameter at its default. One condition takes field,
+shim, phase offset, signal and noise from qsm-forward, a simulator of other authors. The true brain mask and
 the true labels are used in place of brain extraction and registration, so that only the reconstruction is judged;
 [accuracy.md](accuracy.md) judges the whole program. The reference condition is 3 T, {voxel} mm voxels, no tilt, a peak
 SNR of 80, 6 echoes from 4 to 29 ms, a monopolar readout and images as Siemens stores them.
@@ -194,20 +201,29 @@ def simulate(scan: Condition) -> None:
         scan.folder.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, "-m", "qsmals.cli.simulate", str(scan.bids), *scan.words]
         run(words, scan.folder / "simulate.log")
+    if scan.name == "qsm-forward" and not (scan.folder / "remade").is_file():
+        remake(scan.bids, subject(scan.bids), peak_snr=float(REFERENCE["--snr"]))
+        (scan.folder / "remade").touch()
+
+
+def subject(bids: Path) -> str:
+    """The person who is measured: the last one, for of two the second has ALS."""
+    return sorted(path.name for path in bids.glob("sub-*"))[-1]
 
 
 def read_truth(bids: Path) -> Truth:
-    """The truth of the only subject."""
-    folder, b0_tesla = bids / "derivatives" / "truth" / SUBJECT, read_facts(bids)[0]["MagneticFieldStrength"]
-    image = nib.load(folder / "anat" / f"{SUBJECT}_desc-truth_Chimap.nii.gz")
+    """The truth of the person who is measured."""
+    who, b0_tesla = subject(bids), read_facts(bids)[0]["MagneticFieldStrength"]
+    folder = bids / "derivatives" / "truth" / who
+    image = nib.load(folder / "anat" / f"{who}_desc-truth_Chimap.nii.gz")
     hertz = np.float32(GAMMA_BAR_MHZ_PER_TESLA * b0_tesla)
     return Truth(
         chi_ppm=voxels(image),
-        total_ppm=voxels(nib.load(folder / "fmap" / f"{SUBJECT}_desc-total_fieldmap.nii.gz")) / hertz,
-        local_ppm=voxels(nib.load(folder / "fmap" / f"{SUBJECT}_desc-local_fieldmap.nii.gz")) / hertz,
-        brain=voxels(nib.load(folder / "anat" / f"{SUBJECT}_desc-brain_mask.nii.gz")) > 0,
-        labels=np.rint(voxels(nib.load(folder / "anat" / f"{SUBJECT}_seg-truth_dseg.nii.gz"))).astype(int),
-        names=pd.read_csv(folder / "anat" / f"{SUBJECT}_seg-truth_dseg.tsv", sep="\t"),
+        total_ppm=voxels(nib.load(folder / "fmap" / f"{who}_desc-total_fieldmap.nii.gz")) / hertz,
+        local_ppm=voxels(nib.load(folder / "fmap" / f"{who}_desc-local_fieldmap.nii.gz")) / hertz,
+        brain=voxels(nib.load(folder / "anat" / f"{who}_desc-brain_mask.nii.gz")) > 0,
+        labels=np.rint(voxels(nib.load(folder / "anat" / f"{who}_seg-truth_dseg.nii.gz"))).astype(int),
+        names=pd.read_csv(folder / "anat" / f"{who}_seg-truth_dseg.tsv", sep="\t"),
         voxel_size_mm=Grid.from_affine(image.shape, image.affine).voxel_size_mm,
     )
 
@@ -219,7 +235,7 @@ def voxels(image: Any) -> Volume:
 
 def read_facts(bids: Path) -> list[dict[str, Any]]:
     """Sidecars of all echoes: those of the phase, or of the imaginary part."""
-    folder = bids / SUBJECT / "anat"
+    folder = bids / subject(bids) / "anat"
     files = [*folder.glob("*_part-phase_MEGRE.json"), *folder.glob("*_part-imag_MEGRE.json")]
     return [json.loads(path.read_text()) for path in files]
 
@@ -230,9 +246,9 @@ def read_scan(bids: Path) -> Scan:
 
     facts = read_facts(bids)
     te_s = tuple(sorted(float(f["EchoTime"]) for f in facts))
-    polar = any((bids / SUBJECT / "anat").glob("*_part-phase_*.nii.gz"))
+    polar = any((bids / subject(bids) / "anat").glob("*_part-phase_*.nii.gz"))
     first, second = (read_part(bids, part, len(te_s)) for part in (("mag", "phase") if polar else ("real", "imag")))
-    image = nib.load(next((bids / SUBJECT / "anat").glob("*_echo-1_*_MEGRE.nii.gz")))
+    image = nib.load(next((bids / subject(bids) / "anat").glob("*_echo-1_*_MEGRE.nii.gz")))
     if polar:
         values = describe_values(np.moveaxis(second, -1, 0))
         units, vendor = facts[0].get("Units"), facts[0].get("Manufacturer")
@@ -245,8 +261,8 @@ def read_scan(bids: Path) -> Scan:
 
 def read_part(bids: Path, part: str, n_echoes: int) -> Volume:
     """All echoes of one part, (x, y, z, e)."""
-    stem = bids / SUBJECT / "anat"
-    files = [stem / f"{SUBJECT}_echo-{e + 1}_part-{part}_MEGRE.nii.gz" for e in range(n_echoes)]
+    stem = bids / subject(bids) / "anat"
+    files = [stem / f"{subject(bids)}_echo-{e + 1}_part-{part}_MEGRE.nii.gz" for e in range(n_echoes)]
     return np.stack([voxels(nib.load(path)) for path in files], axis=-1)
 
 
@@ -378,7 +394,7 @@ def measure(
     """A pipeline on a scan: its map into a file, and the figures of its agreement with the truth."""
     from qsmals.recon.reference import reference_to
 
-    image = nib.load(next((bids / SUBJECT / "anat").glob("*_echo-1_*_MEGRE.nii.gz")))
+    image = nib.load(next((bids / subject(bids) / "anat").glob("*_echo-1_*_MEGRE.nii.gz")))
     with threads(n_threads):
         compile_kernels(pipeline)
         grid = Grid.from_affine(image.shape, image.affine)
@@ -507,6 +523,7 @@ def report(table: pd.DataFrame, pipelines: list[str], voxel_size_mm: tuple[float
     text += [f"## {pipelines[0]} under all conditions", "", map_rows(rows, "condition"), ""]
     text += ["Error of each region, both hemispheres, ppb, in brackets the part kept where it is not all:", ""]
     text += [region_rows(rows, "condition"), ""]
+    text += effect(rows)
     if table[~table["condition"].isin(REFERENCES)]["pipeline"].nunique() > 1:
         text += [
             "## xSIM and error of the deep nuclei (ppb) of all pipelines under all conditions",
@@ -517,6 +534,27 @@ def report(table: pd.DataFrame, pipelines: list[str], voxel_size_mm: tuple[float
     shown = ", ".join(pipelines[:2])
     text += ["## Picture", "", f"Reference condition: {shown}, truth, and the differences from it.", ""]
     return "\n".join([*text, "![maps, truth, differences](reconstruction.png)", ""])
+
+
+def effect(rows: pd.DataFrame) -> list[str]:
+    """What of a planted effect arrives: the difference of two simulations of one person with the same noise."""
+    by_name = rows.set_index("condition")
+    if not {"als", "als-none"} <= set(by_name.index):
+        return []
+    with_effect, without = by_name.loc["als"], by_name.loc["als-none"]
+    lines = [
+        [name, *(cell(with_effect[f"{name}_{what}"] - without[f"{name}_{what}"]) for what in ("truth", "measured"))]
+        for name in ("precentral", "paracentral", "postcentral", "caudate", "pallidum")
+    ]
+    return [
+        "## A difference of 5 ppb in the motor cortex",
+        "",
+        f"Person with less without the effect of ALS, same head and same noise, {rows.iloc[0]['pipeline']}, ppb, both "
+        "hemispheres; the map's zero moves with the brain's mean.",
+        "",
+        markdown(["region", "true difference", "measured difference"], lines),
+        "",
+    ]
 
 
 def cross(table: pd.DataFrame) -> str:
