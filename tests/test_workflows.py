@@ -204,7 +204,8 @@ def test_sidecars_state_every_parameter_and_version(tmp_path: Path) -> None:
     steps = {name: set(content.get("Parameters", ())) for name, content in found.items()}
     assert steps["Chimap.nii.gz"] >= {"phase_offset", "unwrap", "field", "background", "inversion", "reference", "mask"}
     assert "inversion" not in steps["R2starmap.nii.gz"] and "relaxometry" in steps["R2starmap.nii.gz"]
-    assert "inversion" not in steps["desc-local_fieldmap.nii.gz"]
+    assert "inversion" in steps["desc-local_fieldmap.nii.gz"]  # which finds background as well
+    assert "inversion" not in steps["desc-total_fieldmap.nii.gz"]
     assert steps["space-MEGRE_desc-brain_mask.nii.gz"] >= {"brain_extraction", "mask", "coregistration"}
     assert steps["space-MEGRE_seg-als_dseg.nii.gz"] >= {"refinement", "template_registration", "atlas"}
     assert steps["from-MEGRE_to-T1w_mode-image_xfm.mat"] == {"brain_extraction", "coregistration"}

@@ -21,6 +21,7 @@ from qsmals.bids.sidecars import (
     with_software,
 )
 from qsmals.interfaces.outputs import SaveFieldMap, SaveFile, SaveImage, SaveText, SidecarFacts
+from qsmals.interfaces.susceptibility import finds_background
 from qsmals.settings import Anatomy
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.plan import AtlasPlan, ScanPlan
@@ -150,11 +151,18 @@ class _Saver:
         """Whether susceptibility came from the total field, and the local field from it."""
         return "background" not in self.plan.methods
 
+    @property
+    def local_stages(self) -> tuple[str, ...]:
+        """Stages that the local field comes from after the total field."""
+        if self.single_step:
+            return ("inversion",)
+        both = finds_background(str(self.plan.methods["inversion"]["method"]))
+        return ("background", "inversion") if both else ("background",)
+
     def local_algorithm(self) -> str:
         """How the local field was found."""
-        return (
-            f"field of the map by {self.algorithm('inversion')}" if self.single_step else self.algorithm("background")
-        )
+        names = self.algorithm(*self.local_stages)
+        return f"field of the map by {names}" if self.single_step else names
 
     def uri(self, key: str) -> str:
         """URI of another output."""
@@ -186,7 +194,7 @@ class _Saver:
                 gre,
                 sources=self.measured,
                 algorithm=self.algorithm("field") if desc == "total" else self.local_algorithm(),
-                parameters=self.parameters(*(FIELD_STEPS if desc == "total" or not self.single_step else CHI_STEPS)),
+                parameters=self.parameters(*FIELD_STEPS, *(self.local_stages if desc == "local" else ())),
                 b0_tesla=b0_tesla,
             )
             saving: dict[str, Any] = {"interface": SaveFieldMap, "masked": True, "b0_tesla": b0_tesla}

@@ -236,6 +236,13 @@ class InvertTotalField(InvertDipole):
         }
 
 
+def finds_background(inversion: str) -> bool:
+    """Whether an inversion finds background as well, so that the local field comes from it."""
+    from qsmals.recon.inversion import INVERSION
+
+    return INVERSION[inversion].finds_background
+
+
 class _RelaxometryInput(StepInput):
     magnitude = File(exists=True, mandatory=True, desc="magnitude of all echoes")
     mask = File(exists=True, mandatory=True, desc="where to fit")

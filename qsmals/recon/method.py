@@ -73,6 +73,8 @@ class Method:
         sources that lie there.
     total_field : bool
         Of an inversion: it starts from the total field, wherever that is reliable, and no background is removed before.
+    finds_background : bool
+        Of an inversion: it finds what background removal left as well, and the local field is known better after it.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Method:
     citations: tuple[Citation, ...]
     beyond_brain: bool = False
     total_field: bool = False
+    finds_background: bool = False
 
     def make_parameters(self, values: Mapping[str, Any] | None = None, scan: Protocol | None = None) -> Any:
         """Parameters with ``values``, then those that follow the scan, in place of the defaults.

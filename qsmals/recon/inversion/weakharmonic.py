@@ -334,4 +334,5 @@ WEAK_HARMONIC = Method(
             doi="10.1002/mrm.24272",
         ),
     ),
+    finds_background=True,
 )
