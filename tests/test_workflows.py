@@ -1,5 +1,6 @@
 """The graph, built and never run, over a grid of options on data sets of empty files."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from qsmals.bids.given import GivenGre, GivenT1w
 from qsmals.bids.layout import find_subjects
 from qsmals.bids.names import expected_files, unit_outputs
 from qsmals.cli.methods import step_parameters
+from qsmals.cli.writing import failed_registrations
 from qsmals.recon.inversion import INVERSION
 from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
 from qsmals.workflows.participant import init_run_wf, init_scan_wf, known_facts, run_folder
@@ -303,3 +305,12 @@ def test_an_inversion_of_the_total_field_takes_the_place_of_background_removal(t
     assert local["EstimationAlgorithm"] == "field of the map by tgv" and "inversion" in local["Parameters"]
     assert found["desc-total_fieldmap.nii.gz"]["EstimationAlgorithm"] == "weighted"
     assert "inversion" not in found["desc-total_fieldmap.nii.gz"]["Parameters"]
+
+
+def test_a_failed_registration_is_found_in_what_the_scan_left(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [Visit("01")])
+    (subject,) = plan.subjects
+    assert failed_registrations(subject) == []
+    subject.scans[0].facts_file.parent.mkdir(parents=True, exist_ok=True)
+    subject.scans[0].facts_file.write_text(json.dumps({"registration_failed": ["GRE to T1w: sharpness 1.02"]}))
+    assert failed_registrations(subject) == ["sub-01, GRE to T1w: sharpness 1.02"]
