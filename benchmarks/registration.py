@@ -133,6 +133,22 @@ def row(gre: str, t1w: str, what: str, quality: RegistrationQuality, seconds: fl
     return cells
 
 
+def report(rows: list[list[str]], compute: Compute) -> str:
+    """The document."""
+    header = ["GRE of", "T1w of", "displacement", "mean error, mm", "share with signal", "sharpness", "check"]
+    lines = [
+        "# Registration of GRE to T1w",
+        "",
+        f"Written by `benchmarks/registration.py` with qsmals {__version__}; do not edit by hand. "
+        f"{compute.threads} thread(s){', sloppy' if compute.sloppy else ''}. A GRE magnitude made from each head's T1w "
+        "image is displaced by a known motion and registered back; the error is the mean over the brain's voxels. "
+        "Sharpness is the mutual information relative to that after shifts of 3 mm.",
+        "",
+        markdown([*header, "seconds"], rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     """Run every head that is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,18 +168,7 @@ def main() -> int:
         with ants_session(compute):
             heads = {name: read(path) for name, path in files.items()}
         rows = run(heads, compute)
-    header = ["GRE of", "T1w of", "displacement", "mean error, mm", "share with signal", "sharpness", "check"]
-    lines = [
-        "# Registration of GRE to T1w",
-        "",
-        f"Written by `benchmarks/registration.py` with qsmals {__version__}; do not edit by hand. "
-        f"{compute.threads} thread(s){', sloppy' if compute.sloppy else ''}. A GRE magnitude made from each head's T1w "
-        "image is displaced by a known motion and registered back; the error is the mean over the brain's voxels. "
-        "Sharpness is the mutual information relative to that after shifts of 3 mm.",
-        "",
-        markdown([*header, "seconds"], rows),
-    ]
-    (options.docs / "registration.md").write_text("\n".join(lines) + "\n")
+    (options.docs / "registration.md").write_text(report(rows, compute))
     return 0
 
 
