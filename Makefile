@@ -21,6 +21,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/qsmals $(DEMO)/bids $(DEMO)/derivatives participant
 	$(VENV)/bin/qsmals $(DEMO)/bids $(DEMO)/derivatives group
 	$(VENV)/bin/python benchmarks/compare_with_truth.py $(DEMO)/bids $(DEMO)/derivatives
+	@echo; echo "Open these pages in a browser:"; ls -1 $(abspath $(DEMO))/derivatives/sub-*.html $(abspath $(DEMO))/derivatives/group.html
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest

@@ -92,6 +92,8 @@ class Behaviour:
     stop_on_first_crash: bool = False
     write_graph: bool = False
     clean_workdir: bool = False
+    qc_thresholds: str | None = None
+    """TOML file with other limits of the quality measures."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "qsmals"
 
-KERNELS = {"recon", "roi", "simulate"}
+KERNELS = {"recon", "roi", "simulate", "qc"}
 PURE = {"numpy", "scipy", "numba"}
 
 # What each room may import of the others; "" is a module directly in qsmals/.
@@ -19,13 +19,14 @@ ALLOWED: dict[str, set[str]] = {
     "recon": KERNELS,
     "roi": KERNELS,
     "simulate": KERNELS,
+    "qc": KERNELS,
     "anatomy": {"anatomy", "recon", "roi", "engine"},
     "bids": {"bids", "recon", "roi", "simulate", "anatomy", "engine"},
     "engine": {"engine"},
-    "reports": {"reports", "bids", "recon", "roi", "engine"},
-    "interfaces": {"interfaces", "recon", "roi", "anatomy", "bids", "engine", "reports"},
+    "reports": {"reports", "bids", "recon", "roi", "qc", "engine"},
+    "interfaces": {"interfaces", "recon", "roi", "qc", "anatomy", "bids", "engine", "reports"},
     "workflows": {"workflows", "interfaces", "bids", "engine", "settings"},
-    "cli": {"cli", "workflows", "bids", "engine", "reports", "settings", "anatomy", "recon", "simulate"},
+    "cli": {"cli", "workflows", "bids", "engine", "reports", "settings", "anatomy", "recon", "simulate", "qc"},
     "settings": {"engine"},
 }
 

@@ -8,6 +8,7 @@ import pytest
 from qsmals.recon.method import Method
 from qsmals.recon.stages import STAGES
 from qsmals.reports.methods import methods_page
+from qsmals.reports.quality_page import quality_page
 
 METHODS = [registry[name] for registry in STAGES.values() for name in registry]
 
@@ -15,6 +16,11 @@ METHODS = [registry[name] for registry in STAGES.values() for name in registry]
 def test_the_page_is_up_to_date() -> None:
     page = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
     assert page.read_text() == methods_page(), "run: python -m qsmals.reports.methods > docs/methods.md"
+
+
+def test_the_page_on_quality_is_up_to_date() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "quality.md"
+    assert page.read_text() == quality_page(), "run: python -m qsmals.reports.quality_page > docs/quality.md"
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)

@@ -1,118 +1,26 @@
 """The subject page from a small derivative tree, and its figures."""
 
-import base64
-import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib
-import nibabel as nib
 import numpy as np
 import pytest
 
+from qsmals.bids.errors import InvalidInput
+from qsmals.qc.verdict import Verdict
 from qsmals.reports import figures
+from qsmals.reports.assess import read_limits
 from qsmals.reports.collect import find_scans
+from qsmals.reports.conformance import conformance
 from qsmals.reports.facts import newest_facts, read_facts
 from qsmals.reports.figures import Panel, Scale, Volume
-from qsmals.reports.published import EXPECTED
+from qsmals.reports.published import EXPECTED, expected_at
 from qsmals.reports.subject import SubjectReport, write_subject_report
 from qsmals.roi.columns import COLUMN_NAMES
-from qsmals.roi.statistics import Region, region_statistics
-from qsmals.roi.table import table_text
-
-SHAPE = (24, 26, 22)
-REGIONS = [
-    *(Region(i, n, h, (i,)) for i, n, h in [(11, "caudate", "L"), (50, "caudate", "R"), (12, "putamen", "L")]),
-    *(Region(i, n, h, (i,)) for i, n, h in [(51, "putamen", "R"), (16, "brainstem", "B"), (77, "lost", "L")]),
-    Region(2, "cerebral_white_matter", "B", (2,)),
-]
-AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
-AFFINE[:3, 3] = -24, -26, -33
-
-
-def make_scan(root: Path, prefix: str, *, facts: dict | None = None, seed: int = 0) -> None:
-    """Every output of one scan and its facts, as a workflow leaves them."""
-    rng = np.random.default_rng(seed)
-    labels = np.zeros(SHAPE, np.int16)
-    labels[4:20, 4:22, 4:18] = 2
-    for value, x in ((11, 6), (12, 8), (51, 14), (50, 16)):
-        labels[x : x + 2, 10:16, 8:14] = value
-    labels[11:13, 8:12, 4:10] = 16
-    labels[4:6, 4:6, 4:6] = 77
-    mask = labels > 0
-    mask[4:6, 4:6, 4:6] = False
-    chi = np.select([labels == 11, labels == 50, labels == 12, labels == 51], [0.04, 0.042, 0.06, 0.065], -0.01)
-    chi = np.where(mask, chi + rng.normal(0, 0.005, SHAPE), 0).astype(np.float32)
-    session = next((p for p in prefix.split("_") if p.startswith("ses-")), "")
-    folder = root / prefix.split("_")[0] / session
-    maps = {
-        "anat/{}_Chimap": chi,
-        "anat/{}_R2starmap": np.where(mask, 20 + 200 * chi, 0),
-        "anat/{}_space-MEGRE_desc-brain_mask": mask.astype(np.uint8),
-        "anat/{}_space-MEGRE_seg-als_dseg": labels,
-        "fmap/{}_desc-total_fieldmap": np.where(mask, rng.normal(0, 20, SHAPE), 0),
-        "fmap/{}_desc-local_fieldmap": np.where(mask, rng.normal(0, 2, SHAPE), 0),
-    }
-    for name, data in maps.items():
-        path = folder / f"{name.format(prefix)}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = data.astype(np.float32) if data.dtype == np.float64 else data
-        nib.save(nib.Nifti1Image(data, AFFINE), path)
-    (folder / "anat" / f"{prefix}_space-MEGRE_seg-als_dseg.tsv").write_text(
-        "index\tname\n" + "".join(f"{r.index}\t{r.name}\n" for r in REGIONS)
-    )
-    table = region_statistics(chi, labels, measured=mask, regions=REGIONS, voxel_size_mm=(2, 2, 3))
-    (folder / "anat" / f"{prefix}_seg-als_desc-roi_Chimap.tsv").write_text(table_text(table))
-    work = root / "work"
-    work.mkdir(exist_ok=True)
-    magnitude = np.stack([(100 - 20 * e) * (1 + mask) + rng.normal(0, 2, SHAPE) for e in range(3)], -1)
-    phase = rng.uniform(-np.pi, np.pi, (*SHAPE, 3))
-    for name, data in (("magnitude", magnitude), ("phase", phase), ("quality", mask * 0.9)):
-        nib.save(nib.Nifti1Image(data.astype(np.float32), AFFINE), work / f"{prefix}_{name}.nii.gz")
-    write_facts(root, prefix, FACTS | {"images": images(prefix)} | (facts or {}))
-
-
-def images(prefix: str) -> dict[str, str]:
-    roles = {role: f"work/{prefix}_{role}.nii.gz" for role in ("magnitude", "phase", "quality")}
-    return roles | {"t1w_on_gre": roles["magnitude"]}
-
-
-def write_facts(root: Path, prefix: str, facts: dict, run: str = "20260101") -> Path:
-    path = root / prefix.split("_")[0] / "log" / run / f"{prefix}_facts.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"prefix": prefix} | facts))
-    return path
-
-
-FACTS = {
-    "status": "finished",
-    "started": "2026-01-01T10:00:00",
-    "acquisition": {
-        "MagneticFieldStrength": 3,
-        "Manufacturer": "Siemens",
-        "EchoTimes": [0.004, 0.009, 0.014],
-        "RepetitionTime": 0.035,
-        "VoxelSize": [2.0, 2.0, 3.0],
-        "MatrixSize": [24, 26, 22],
-        "Readout": "monopolar",
-    },
-    "echoes": [{"echo": n, "echo_time_s": t, "snr": 80.5 / n} for n, t in ((1, 0.004), (2, 0.009), (3, 0.014))],
-    "detected": [
-        {"what": "phase scale", "found": "Siemens integers", "evidence": "range −4096 to 4095", "warning": False},
-        {"what": "phase sign", "found": "flipped", "evidence": "pallidum darker than <white matter>", "warning": True},
-    ],
-    "mask": {"source": "T1w brain mask and phase quality", "volume_ml": 1234.5},
-    "reference": {"region": "brain", "offsets_ppm": {"csf": 0.0191, "wm": -0.012}, "sd_ppm": {"csf": 0.03}},
-    "parameters": {"unwrap": {"method": "romeo"}, "background": {"method": "v-sharp", "radius_mm": 12.0}},
-    "warnings": ["the sign of the phase was flipped"],
-    "times": [{"step": "unwrap", "seconds": 12.34, "memory_gb": 1.2}],
-    "software": {"qsmals": "1.0", "nipype": "1.11"},
-    "methods": "## Methods\n\nPhase was unwrapped *well* (A & B, 2021).\n\n- One. https://doi.org/10.1/x.\n- Two.",
-}
-RUN = {"run": "20260101", "version": "1.0", "command": "qsmals in out participant", "status": "finished"}
+from tests.report_trees import AFFINE, FACTS, RUN, SHAPE, images, make_scan, write_facts, write_quality
 
 
 class Page(HTMLParser):
@@ -153,7 +61,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def report(tree: Path, **run) -> tuple[SubjectReport, Page]:
-    written = write_subject_report(tree, "01", run_facts=RUN | run)
+    written = write_subject_report(tree, "01", run_facts=RUN | {"age": 45.0} | run)
     return written, Page(written.path)
 
 
@@ -161,10 +69,13 @@ def test_a_complete_subject(tree):
     written, page = report(tree)
     assert written.path == tree / "sub-01.html"
     assert written.missing == ()
-    assert "Finished with 1 warning" in page.text
+    assert written.verdict.word == "check" and len(written.verdict.reasons) == 1
+    assert "Check" in page.text and "A person should look" in page.text
     for words in (
         "Field strength3 T",
-        "Echo times4, 9, 14 ms",
+        "Number of echoes3",
+        "Echo spacing5 ms",
+        "Field of view48 × 52 × 66 mm",
         "Matrix24 × 26 × 22",
         "whole brain mask",
         "cerebrospinal fluid+19.1",
@@ -172,10 +83,12 @@ def test_a_complete_subject(tree):
         "1234 ml",
         "Siemens integers",
         "pallidum darker than <white matter>",
-        "the sign of the phase was flipped",
-        "radius_mm = 12.0",
+        "Phase sign: flipped (pallidum darker than <white matter>).",
+        "radius_mm = 12",
         "12.3",
-        "Not recorded: model, scanner software, receive coil, sequence, 2D or 3D, flip angle",
+        "Missing from the sidecars, to be taken from the protocol: model, scanner software, receive coil",
+        "SNR of the first echo",
+        "45 years",
         "qsmals in out participant",
     ):
         assert words in page.text, words
@@ -199,6 +112,13 @@ def test_every_figure_is_there_and_has_words(tree):
     _, page = report(tree)
     names = {Path(source).name for source in page.sources}
     assert names == {
+        "sub-01_desc-jumps_MEGRE.png",
+        "sub-01_desc-background_fieldmap.png",
+        "sub-01_desc-viewer_Chimap.html",
+        "sub-01_desc-tissues_T1w.png",
+        "sub-01_desc-tissues_MEGRE.png",
+        "sub-01_desc-flicker1_T1w.png",
+        "sub-01_desc-flicker2_T1w.png",
         "sub-01_desc-echoes_MEGRE.png",
         "sub-01_desc-field_MEGRE.png",
         "sub-01_desc-mosaic_Chimap.png",
@@ -211,13 +131,70 @@ def test_every_figure_is_there_and_has_words(tree):
         "sub-01_seg-als_desc-regions_Chimap.svg",
     }
     html = (tree / "sub-01.html").read_text()
-    assert html.count("<figcaption>") == html.count('alt="') == len(names)
+    assert html.count("<figcaption>") == len(names) - 1, "the flicker is one figure of two images"
+    assert html.count('alt="') == len(names) - 1 and html.count("<iframe") == 1
+
+
+def test_the_verdict_names_its_figure(tree):
+    write_quality(tree / "sub-01/anat", "sub-01", {"contrast_pallidum": ""}, contrast_pallidum=-20.0, brain_kept=60.0)
+    written, page = report(tree)
+    assert written.verdict.word == "fail"
+    assert [r.measure for r in written.verdict.reasons] == ["brain_kept", "contrast_pallidum", ""]
+    assert "the pallidum is darker than white matter, as with a turned phase sign" in page.text
+    html = written.path.read_text()
+    assert '<a href="#sub-01_seg-als_desc-deep_Chimap.png">Show</a>' in html
+    assert 'id="sub-01_seg-als_desc-deep_Chimap.png"' in html
+
+
+def test_a_clean_scan_passes(tmp_path):
+    clean = [dict(FACTS["detected"][0])]
+    make_scan(tmp_path, "sub-01", facts={"detected": clean, "warnings": []})
+    written, page = report(tmp_path)
+    assert written.verdict == Verdict("pass") and "No measure is beyond its limit." in page.text
+
+
+def test_limits_can_be_moved(tree, tmp_path):
+    file = tmp_path / "limits.toml"
+    file.write_text('[snr_first]\ncheck = 50\nfail = "off"\n')
+    limits = read_limits(file)
+    written = write_subject_report(tree, "01", run_facts=RUN, limits=limits)
+    assert "snr_first" in [r.measure for r in written.verdict.reasons]
+    assert "below 50" in written.path.read_text()
+    for content in ("[nothing]\ncheck = 1", "[snr_first]\ncheck = true", "[snr_first]\nlow = 1", "snr_first = 1", "["):
+        file.write_text(content)
+        with pytest.raises(InvalidInput, match="limits of quality"):
+            read_limits(file)
+
+
+def test_the_consensus_is_answered_with_evidence(tree):
+    scan = find_scans(tree, "01")[0][0]
+    steps = {"unwrap": {"method": "romeo"}, "field": {"method": "weighted"}, "background": {"method": "lbv"}}
+    lines = {line.item: line for line in conformance(scan, steps, {"qsmals": "1.0"})}
+    assert list(lines) == [*(f"C{n}" for n in range(1, 10)), *(f"R{n}" for n in range(1, 6))]
+    assert lines["C3"].answer == lines["C4"].answer == lines["C5"].answer == lines["C8"].answer == "met"
+    assert lines["C6"].answer == "not met" and lines["C6"].evidence.startswith("lbv")
+    assert lines["C7"].answer == "unknown" and lines["C9"].answer == "not met" and "flip angle" in lines["C9"].evidence
+    assert lines["C1"].answer == "unknown", "2D or 3D is not in the sidecar"
+
+
+def test_published_means_follow_age():
+    young, old = expected_at(30.0), expected_at(80.0)
+    assert young["putamen"].mean_ppb < EXPECTED["putamen"].mean_ppb < old["putamen"].mean_ppb
+    assert young["thalamus"] == EXPECTED["thalamus"] and expected_at(None) == EXPECTED
+    assert young["putamen"].low_ppb == EXPECTED["putamen"].low_ppb
+
+
+def test_the_viewer_asks_for_nothing_and_is_the_same_twice(tree):
+    report(tree)
+    page = (tree / "sub-01/figures/sub-01_desc-viewer_Chimap.html").read_text()
+    assert "http" not in re.sub(r"data:[a-z/]+;base64,[^\"']+", "", page).replace("http://www.w3.org", "")
+    assert "sub-01 (ppm)" in page
 
 
 def test_the_table_holds_every_column_and_marks_low_coverage(tree):
     report(tree)
     html = (tree / "sub-01.html").read_text()
-    header = re.search(r"<thead><tr>\s*<th title.*?</thead>", html, re.S)[0]
+    header = re.search(r'<table class="regions sortable">.*?</thead>', html, re.S)[0]
     assert re.findall(r'<button type="button">(\w+)', header) == list(COLUMN_NAMES)
     assert html.count('<tr class="low">') == 1 and "1 of 7 regions have less than 50 %" in html
     assert re.search(r'<tr class="low">\s*<td[^>]*>77</td><td[^>]*>lost</td>', html)
@@ -237,7 +214,8 @@ def test_missing_outputs_are_named_and_the_page_still_stands(tree):
     (tree / "sub-01/fmap/sub-01_desc-total_fieldmap.nii.gz").unlink()
     written, page = report(tree)
     assert [m.split(" (")[0] for m in written.missing] == ["sub-01: R2* map", "sub-01: total field"]
-    assert "Finished, incomplete" in page.text and all(m in page.text for m in written.missing)
+    assert "Outputs are missing: 2" in page.text and all(m in page.text for m in written.missing)
+    assert written.verdict.word == "check"
 
 
 def test_a_damaged_image_costs_its_figures_only(tree):
@@ -261,7 +239,11 @@ def test_figures_of_vanished_images_are_kept(tree):
 
 
 def test_a_scan_without_t1w_lacks_nothing(tmp_path):
-    make_scan(tmp_path, "sub-01", facts={"images": {k: v for k, v in images("sub-01").items() if k != "t1w_on_gre"}})
+    make_scan(
+        tmp_path,
+        "sub-01",
+        facts={"images": {k: v for k, v in images("sub-01").items() if "t1w" not in k and k != "tissues"}},
+    )
     written, page = report(tmp_path)
     assert written.missing == () and "Regions on T1w" not in page.text
 
@@ -271,7 +253,8 @@ def test_a_failed_subject_says_what_failed_and_what_to_try(tmp_path):
     error = {"step": "unwrap", "message": "the worker was killed", "traceback": trace}
     written, page = report(tmp_path, status="failed", errors=[error])
     assert written.missing == ()
-    assert "Failed" in page.text and trace in page.text and "What to try: The step ran out of memory" in page.text
+    assert written.verdict.word == "fail" and "unwrap failed: the worker was killed." in page.text
+    assert trace in page.text and "What to try: The step ran out of memory" in page.text
     assert "0 gradient-echo scans" in page.text
 
 
@@ -304,7 +287,7 @@ def test_sessions_and_runs_have_their_sections(tmp_path):
     _, page = report(tmp_path, run="20260102")
     assert set(prefixes) <= page.ids
     assert "sub-01_ses-B" in page.text and "it diverged" in page.text
-    assert "sub-01_ses-A_run-1: the sign of the phase was flipped" in page.text
+    assert "sub-01_ses-A_run-1: Phase sign: flipped" in page.text
 
 
 def test_text_is_escaped(tmp_path):
@@ -411,48 +394,3 @@ def test_published_values_are_plausible():
         if values.low_ppb is not None and values.mean_ppb is not None:
             assert values.low_ppb < values.mean_ppb < values.high_ppb, name
         assert (values.mean_ppb is None) == (values.source is None)
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-PROBE = """<script>
-const seen = {errors: []};
-addEventListener("error", (e) => seen.errors.push(String(e.message || e.target.src)), true);
-addEventListener("load", () => {
-  const means = () => [...document.querySelectorAll(".regions tbody tr")].map((r) => r.cells[6].textContent);
-  const button = document.querySelectorAll(".regions th button")[6];
-  button.click(); seen.up = means(); button.click(); seen.down = means();
-  seen.images = [...document.images].map((i) => i.naturalWidth);
-  seen.width = innerWidth;
-  seen.excess = document.documentElement.scrollWidth - innerWidth;
-  seen.requests = performance.getEntriesByType("resource").map((r) => r.name);
-  parent.postMessage(JSON.stringify(seen), "*");
-});
-</script>"""
-FRAME = """<iframe src="probe.html" style="width: {width}px; height: 900px; border: 0"></iframe><script>
-addEventListener("message", (e) => {{ document.title = "seen:" + btoa(unescape(encodeURIComponent(e.data))); }});
-</script>"""
-
-
-def opened(tree: Path, width: int, profile: Path) -> dict:
-    """What a browser sees in the subject's page at a width, told by a script added to a copy of it."""
-    (tree / "probe.html").write_text((tree / "sub-01.html").read_text().replace("<head>", "<head>" + PROBE))
-    (tree / "frame.html").write_text("<!DOCTYPE html><title>-</title>" + FRAME.format(width=width))
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-    command += ["--virtual-time-budget=20000", "--dump-dom", (tree / "frame.html").as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    return json.loads(base64.b64decode(re.search(r"<title>seen:([^<]+)", dom)[1]))
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page in")
-def test_a_browser_opens_the_page_and_sorts_the_table(tree, tmp_path):
-    report(tree)
-    for width in (360, 1440):
-        seen = opened(tree, width, tmp_path / "profile")
-        assert seen["errors"] == [] and len(seen["images"]) == 10 and min(seen["images"]) > 0
-        assert seen["requests"] == [], "nothing but files beside the page is asked for"
-        assert seen["width"] == width and seen["excess"] <= 0, "the page itself never scrolls sideways"
-        values = [float(v.replace("−", "-")) for v in seen["up"][:-1]]
-        assert seen["up"][-1] == seen["down"][-1] == "n/a" and values == sorted(values)
-        assert [float(v.replace("−", "-")) for v in seen["down"][:-1]] == values[::-1]

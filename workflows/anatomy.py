@@ -34,8 +34,8 @@ def init_anatomy_wf(
     Outputs (``outputnode``)
     ------------------------
     brain, mask : images on the T1w grid; tissues : likewise, where cortex is fitted to grey matter; initial : affine to
-    start with; brain_facts; per template ``to_<template>``, ``from_<template>`` (composite transforms) and
-    ``facts_<template>``.
+    start with; brain_facts; t1w_on_template : the brain on the first template's grid; per template ``to_<template>``,
+    ``from_<template>`` (composite transforms) and ``facts_<template>``.
     """
     ants = ants_settings(settings)
     extract = maker.make(
@@ -52,7 +52,7 @@ def init_anatomy_wf(
     )
     spaces = settings.anatomy.output_spaces
     per_space = [f"{word}_{space}" for space in spaces for word in ("to", "from", "facts")]
-    fields = ["brain", "mask", "tissues", "initial", "brain_facts", *per_space]
+    fields = ["brain", "mask", "tissues", "initial", "brain_facts", "t1w_on_template", *per_space]
     outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
     workflow = Workflow(name=name)
     workflow.connect([
@@ -75,6 +75,7 @@ def init_anatomy_wf(
                 ("forward", f"to_{space}"), ("inverse", f"from_{space}"), ("facts", f"facts_{space}"),
             ]),
         ])  # fmt: skip
+    _add_brain_on_template(workflow, maker, spaces[0], ants)
     return workflow
 
 
@@ -87,6 +88,18 @@ def _template_node(space: str, maker: NodeMaker, given: GivenT1w, ants: dict[str
     forward, inverse = (str(path) for path in given.transforms[space])
     known = GivenTemplate(template=space, forward=forward, inverse=inverse, **ants)
     return maker.make(known, f"register_{space}", step=f"given transforms to {space}", volumes=20)
+
+
+def _add_brain_on_template(workflow: Workflow, maker: NodeMaker, space: str, ants: dict[str, Any]) -> None:
+    """The brain on a template's grid, for the page to show one over the other."""
+    as_list = maker.join("as_list")
+    move = maker.make(Resample(template=space, **ants), "brain_on_template", volumes=30)
+    workflow.connect([
+        (workflow.get_node(f"register_{space}"), as_list, [("forward", "first")]),
+        (workflow.get_node("extract_brain"), move, [("brain", "in_file")]),
+        (as_list, move, [("out", "transforms")]),
+        (move, workflow.get_node("outputnode"), [("out_file", "t1w_on_template")]),
+    ])  # fmt: skip
 
 
 def init_coregistration_wf(

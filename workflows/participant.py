@@ -20,6 +20,7 @@ from qsmals.workflows.anatomy import init_anatomy_wf, init_coregistration_wf
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.outputs import DETECTED, init_anatomy_outputs_wf, init_more_outputs_wf, init_outputs_wf
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
+from qsmals.workflows.quality import init_quality_node, init_save_quality_node
 from qsmals.workflows.reconstruction import (
     init_field_wf,
     init_prepare_node,
@@ -152,7 +153,7 @@ def _to_templates(settings: Settings) -> list[tuple[str, str]]:
 def _anatomy_fields(settings: Settings) -> list[str]:
     per_space = [f"{word}_{space}" for space in settings.anatomy.output_spaces for word in ("to", "from", "facts")]
     tissues = ["tissues"] if settings.anatomy.cortex == "grey-matter" else []
-    return ["brain", "mask", *tissues, "initial", "brain_facts", *per_space]
+    return ["brain", "mask", *tissues, "initial", "brain_facts", "t1w_on_template", *per_space]
 
 
 def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workflow:
@@ -188,6 +189,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         templates=list(spaces),
     )
     facts = maker.make(save_facts, "facts")
+    quality, save_quality = init_quality_node(plan, maker, settings=settings), init_save_quality_node(plan, maker)
 
     workflow = Workflow(name=graph_name(prefix, "gre"))
     workflow.connect([
@@ -248,9 +250,27 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         (inputnode, registrations, [(f"facts_{ATLAS_SPACE}", "second")]),
         (registrations, measures, [("out", "inputnode.registrations")]),
         (labels, facts, [("outputnode.t1w_labels", "t1w_labels"), ("outputnode.nuclei_facts", "nuclei")]),
+        (inputnode, facts, [("t1w_on_template", "t1w_on_template")]),
+        (prepare, quality, [("magnitude", "magnitude"), ("phase", "phase")]),
+        (field, quality, [("outputnode.unwrapped", "unwrapped"), ("outputnode.noise_ppm", "noise_ppm")]),
+        (reference, quality, [(n, n) for n in ("chi_ppm", "measured_mask", "white_matter")]),
+        (coregister, quality, [
+            ("outputnode.brain_mask", "brain_mask"), ("outputnode.to_gre", "to_gre"),
+            ("outputnode.facts", "registration_gre"),
+        ]),
+        (labels, quality, [("outputnode.labels", "labels")]),
+        (measures, quality, [("outputnode.table_Chimap", "table")]),
+        (inputnode, quality, [("atlas", "atlas"), ("initial", "initial")]),
+        (template_facts, quality, [("out", "registration_templates")]),
+        (quality, save_quality, [("out_file", "in_file")]),
     ])  # fmt: skip
     if settings.anatomy.cortex == "grey-matter" and not segmentation:
-        workflow.connect([(labels, facts, [("outputnode.cortex_facts", "cortex")])])
+        workflow.connect([
+            (labels, facts, [
+                ("outputnode.cortex_facts", "cortex"), ("outputnode.tissues_on_gre", "tissues_on_gre"),
+            ]),
+            (inputnode, facts, [("tissues", "tissues")]),
+        ])  # fmt: skip
     for atlas in plan.atlases:
         _add_atlas(workflow, atlas, plan, ants_maker, maps, settings, uris)
     return workflow

@@ -113,8 +113,8 @@ def init_labels_wf(
     Outputs (``outputnode``)
     ------------------------
     labels, parts : on the GRE grid; t1w_labels : the same labels on the T1w grid, for pictures; cortex_facts,
-    nuclei_facts : what the fits to grey matter and to susceptibility changed; refined : transform of the atlas to where
-    the nuclei are seen.
+    nuclei_facts : what the fits to grey matter and to susceptibility changed; tissues_on_gre : the segmentation on the
+    GRE grid, where cortex is fitted to it; refined : transform of the atlas to where the nuclei are seen.
     """
     ants, refined = ants_settings(settings), settings.anatomy.refinement != "none"
     fields = [
@@ -122,7 +122,7 @@ def init_labels_wf(
         "reference",
     ]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
-    outputs = ["labels", "parts", "t1w_labels", "cortex_facts", "nuclei_facts", "refined"]
+    outputs = ["labels", "parts", "t1w_labels", "tissues_on_gre", "cortex_facts", "nuclei_facts", "refined"]
     outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
     chain = maker.join("to_gre_chain")
     move = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid", volumes=24)
@@ -215,6 +215,7 @@ def _add_cortex(workflow: Workflow, maker: NodeMaker, move: Node, nuclei: Node, 
         (move_tissues, cortex, [("out_file", "tissues")]),
         (cortex, nuclei, [("labels", "labels")]),
         (cortex, outputnode, [("facts", "cortex_facts")]),
+        (move_tissues, outputnode, [("out_file", "tissues_on_gre")]),
     ])  # fmt: skip
 
 

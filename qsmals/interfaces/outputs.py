@@ -156,6 +156,13 @@ class SidecarFacts(Step):
         }
 
 
+IMAGES = (
+    *("magnitude", "phase", "unwrapped", "quality", "t1w", "t1w_labels", "t1w_on_gre"),
+    *("tissues", "tissues_on_gre", "t1w_on_template"),
+)
+"""Images for the report's figures that are no outputs: inputs of :class:`SaveFacts`."""
+
+
 class _FactsInput(_DetectedInput):
     out_file = traits.Str(mandatory=True)
     known = traits.Dict(mandatory=True, desc="what was known before the run")
@@ -176,6 +183,9 @@ class _FactsInput(_DetectedInput):
     t1w = File(exists=True)
     t1w_labels = File(exists=True)
     t1w_on_gre = File(exists=True)
+    tissues = File(exists=True, desc="1 fluid, 2 grey matter, 3 white matter, on the T1w grid")
+    tissues_on_gre = File(exists=True, desc="likewise on the GRE grid")
+    t1w_on_template = File(exists=True, desc="T1w brain on the first template")
 
 
 class SaveFacts(Step):
@@ -187,13 +197,13 @@ class SaveFacts(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Gather and write JSON."""
+        from qsmals.anatomy.templates import template_path
+
         known = dict(self.inputs.known)
         detected = [*known.pop("detected", []), *self._t1w(), *_detected(self.inputs)]
-        images = {
-            name: str(getattr(self.inputs, name))
-            for name in ("magnitude", "phase", "unwrapped", "quality", "t1w", "t1w_labels", "t1w_on_gre")
-            if isdefined(getattr(self.inputs, name))
-        }
+        images = {name: str(getattr(self.inputs, name)) for name in IMAGES if isdefined(getattr(self.inputs, name))}
+        if "t1w_on_template" in images and self.inputs.templates:
+            images["template"] = str(template_path(self.inputs.templates[0]))
         warnings = warnings_in(detected)
         if self.inputs.inversion and not self.inputs.inversion["converged"]:
             warnings.append(NOT_CONVERGED)

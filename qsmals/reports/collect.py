@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qsmals.reports.assess import Quality, read_quality
 from qsmals.reports.facts import ScanFacts, newest_facts
 from qsmals.roi.table import read_table
 
@@ -18,6 +19,7 @@ OUTPUTS = {
     "total_field": "fmap/{prefix}_desc-total_fieldmap.nii.gz",
     "local_field": "fmap/{prefix}_desc-local_fieldmap.nii.gz",
 }
+QUALITY = "anat/{prefix}_desc-qc_Chimap.json"
 NAMES = {
     "chi": "susceptibility map",
     "r2star": "R2* map",
@@ -58,6 +60,8 @@ class Scan:
     tables : tuple of RegionTable
     missing : tuple of str
         What a finished scan should have and has not, in words.
+    quality : Quality or None
+        Its measures.
     """
 
     prefix: str
@@ -65,6 +69,7 @@ class Scan:
     files: Mapping[str, Path]
     tables: tuple[RegionTable, ...]
     missing: tuple[str, ...]
+    quality: Quality | None = None
 
     @property
     def failed(self) -> bool:
@@ -102,8 +107,20 @@ def _scan(output_dir: Path, root: Path, prefix: str, facts: ScanFacts | None) ->
         files |= {role: output_dir / path for role, path in facts.images.items() if path}
     existing = {role: path for role, path in files.items() if path.exists()}
     tables, faults = _tables(folder / "anat", prefix)
+    quality, more_faults = _quality(folder / QUALITY.format(prefix=prefix), prefix)
+    faults += more_faults
     missing = [] if facts and facts.failed else [*faults, *_missing(prefix, existing, tables, facts)]
-    return Scan(prefix, facts, existing, tables, tuple(missing))
+    return Scan(prefix, facts, existing, tables, tuple(missing), quality)
+
+
+def _quality(path: Path, prefix: str) -> tuple[Quality | None, list[str]]:
+    """Measures of a scan, and why there are none."""
+    if not path.is_file():
+        return None, [f"{prefix}: quality measures (anat/{path.name})"]
+    try:
+        return read_quality(path), []
+    except ValueError as error:
+        return None, [f"{prefix}: {error}"]
 
 
 def _entity(path: Path, key: str) -> str:

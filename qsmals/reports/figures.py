@@ -141,11 +141,33 @@ def mosaic(
         return _png(figure)
 
 
-def panels(columns: Sequence[Panel], *, title: str, outline: Volume | None = None) -> bytes:
-    """Several volumes on one grid side by side, each in its three middle planes, as PNG."""
+def panels(
+    columns: Sequence[Panel],
+    *,
+    title: str,
+    outline: Volume | None = None,
+    through_mm: tuple[float, float, float] | None = None,
+) -> bytes:
+    """Several volumes on one grid side by side, each in three planes, as PNG.
+
+    Parameters
+    ----------
+    columns : sequence of Panel
+        On one grid.
+    title : str
+        One line above them.
+    outline : Volume, optional
+        A mask on the same grid whose outline is drawn; the planes are cut to its bounding box.
+    through_mm : tuple of float, optional
+        Scanner coordinates of a point that the planes go through (default: the middle of the box); it is marked.
+    """
     first = columns[0].volume
     box = _bounding_box((outline or first).data, first.size_mm)
-    placed = [_column_tiles(box, first.size_mm, at) for at in range(len(columns))]
+    centre = box.sum(axis=1) // 2
+    if through_mm is not None:
+        point = np.linalg.inv(first.affine) @ [*through_mm, 1.0]
+        centre = np.clip(np.rint(point[:3]).astype(int), 0, np.array(first.data.shape) - 1)
+    placed = [_column_tiles(box, first.size_mm, at, centre) for at in range(len(columns))]
     pitch = max(tile.width for tile in placed[0]) + GAP_MM
     height = max(tile.top for tile in placed[0])
     places = max(len(columns), PANEL_PLACES)  # a few columns are not blown up to the page's width
@@ -157,6 +179,8 @@ def panels(columns: Sequence[Panel], *, title: str, outline: Volume | None = Non
         for at, (panel, tiles) in enumerate(zip(columns, placed, strict=True)):
             for tile in tiles:
                 _draw_tile(axes, tile, panel.volume, panel.scale, outline, None)
+                if through_mm is not None:
+                    _mark(axes, tile, centre, first.size_mm)
             _panel_words(figure, panel, (at + 0.5) * share, share)
         return _png(figure)
 
@@ -277,15 +301,23 @@ def _spread(number: int) -> Array:
     return np.linspace(0.1, 0.9, number) if number > 1 else np.array([0.5])
 
 
-def _column_tiles(box: Array, size_mm: Array, column: int) -> list[_Tile]:
-    """The middle slice of each plane, one above the other."""
+def _mark(axes: Any, tile: _Tile, point: Array, size_mm: Array) -> None:
+    """A ring around a voxel."""
+    across, up = PLANES[tile.plane][3]
+    x = tile.left + (point[across] - tile.low[0] + 0.5) * size_mm[across]
+    y = tile.top - tile.height + (point[up] - tile.low[1] + 0.5) * size_mm[up]
+    axes.plot([x], [y], "o", ms=16, mfc="none", mec=CONTOUR_COLOURS[0], mew=1.2)
+
+
+def _column_tiles(box: Array, size_mm: Array, column: int, centre: Array) -> list[_Tile]:
+    """One slice of each plane through a voxel, one above the other."""
     extent = (box[:, 1] - box[:, 0]) * size_mm
     pitch = max(extent[PLANES[p][3][0]] for p in range(3)) + GAP_MM
     tiles, bottom = [], 0.0
     for plane in (2, 1, 0):
         axis, (across, up) = PLANES[plane][2], PLANES[plane][3]
         left = column * pitch + (pitch - extent[across]) / 2
-        tiles.append(_tile(plane, int(box[axis].sum() // 2), box, size_mm, left, bottom))
+        tiles.append(_tile(plane, int(centre[axis]), box, size_mm, left, bottom))
         bottom += extent[up] + GAP_MM
     return tiles
 

@@ -1,8 +1,8 @@
 """Which figures a subject's page has, and what each needs."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.reports import figures
 from qsmals.reports.collect import RegionTable, Scan
 from qsmals.reports.figures import Panel, Scale, Volume
-from qsmals.reports.published import EXPECTED
+from qsmals.reports.published import expected_at
 
 DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
 CHI_SCALE = Scale(-0.1, 0.2, "susceptibility (ppm)")
 PHASE_SCALE = Scale(-np.pi, np.pi, "phase (rad)")
+TOTAL_PPM, LOCAL_PPM = 0.5, 0.05
 QUALITY_SCALE = Scale(0, 1, "phase quality (0 to 1)", "viridis")
 
 
@@ -87,15 +88,27 @@ class Drawing:
     draw: Callable[[], bytes]
 
 
-def drawings(scan: Scan) -> Iterator[Drawing]:
-    """Every figure for which the scan has the files, in the order of the page."""
+def drawings(scan: Scan, *, age: float | None = None) -> Iterator[Drawing]:
+    """Every figure for which the scan has the files, in the order of the page.
+
+    Parameters
+    ----------
+    scan : Scan
+    age : float, optional
+        Of the subject, years: published values are scaled to it where iron is known to follow age.
+    """
     images = Images(scan)
     yield from _phase_drawings(images)
+    if scan.quality is not None and scan.quality.jump_centre_mm is not None:
+        yield from _jump_drawings(images, scan.quality.jump_centre_mm, scan.quality.values.get("jump_cluster", 0.0))
+    yield from _background_drawings(images)
     yield from _map_drawings(images)
+    yield from _viewer_drawing(images)
     yield from _label_drawings(images)
+    yield from _template_drawings(images)
     for table in scan.tables:
         if table.quantity == "Chimap":
-            yield _region_drawing(table)
+            yield _region_drawing(table, age)
 
 
 OUTLINE = "The line is the border of the brain mask."
@@ -132,18 +145,80 @@ def _echoes(images: Images) -> bytes:
     return figures.panels(columns, title=f"{images.prefix}: First and last echo", outline=images.mask)
 
 
+def _unwrapped(images: Images, echo: int, name: str) -> Panel:
+    """Unwrapped phase of an echo, in whole half turns that hold nearly all of the brain."""
+    volume = images.volume("unwrapped", echo)
+    inside = images.mask is not None and images.mask.data.shape == volume.data.shape
+    values = np.abs(volume.data[images.mask.data != 0] if inside and images.mask is not None else volume.data)
+    values = values[np.isfinite(values)]
+    limit = float(np.ceil(np.percentile(values, 99) / np.pi) * np.pi) if values.size else np.pi
+    return Panel(volume, Scale(-max(limit, np.pi), max(limit, np.pi), "phase (rad)"), f"unwrapped phase, {name}")
+
+
 def _field_panels(images: Images) -> bytes:
     columns = []
     if images.has("unwrapped"):
-        last = images.volume("unwrapped", -1)
-        limit = float(np.ceil(np.nanpercentile(np.abs(last.data), 99) / np.pi) * np.pi) or np.pi
-        columns.append(Panel(last, Scale(-limit, limit, "phase (rad)"), "unwrapped phase, last echo"))
-    columns.append(Panel(*images.field("total_field", 1.0), "total field"))
-    if images.has("local_field"):
-        columns.append(Panel(*images.field("local_field", 0.05), "local field"))
+        columns += [_unwrapped(images, 0, "first echo"), _unwrapped(images, -1, "last echo")]
+    columns.append(Panel(*images.field("total_field", TOTAL_PPM), "total field"))
     if images.has("quality"):
         columns.append(Panel(images.inside("quality"), QUALITY_SCALE, "phase quality"))
-    return figures.panels(columns, title=f"{images.prefix}: Unwrapped phase and fields", outline=images.mask)
+    return figures.panels(columns, title=f"{images.prefix}: Unwrapped phase and total field", outline=images.mask)
+
+
+def _jump_drawings(images: Images, centre: tuple[float, float, float], cluster_ml: float) -> Iterator[Drawing]:
+    if images.has("unwrapped"):
+        yield Drawing(
+            "phase",
+            "desc-jumps_MEGRE.png",
+            "Largest group of residual jumps of 2π",
+            f"Slices through its centre (ring); {cluster_ml:.2f} ml. A few voxels in veins or next to the sinuses are "
+            "usual.",
+            lambda: _jump_panels(images, centre),
+        )
+
+
+def _jump_panels(images: Images, centre: tuple[float, float, float]) -> bytes:
+    columns = [_unwrapped(images, 0, "first echo"), _unwrapped(images, -1, "last echo")]
+    if images.has("total_field"):
+        columns.append(Panel(*images.field("total_field", TOTAL_PPM), "total field"))
+    if images.has("quality"):
+        columns.append(Panel(images.inside("quality"), QUALITY_SCALE, "phase quality"))
+    title = f"{images.prefix}: Residual jumps of 2π"
+    return figures.panels(columns, title=title, outline=images.mask, through_mm=centre)
+
+
+def _background_drawings(images: Images) -> Iterator[Drawing]:
+    if images.has("total_field", "local_field"):
+        yield Drawing(
+            "background",
+            "desc-background_fieldmap.png",
+            "Background and local field",
+            "The background comes from air, bone and everything else outside the brain; what is left of it in the "
+            f"local field shows as slow gradients at the border. {OUTLINE}",
+            lambda: _background_panels(images),
+        )
+    if images.has("local_field"):
+        yield Drawing(
+            "background",
+            "desc-local_fieldmap.png",
+            "Local field",
+            "What the susceptibility map is made from: dipole patterns around veins and nuclei.",
+            lambda: _field_mosaic(images),
+        )
+
+
+def _background_panels(images: Images) -> bytes:
+    total, scale = images.field("total_field", TOTAL_PPM)
+    local, local_scale = images.field("local_field", LOCAL_PPM)
+    background = Volume(total.data - local.data, total.affine)
+    columns = [
+        Panel(total, scale, "total field"),
+        Panel(background, replace(scale, label=scale.label.replace("total", "background")), "background field"),
+        Panel(local, local_scale, "local field"),
+    ]
+    if images.has("chi"):
+        columns.append(Panel(images.inside("chi"), CHI_SCALE, "susceptibility"))
+    return figures.panels(columns, title=f"{images.prefix}: Background and local field", outline=images.mask)
 
 
 def _map_drawings(images: Images) -> Iterator[Drawing]:
@@ -157,14 +232,6 @@ def _map_drawings(images: Images) -> Iterator[Drawing]:
                 images.inside("chi"), scale=CHI_SCALE, title=f"{images.prefix}: Susceptibility", around=images.mask
             ),
         )
-    if images.has("local_field"):
-        yield Drawing(
-            "maps",
-            "desc-local_fieldmap.png",
-            "Local field",
-            "What remains of the total field without the background; slow gradients at the border are its remains.",
-            lambda: _field_mosaic(images),
-        )
     if images.has("r2star"):
         yield Drawing(
             "maps",
@@ -176,7 +243,7 @@ def _map_drawings(images: Images) -> Iterator[Drawing]:
 
 
 def _field_mosaic(images: Images) -> bytes:
-    volume, scale = images.field("local_field", 0.05)
+    volume, scale = images.field("local_field", LOCAL_PPM)
     return figures.mosaic(volume, scale=scale, title=f"{images.prefix}: Local field", around=images.mask)
 
 
@@ -195,6 +262,16 @@ def _label_drawings(images: Images) -> Iterator[Drawing]:
             "Brain outside the line is lost to every map and table.",
             lambda: _mask_mosaic(images),
         )
+    for background, role, on, name in TISSUE_CONTOURS:
+        if images.has(background, role):
+            yield Drawing(
+                "registration",
+                name,
+                f"Grey and white matter on {on}",
+                "Lines of the T1w image's segmentation: green around grey matter, orange around white matter. "
+                "They should follow the folds that the image shows.",
+                partial(_tissues, images, background, role),
+            )
     if images.has("t1w", "t1w_labels"):
         yield _contours("T1w", "desc-regions_T1w.png", lambda: _labels_on(images, "t1w", "t1w_labels"))
     elif images.has("t1w_on_gre") and images.labels:
@@ -202,6 +279,49 @@ def _label_drawings(images: Images) -> Iterator[Drawing]:
         yield _contours("T1w", "desc-regions_T1w.png", lambda: _labels_on(images, "t1w_on_gre", role))
     for atlas, role in images.labels.items():
         yield from _atlas_drawings(images, atlas, role)
+
+
+TISSUE_CONTOURS = (
+    ("t1w", "tissues", "T1w", "desc-tissues_T1w.png"),
+    ("magnitude", "tissues_on_gre", "the gradient echo", "desc-tissues_MEGRE.png"),
+)
+GREY_MATTER = 2
+"""Segmentation's number of grey matter; white matter is the next, fluid the one before."""
+
+
+def _tissues(images: Images, background: str, role: str) -> bytes:
+    volume, scale = images.grey(background, 0)
+    tissues = images.volume(role)
+    matter = Volume(np.where(tissues.data >= GREY_MATTER, tissues.data, 0), tissues.affine)
+    title = f"{images.prefix}: Grey and white matter"
+    return figures.mosaic(volume, scale=scale, title=title, labels=matter, around=matter, columns=6)
+
+
+def _template_drawings(images: Images) -> Iterator[Drawing]:
+    """The subject and the template in the same slices, for the page to show in turn."""
+    if images.has("template", "t1w_on_template"):
+        for role, name, title in FLICKER:
+            yield Drawing(
+                "registration",
+                name,
+                title,
+                "Both on the grid of the template. Ventricles, folds and borders should stay where they are.",
+                partial(_on_template, images, role, title),
+            )
+
+
+FLICKER = (
+    ("t1w_on_template", "desc-flicker1_T1w.png", "This subject on the template"),
+    ("template", "desc-flicker2_T1w.png", "The template"),
+)
+"""Two figures that the page shows in turn."""
+
+
+def _on_template(images: Images, role: str, title: str) -> bytes:
+    volume, template = images.volume(role), images.volume("template")
+    values = volume.data[(volume.data > 0) & np.isfinite(volume.data)]
+    scale = Scale(0, float(np.percentile(values, 99.5)) if values.size else 1.0, "signal (arbitrary)")
+    return figures.mosaic(volume, scale=scale, title=title, around=template, columns=6)
 
 
 def _contours(on: str, name: str, draw: Callable[[], bytes]) -> Drawing:
@@ -264,11 +384,39 @@ def _deep_labels(image: Path) -> list[int]:
     return [int(entry["index"]) for entry in entries if any(name in entry.get("name", "").lower() for name in DEEP)]
 
 
-def _region_drawing(table: RegionTable) -> Drawing:
+def _region_drawing(table: RegionTable, age: float | None) -> Drawing:
+    about = (
+        f"Published means of pallidum, putamen and caudate are scaled to {age:g} years by the iron of Hallgren and "
+        "Sourander (1958). "
+        if age is not None
+        else "The subject's age is not known. "
+    )
     return Drawing(
         "regions",
         f"seg-{table.atlas}_desc-regions_Chimap.svg",
         f"Mean susceptibility of the regions ({table.atlas})",
-        "Published values come from other scanners, ages and reference regions: they orient and do not decide.",
-        lambda: figures.region_plot(table.rows, expected=EXPECTED),
+        f"{about}Published values come from other scanners, ages and reference regions: they orient and do not decide.",
+        lambda: figures.region_plot(table.rows, expected=expected_at(age)),
     )
+
+
+def _viewer_drawing(images: Images) -> Iterator[Drawing]:
+    if images.has("chi", "mask"):
+        yield Drawing(
+            "maps",
+            VIEWER,
+            "The map in three planes",
+            "Click or drag to move through the brain; the slider fades the regions in and out.",
+            lambda: _viewer(images),
+        )
+
+
+VIEWER = "desc-viewer_Chimap.html"
+
+
+def _viewer(images: Images) -> bytes:
+    from qsmals.reports.viewer import viewer
+
+    assert images.mask is not None
+    labels = next((images.volume(role) for role in images.labels.values()), None)
+    return viewer(images.volume("chi"), images.mask, labels, scale=CHI_SCALE, title=f"{images.prefix} (ppm)")

@@ -3,7 +3,8 @@
 Scanners, ages, methods and reference regions differ between studies, so the values orient and do not decide.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from qsmals.recon.method import Citation
 
@@ -63,3 +64,55 @@ EXPECTED: dict[str, Expected] = {
     "white_matter": Expected(-45, 15, -12.0, MIN_2024),
     "lateral_ventricle": Expected(-30, 50),
 }
+
+MIN_2024_AGE = 62.1
+"""Mean age of the healthy adults of that study, years."""
+
+HALLGREN_1958 = Citation(
+    key="hallgren1958",
+    authors="Hallgren B, Sourander P",
+    title="The effect of age on the non-haemin iron in the human brain",
+    journal="Journal of Neurochemistry",
+    year=1958,
+    doi="10.1111/j.1471-4159.1958.tb12607.x",
+)
+IRON = {"pallidum": (21.41, 0.09, 0.37), "putamen": (14.62, 0.04, 0.46), "caudate": (9.66, 0.05, 0.33)}
+"""Iron at an age, mg/100 g: ``a (1 - exp(-b age)) + c`` of Hallgren & Sourander 1958."""
+
+
+def iron_at(name: str, age: float) -> float:
+    """Iron of a nucleus at an age, mg/100 g wet weight.
+
+    Examples
+    --------
+    >>> round(iron_at("putamen", 30.0), 1)
+    10.9
+    """
+    a, b, c = IRON[name]
+    return a * (1.0 - math.exp(-b * age)) + c
+
+
+def expected_at(age: float | None) -> dict[str, Expected]:
+    """Published values with the means of the nuclei in :data:`IRON` scaled by their iron to an age in years.
+
+    Susceptibility of these nuclei is proportional to their iron (Langkammer et al. 2012,
+    doi:10.1016/j.neuroimage.2012.05.049), so the mean is multiplied by the ratio of iron at the subject's age and at
+    that of the published group. Without an age nothing is scaled.
+    """
+    if age is None:
+        return dict(EXPECTED)
+    scaled = {
+        name: replace(values, mean_ppb=values.mean_ppb * iron_at(name, age) / iron_at(name, MIN_2024_AGE))
+        for name, values in EXPECTED.items()
+        if name in IRON and values.mean_ppb is not None
+    }
+    return {name: scaled.get(name, values) for name, values in EXPECTED.items()}
+
+
+def plausible_ranges() -> dict[str, tuple[float, float]]:
+    """Region to its wide limits, ppb, for those that have any."""
+    return {
+        name: (values.low_ppb, values.high_ppb)
+        for name, values in EXPECTED.items()
+        if values.low_ppb is not None and values.high_ppb is not None
+    }

@@ -16,4 +16,39 @@ for (const table of document.querySelectorAll("table.sortable")) {
     table.tBodies[0].append(...rows);
   }));
 }
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => { d.open = true; }));
+addEventListener("beforeprint", () => {
+  document.querySelectorAll("details").forEach((d) => { d.open = true; });
+  document.querySelectorAll(".stack").forEach((s) => s.classList.remove("moving", "second"));
+});
+addEventListener("afterprint", () => document.querySelectorAll(".stack").forEach((s) => s.classList.add("moving")));
+for (const figure of document.querySelectorAll(".flicker")) {
+  const stack = figure.querySelector(".stack"), button = figure.querySelector("button");
+  let running = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const say = () => { button.textContent = running ? "Pause" : "Play"; button.setAttribute("aria-pressed", String(!running)); };
+  stack.classList.add("moving");
+  button.addEventListener("click", () => { running = !running; say(); });
+  stack.addEventListener("click", () => stack.classList.toggle("second"));
+  setInterval(() => { if (running) stack.classList.toggle("second"); }, 900);
+  say();
+}
+const study = document.querySelector("table.study");
+if (study) {
+  const words = document.getElementById("words"), word = document.getElementById("word"), shown = document.getElementById("shown");
+  const rows = [...study.tBodies[0].rows], points = [...document.querySelectorAll("svg [data-row]")];
+  const texts = new Map(rows.map((row) => [row, (row.textContent + " " + row.cells[1].title).toLowerCase()]));
+  const filter = () => {
+    const wanted = words.value.trim().toLowerCase().split(/\s+/), off = new Set();
+    for (const row of rows) {
+      const hidden = (word.value && row.dataset.word !== word.value) || !wanted.every((w) => texts.get(row).includes(w));
+      row.classList.toggle("off", Boolean(hidden));
+      if (hidden) off.add(row.dataset.row);
+    }
+    points.forEach((point) => point.classList.toggle("off", off.has(point.dataset.row)));
+    shown.textContent = `${rows.length - off.size} of ${rows.length} shown`;
+  };
+  words.addEventListener("input", filter);
+  word.addEventListener("change", filter);
+  document.querySelector(".filters").addEventListener("submit", (event) => event.preventDefault());
+  document.querySelectorAll(".filters [data-kind]").forEach((box) => box.addEventListener("change", () => study.classList.toggle(`no-${box.dataset.kind}`, !box.checked)));
+  filter();
+}

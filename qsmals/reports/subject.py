@@ -9,76 +9,42 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup, escape
 
 from qsmals.engine.files import write_bytes, write_text
-from qsmals.reports.collect import RegionTable, Scan, find_scans, low_coverage
-from qsmals.reports.gallery import Drawing, drawings
+from qsmals.qc.limits import LIMITS, Limit
+from qsmals.qc.verdict import Reason, Verdict
+from qsmals.reports.acquisition import acquisition, echo_table, with_unit
+from qsmals.reports.assess import assess_subject
+from qsmals.reports.collect import Scan, find_scans
+from qsmals.reports.conformance import conformance
+from qsmals.reports.gallery import FLICKER, Drawing, drawings
+from qsmals.reports.messages import GENERAL_ADVICE, UNEXPLAINED, with_advice
+from qsmals.reports.tables import MAP_NAMES, quality_table, reference_table, region_table
 from qsmals.roi.columns import MINIMUM_COVERAGE
-from qsmals.roi.table import COLUMNS, MAP_UNIT
 
 SECTIONS = {
     "phase": "Phase and field",
+    "background": "Background and local field",
     "maps": "Maps",
     "registration": "Mask and registration",
     "regions": "Regions",
 }
-MAP_UNITS = {"Chimap": "ppm", "R2starmap": "1/s", "T2starmap": "s", "S0map": "arbitrary"}
-MAP_NAMES = {"Chimap": "susceptibility", "R2starmap": "R2*", "T2starmap": "T2*", "S0map": "S0"}
-ACQUISITION_ITEMS = {
-    "MagneticFieldStrength": ("Field strength", "T"),
-    "Manufacturer": ("Manufacturer", ""),
-    "ManufacturersModelName": ("Model", ""),
-    "SoftwareVersions": ("Scanner software", ""),
-    "ReceiveCoilName": ("Receive coil", ""),
-    "PulseSequenceDetails": ("Sequence", ""),
-    "MRAcquisitionType": ("2D or 3D", ""),
-    "EchoTimes": ("Echo times", "ms"),
-    "Readout": ("Readout", ""),
-    "RepetitionTime": ("Repetition time", "ms"),
-    "FlipAngle": ("Flip angle", "°"),
-    "PixelBandwidth": ("Bandwidth", "Hz/pixel"),
-    "VoxelSize": ("Voxel size", "mm"),
-    "MatrixSize": ("Matrix", ""),
-    "TiltDegrees": ("Tilt against the main field", "°"),
-    "B0Direction": ("Main field in voxel axes", ""),
-    "ParallelReductionFactorInPlane": ("Acceleration in plane", ""),
-    "PartialFourier": ("Partial Fourier", ""),
-}
-ADVICE = (
-    (
-        r"MemoryError|out of memory|was killed|SIGKILL|signal 9",
-        "The step ran out of memory. Run the subject alone, with --nprocs 1 and more memory (--mem, or the request "
-        "to the cluster).",
-    ),
-    (r"No space left", "A disk is full. Free space in the output and work folders, or move the work folder with -w."),
-    (
-        r"end-of-stream|EOFError|CRC check|could the file be damaged|not a gzip",
-        "An input image is damaged or cut off. Copy or convert it again.",
-    ),
-    (r"EchoTime", "Each gradient-echo image needs EchoTime in its sidecar. Convert again or add it."),
-    (
-        r"MagneticFieldStrength|field strength",
-        "The field strength is not in the sidecar. Add it, or give --field-strength.",
-    ),
-    (
-        r"Permission denied|Read-only file",
-        "A folder cannot be written. Check the rights of the output and work folders.",
-    ),
-)
-GENERAL_ADVICE = (
-    "Run the same command again: finished steps are not repeated. If the step fails again, look at the traceback "
-    "and at the input images it names."
-)
 # Figures of images that a run may leave in its work folder: an earlier drawing is kept when they are gone, and a
 # figure counts as missing only where the facts name such an image.
 EARLIER_FIGURES = (
     ("desc-mask_MEGRE.png", "registration", "Brain mask on the gradient echo", ("magnitude",)),
+    ("desc-tissues_T1w.png", "registration", "Grey and white matter on T1w", ("tissues",)),
+    ("desc-tissues_MEGRE.png", "registration", "Grey and white matter on the gradient echo", ("tissues_on_gre",)),
     ("desc-regions_T1w.png", "registration", "Regions on T1w", ("t1w", "t1w_on_gre")),
+    *((name, "registration", title, ("t1w_on_template",)) for _, name, title in FLICKER),
     ("desc-echoes_MEGRE.png", "phase", "First and last echo", ("magnitude", "phase")),
 )
-UNEXPLAINED = "The run failed and recorded no message. Crash files, if any, are in sub-{label}/log/."
+VERDICTS = {
+    "pass": {"kind": "good", "word": "Pass", "about": "No measure is beyond its limit."},
+    "check": {"kind": "note", "word": "Check", "about": "A person should look before this subject goes into a study."},
+    "fail": {"kind": "bad", "word": "Fail", "about": "Do not use this subject's numbers as they are."},
+}
 
 
 @dataclass(frozen=True)
@@ -91,13 +57,18 @@ class SubjectReport:
         The HTML file.
     missing : tuple of str
         Outputs and figures that a finished subject should have and has not, one sentence each.
+    verdict : Verdict
+        Of the whole subject, with the reasons.
     """
 
     path: Path
     missing: tuple[str, ...]
+    verdict: Verdict
 
 
-def write_subject_report(output_dir: Path, subject: str, *, run_facts: Mapping[str, Any]) -> SubjectReport:
+def write_subject_report(
+    output_dir: Path, subject: str, *, run_facts: Mapping[str, Any], limits: Mapping[str, Limit] = LIMITS
+) -> SubjectReport:
     """Write ``sub-<subject>.html`` and its figures from what the subject's run left in ``output_dir``.
 
     Parameters
@@ -110,18 +81,22 @@ def write_subject_report(output_dir: Path, subject: str, *, run_facts: Mapping[s
         What concerns the subject as a whole, each key optional: ``run`` (folder under ``log/``), ``version``,
         ``command``, ``status`` (``finished``, ``failed`` or ``interrupted``), ``warnings`` (list of str), ``errors``
         (list of ``step``, ``message``, ``traceback``, ``advice``), ``times`` (list of ``step``, ``seconds``,
-        ``memory_gb``), ``software`` (mapping), ``parameters`` (step to mapping), ``methods`` (Markdown).
+        ``memory_gb``), ``software`` (mapping), ``parameters`` (step to mapping), ``methods`` (Markdown), ``age``
+        (years).
+    limits : mapping of measure to Limit
+        What the verdict follows from.
 
     Returns
     -------
     SubjectReport
-        The page, and what is missing; the page lists it too.
+        The page, the verdict, and what is missing; the page lists it too.
     """
     output_dir, label = Path(output_dir), subject.removeprefix("sub-")
     scans, faults = find_scans(output_dir, label, run_facts.get("run"))
     figure_dir = output_dir / f"sub-{label}" / "figures"
-    pages = [_scan_page(scan, output_dir, figure_dir) for scan in scans]
-    errors = [_with_advice(e) for e in _all(run_facts, scans, "errors")]
+    software = _software(run_facts, scans)
+    pages = [_scan_page(scan, output_dir, figure_dir, run_facts, software, limits) for scan in scans]
+    errors = [with_advice(e) for e in _all(run_facts, scans, "errors")]
     if not errors and (run_facts.get("status") == "failed" or any(scan.failed for scan in scans)):
         errors = [{"step": "Run", "message": UNEXPLAINED.format(label=label), "advice": GENERAL_ADVICE}]
     missing = [*faults, *(entry for page in pages for entry in page["missing"])]
@@ -130,22 +105,46 @@ def write_subject_report(output_dir: Path, subject: str, *, run_facts: Mapping[s
     methods = _methods(output_dir, run_facts, scans)
     if not methods and not errors:
         missing.append("methods text (logs/CITATION.md)")
+    verdict, of_scans = assess_subject(scans, run_facts, limits)
     page = _template().render(
         label=label,
         run=run_facts,
-        status=_status(run_facts, errors, missing),
+        verdict=VERDICTS[verdict.word],
+        reasons=_reasons(verdict, pages),
+        of_scans={prefix: VERDICTS[v.word] for prefix, v in of_scans.items()},
         warnings=_unique(_all(run_facts, scans, "warnings")),
         errors=errors,
         missing=missing,
         scans=pages,
         methods=_markdown(methods),
         citation_files=[p for p in ("logs/CITATION.md", "logs/CITATION.bib") if (output_dir / p).exists()],
-        software=_software(run_facts, scans),
+        group_page="group.html" if (output_dir / "group.html").exists() else "",
+        software=software,
         times=[dict(t) for t in run_facts.get("times") or ()],
         parameters=run_facts.get("parameters") or {},
         minimum_coverage=MINIMUM_COVERAGE,
     )
-    return SubjectReport(write_text(output_dir / f"sub-{label}.html", page), tuple(missing))
+    return SubjectReport(write_text(output_dir / f"sub-{label}.html", page), tuple(missing), verdict)
+
+
+def _reasons(verdict: Verdict, pages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Each reason with the place on the page that shows it."""
+    return [{"level": r.level, "text": r.text, "link": _place(r, pages)} for r in verdict.reasons]
+
+
+def _place(reason: Reason, pages: Sequence[Mapping[str, Any]]) -> str:
+    """Anchor of a reason's figure, else of the table of measures."""
+    prefix, _, name = reason.figure.rpartition("/")
+    page = next((p for p in pages if p["prefix"] == prefix), pages[0] if pages else None)
+    if name == "messages" or page is None:
+        return "#messages"
+    figures = [figure for section in page["sections"].values() for figure in section]
+    found = next((figure["name"] for figure in figures if figure["name"].endswith(name) and name), "")
+    if found:
+        return f"#{found}"
+    if name == "flicker":
+        return f"#{page['prefix']}-{'flicker' if page['flicker'] else 'registration'}"
+    return f"#{page['prefix']}-{name if name in ('regions', 'acquisition') else 'quality'}"
 
 
 def _all(run_facts: Mapping[str, Any], scans: Sequence[Scan], key: str) -> list[Any]:
@@ -166,23 +165,6 @@ def _unique(entries: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(entries))
 
 
-def _with_advice(error: Mapping[str, Any]) -> dict[str, Any]:
-    """An error with something to try, from the error itself or from what its words suggest."""
-    words = f"{error.get('message', '')} {error.get('traceback', '')}"
-    guesses = [advice for pattern, advice in ADVICE if re.search(pattern, words, re.IGNORECASE)]
-    return {"advice": guesses[0] if guesses else GENERAL_ADVICE} | {k: v for k, v in error.items() if v}
-
-
-def _status(run_facts: Mapping[str, Any], errors: Sequence[Any], missing: Sequence[str]) -> dict[str, str]:
-    """The one word at the top of the page and its class."""
-    status = run_facts.get("status") or ("failed" if errors else "finished")
-    if status == "failed" or errors:
-        return {"kind": "bad", "word": "Failed"}
-    if status != "finished":
-        return {"kind": "bad", "word": str(status).capitalize()}
-    return {"kind": "note", "word": "Finished, incomplete"} if missing else {"kind": "good", "word": "Finished"}
-
-
 def _methods(output_dir: Path, run_facts: Mapping[str, Any], scans: Sequence[Scan]) -> str:
     """Methods text of the run, of its first scan, or of the whole output folder."""
     texts = [run_facts.get("methods"), *(scan.facts.methods for scan in scans if scan.facts)]
@@ -198,28 +180,44 @@ def _software(run_facts: Mapping[str, Any], scans: Sequence[Scan]) -> dict[str, 
     return software
 
 
-def _scan_page(scan: Scan, output_dir: Path, figure_dir: Path) -> dict[str, Any]:
+def _scan_page(
+    scan: Scan,
+    output_dir: Path,
+    figure_dir: Path,
+    run_facts: Mapping[str, Any],
+    software: Mapping[str, str],
+    limits: Mapping[str, Limit],
+) -> dict[str, Any]:
     """What the template shows of one scan; its figures are written on the way."""
-    sections, faults = _figures(scan, output_dir, figure_dir)
+    sections, faults = _figures(scan, output_dir, figure_dir, run_facts.get("age"))
+    parameters = (scan.facts.parameters if scan.facts else {}) or run_facts.get("parameters") or {}
+    pair = [f for f in sections["registration"] if f["name"].endswith(tuple(name for _, name, _ in FLICKER))]
+    flicker = pair if len(pair) == len(FLICKER) else []
+    sections["registration"] = [f for f in sections["registration"] if f not in flicker]
     return {
         "prefix": scan.prefix,
         "facts": scan.facts,
         "failed": scan.failed,
         "missing": [*scan.missing, *faults],
         "links": _links(scan, output_dir),
-        "acquisition": _acquisition(scan),
-        "echoes": _echo_table(scan),
+        "acquisition": acquisition(scan.facts),
+        "echoes": echo_table(scan.facts, scan.quality),
         "sections": sections,
-        "tables": [_table(table, output_dir) for table in scan.tables],
-        "reference": _reference(scan),
+        "flicker": flicker,
+        "tables": [region_table(table, output_dir) for table in scan.tables],
+        "reference": reference_table(scan),
+        "quality": quality_table(scan.quality, limits),
+        "conformance": conformance(scan, parameters, software),
     }
 
 
-def _figures(scan: Scan, output_dir: Path, figure_dir: Path) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
+def _figures(
+    scan: Scan, output_dir: Path, figure_dir: Path, age: float | None
+) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
     """Draw a scan's figures; one that was drawn before and cannot be drawn now stays on the page."""
     sections: dict[str, list[dict[str, str]]] = {name: [] for name in SECTIONS}
     faults, done = [], set()
-    for drawing in drawings(scan):
+    for drawing in drawings(scan, age=age):
         path = figure_dir / f"{scan.prefix}_{drawing.name}"
         try:
             write_bytes(path, drawing.draw())
@@ -257,100 +255,6 @@ def _links(scan: Scan, output_dir: Path) -> list[tuple[str, str]]:
     return [(word, path.relative_to(output_dir).as_posix()) for word, path in links]
 
 
-def _acquisition(scan: Scan) -> dict[str, Any]:
-    """Items of the consensus that the sidecars fill, and the names of those they do not."""
-    facts = scan.facts.acquisition if scan.facts else {}
-    known = [
-        (title, _with_unit(facts[key], unit))
-        for key, (title, unit) in ACQUISITION_ITEMS.items()
-        if facts.get(key) not in (None, "", [])
-    ]
-    unknown = [_in_sentence(title) for key, (title, _) in ACQUISITION_ITEMS.items() if facts.get(key) in (None, "", [])]
-    return {"known": known, "unknown": unknown}
-
-
-def _in_sentence(title: str) -> str:
-    """A title inside a sentence: "2D or 3D" stays, "Flip angle" loses its capital."""
-    return title[0].lower() + title[1:] if title[1:2].islower() else title
-
-
-def _with_unit(value: Any, unit: str) -> str:
-    factor = 1000 if unit == "ms" else 1
-    items = value if isinstance(value, list | tuple) else [value]
-    words = [f"{factor * v:.4g}" if isinstance(v, int | float) and not isinstance(v, bool) else str(v) for v in items]
-    return (
-        ((" × " if unit in ("mm", "") and len(words) == 3 else ", ").join(words) + f" {unit}")
-        .replace(" °", "°")
-        .strip()
-    )
-
-
-def _echo_table(scan: Scan) -> dict[str, Any]:
-    """Rows of the table of echoes, with every column that any echo has."""
-    rows = [dict(echo) for echo in (scan.facts.echoes if scan.facts else ())]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    titles = {"echo": "Echo", "echo_time_s": "TE (ms)", "snr": "SNR"}
-    cells = [[_echo_cell(name, row.get(name)) for name in names] for row in rows]
-    return {"titles": [titles.get(name, name.replace("_", " ")) for name in names], "rows": cells}
-
-
-def _echo_cell(name: str, value: Any) -> str:
-    if value is None:
-        return "unknown"
-    if isinstance(value, float):
-        return f"{1000 * value:.4g}" if name == "echo_time_s" else f"{value:.4g}"
-    return str(value)
-
-
-def _reference(scan: Scan) -> dict[str, Any]:
-    """Reference region in words, and offsets in ppb."""
-    reference = scan.facts.reference if scan.facts else {}
-    names = {"brain": "whole brain mask", "csf": "cerebrospinal fluid", "wm": "white matter", "none": "none"}
-    spread = reference.get("sd_ppm") or {}
-    offsets = [
-        (names.get(key, key.replace("_", " ")), _ppb(value), _ppb(spread.get(key)).lstrip("+"))
-        for key, value in (reference.get("offsets_ppm") or {}).items()
-    ]
-    region = str(reference.get("region") or "")
-    return {"region": names.get(region, region.replace("_", " ")), "offsets": offsets}
-
-
-def _ppb(value: float | None) -> str:
-    return "unknown" if value is None or not np.isfinite(value) else f"{1000 * value:+.1f}".replace("-", "−")
-
-
-def _table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
-    """A region table as the page shows it: header with units, and cells with what to sort by."""
-    unit = MAP_UNITS.get(table.quantity, "")
-    header = []
-    for name in table.columns:
-        column = COLUMNS.get(name)
-        shown = unit if column and column.unit == MAP_UNIT else column.unit if column else ""
-        header.append(
-            {"name": name, "unit": "" if shown == "1" else shown, "about": column.description if column else ""}
-        )
-    rows = [{"cells": [_table_cell(n, row[n]) for n in table.columns], "low": low_coverage(row)} for row in table.rows]
-    return {
-        "title": f"{MAP_NAMES.get(table.quantity, table.quantity)}, {table.atlas}",
-        "quantity": table.quantity,
-        "link": table.path.relative_to(output_dir).as_posix(),
-        "header": header,
-        "rows": rows,
-        "low": sum(row["low"] for row in rows),
-    }
-
-
-def _table_cell(name: str, value: Any) -> dict[str, str]:
-    if isinstance(value, str):
-        return {"text": value, "sort": value, "kind": "word"}
-    if isinstance(value, int | np.integer):
-        return {"text": str(value), "sort": str(value), "kind": "number"}
-    if not np.isfinite(value):
-        return {"text": "n/a", "sort": "", "kind": "number"}
-    shown = f"{value:.0f}" if name == "volume_mm3" else f"{value:.3f}" if name == "coverage" else f"{value:.4g}"
-    return {"text": shown.replace("-", "−"), "sort": repr(float(value)), "kind": "number"}
-
-
 def _markdown(text: str) -> Markup:
     """Headings, lists, paragraphs, emphasis and links of the methods text as HTML."""
     blocks = []
@@ -374,6 +278,11 @@ def _inline(text: str) -> str:
     return re.sub(r"(https://[^\s<>&]+[^\s<>&.,;)])", r'<a href="\1">\1</a>', words)
 
 
+def _words(value: Any) -> str:
+    """A setting or measure: numbers to four digits, lists with commas."""
+    return with_unit(value, " ") if isinstance(value, list | float) and not isinstance(value, bool) else str(value)
+
+
 @cache
 def _template() -> jinja2.Template:
     """The page's template with its style and script inlined."""
@@ -382,5 +291,5 @@ def _template() -> jinja2.Template:
     environment.globals["style"] = Markup((package / "report.css").read_text())
     environment.globals["script"] = Markup((package / "report.js").read_text())
     environment.globals["section_titles"] = SECTIONS
-    environment.filters["words"] = lambda value: _with_unit(value, " ") if isinstance(value, list) else str(value)
+    environment.filters["words"] = _words
     return environment.from_string((package / "subject.html").read_text())

@@ -1,0 +1,166 @@
+"""The verdict on a scan and on a subject: the one place where measures, limits and everything else meet."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qsmals.bids.errors import InvalidInput
+from qsmals.qc.limits import LIMITS, Limit, with_overrides
+from qsmals.qc.verdict import Reason, Verdict, judge, worst_of
+
+if TYPE_CHECKING:
+    from qsmals.reports.collect import Scan
+
+REGISTRATION_WARNING = "registration of "
+"""Warnings that begin so repeat a measure."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Content of ``[...]_desc-qc_Chimap.json``.
+
+    Attributes
+    ----------
+    values : mapping of measure to float
+        NaN where a measure does not apply.
+    details : mapping of measure to str
+        Where or which.
+    echoes : mapping of str to sequence of float
+        One number an echo.
+    jump_centre_mm : tuple of float or None
+        Scanner coordinates of the largest group of residual jumps.
+    coverage : mapping of region to float
+        Share of its voxels that were measured.
+    """
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
+    echoes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    jump_centre_mm: tuple[float, float, float] | None = None
+    coverage: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_quality(path: Path) -> Quality:
+    """Measures of one scan.
+
+    Raises
+    ------
+    ValueError
+        The file is not one of them.
+    """
+    try:
+        content = json.loads(path.read_text())
+        centre = content.get("JumpCentreMm")
+        return Quality(
+            values={name: _float(value) for name, value in content["Measures"].items()},
+            details={name: str(words) for name, words in (content.get("Details") or {}).items()},
+            echoes={name: [_float(v) for v in column] for name, column in (content.get("Echoes") or {}).items()},
+            jump_centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])) if centre else None,
+            coverage={name: _float(value) for name, value in (content.get("Coverage") or {}).items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path.name} holds no quality measures ({error}); run the subject again") from None
+
+
+def _float(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def read_limits(path: Path | None) -> dict[str, Limit]:
+    """The table of limits, with the numbers of a TOML file where one is given.
+
+    Raises
+    ------
+    InvalidInput
+        The file cannot be read, or names a measure or a key that there is not.
+    """
+    if path is None:
+        return dict(LIMITS)
+    import tomllib
+
+    try:
+        return with_overrides(tomllib.loads(Path(path).read_text()))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"limits of quality, {path}: {error}") from None
+
+
+def assess_scan(scan: "Scan", limits: Mapping[str, Limit] = LIMITS) -> Verdict:
+    """Verdict on one scan from its measures, the warnings in its facts, and what is missing."""
+    quality = scan.quality or Quality()
+    return judge(quality.values, details=quality.details, limits=limits, others=list(_beside_measures(scan)))
+
+
+def _beside_measures(scan: "Scan") -> Iterable[Reason]:
+    facts = scan.facts
+    for error in facts.errors if facts else ():
+        yield Reason(
+            "fail", f"{error.get('step') or 'A step'} failed: {_first_line(error.get('message'))}.", "messages"
+        )
+    if scan.failed and not (facts and facts.errors):
+        yield Reason("fail", "The scan was not processed to its end.", "messages")
+    if "chi" not in scan.files and not scan.failed:
+        yield Reason("fail", "There is no susceptibility map.", "messages")
+    if scan.quality is None and not scan.failed:
+        yield Reason("check", "There are no quality measures of this scan.", "messages")
+    noted = [f"{entry['what']}: " for entry in (facts.detected if facts else ()) if entry.get("warning")]
+    for warning in dict.fromkeys(facts.warnings if facts else ()):
+        if not warning.startswith(REGISTRATION_WARNING):
+            place = "acquisition" if warning.startswith(tuple(noted)) else "messages"
+            yield Reason("check", _sentence(warning), place)
+    if scan.missing and not scan.failed:
+        yield Reason("check", f"Outputs are missing: {len(scan.missing)}, listed under the messages.", "messages")
+
+
+def assess_subject(
+    scans: Sequence["Scan"], run_facts: Mapping[str, Any], limits: Mapping[str, Limit] = LIMITS
+) -> tuple[Verdict, dict[str, Verdict]]:
+    """Verdict on a subject, and that on each of its scans by prefix.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        From :func:`qsmals.reports.collect.find_scans`.
+    run_facts : mapping
+        See :func:`qsmals.reports.subject.write_subject_report`: ``status``, ``errors`` and ``warnings`` count.
+    limits : mapping of measure to Limit
+    """
+    of_scans = {scan.prefix: assess_scan(scan, limits) for scan in scans}
+    marked = [_with_prefix(verdict, prefix if len(scans) > 1 else "") for prefix, verdict in of_scans.items()]
+    return worst_of([assess_run(scans, run_facts), *marked]), of_scans
+
+
+def assess_run(scans: Sequence["Scan"], run_facts: Mapping[str, Any]) -> Verdict:
+    """What the run as a whole says against all its scans."""
+    reasons = [_failure(error) for error in run_facts.get("errors") or ()]
+    if not reasons and run_facts.get("status", "finished") != "finished":
+        reasons.append(Reason("fail", f"The run ended as “{run_facts['status']}”.", "messages"))
+    if not scans and not reasons:
+        reasons.append(Reason("fail", "There is no susceptibility map and no record of a run.", "messages"))
+    reasons += [Reason("check", _sentence(warning), "messages") for warning in run_facts.get("warnings") or ()]
+    return worst_of([Verdict("pass", tuple(reasons))])
+
+
+def _with_prefix(verdict: Verdict, prefix: str) -> Verdict:
+    if not prefix:
+        return verdict
+    return Verdict(
+        verdict.word,
+        tuple(Reason(r.level, f"{prefix}: {r.text}", f"{prefix}/{r.figure}", r.measure) for r in verdict.reasons),
+    )
+
+
+def _failure(error: Mapping[str, Any]) -> Reason:
+    return Reason("fail", f"{error.get('step') or 'A step'} failed: {_first_line(error.get('message'))}.", "messages")
+
+
+def _first_line(message: Any) -> str:
+    lines = [line.strip() for line in str(message or "no message").splitlines() if line.strip()]
+    return (lines[0] if lines else "no message").rstrip(".")
+
+
+def _sentence(text: str) -> str:
+    """A warning as a sentence: capital letter, full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

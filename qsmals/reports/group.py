@@ -1,0 +1,328 @@
+"""The page of a study: ``group.html``, and the table behind it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from qsmals import __version__
+from qsmals.bids.group import EXTRA_COLUMNS, ID_COLUMNS
+from qsmals.bids.naming import natural_key, parse_name
+from qsmals.engine.files import write_json, write_text
+from qsmals.engine.summary import SubjectSummary
+from qsmals.qc.limits import LIMITS, Limit
+from qsmals.qc.measures import MEASURES
+from qsmals.qc.verdict import Reason, Verdict, worst_of
+from qsmals.reports.assess import assess_run, assess_scan
+from qsmals.reports.collect import Scan, find_scans
+from qsmals.reports.published import EXPECTED
+from qsmals.reports.strips import Point, outliers, strip
+
+MISSING = "n/a"
+RUN_FACTS = "run.json"
+TABLE_NAME = "desc-qc_Chimap.tsv"
+SIDES = ("L", "R", "B")
+WORDS = {"pass": "good", "check": "note", "fail": "bad"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan of the study, or a subject that has none.
+
+    Attributes
+    ----------
+    identity : mapping of str to str
+        ``participant_id`` and what else tells the scan apart.
+    verdict : Verdict
+    page : str
+        The subject's page beside the group page; empty where there is none.
+    person : mapping of str to str
+        Its line of participants.tsv.
+    measures : mapping of str to float
+    regions : mapping of str to float
+        Mean susceptibility, ppb, by ``pallidum_L``.
+    """
+
+    identity: Mapping[str, str]
+    verdict: Verdict
+    page: str
+    person: Mapping[str, str] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
+    regions: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As the page calls it: ``sub-01 ses-A run-1``."""
+        others = [f"{k}-{v}" for k, v in self.identity.items() if k not in ("participant_id", "session_id")]
+        return " ".join([*(v for k, v in self.identity.items() if k in ("participant_id", "session_id")), *others])
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What was written: the page, the table, and how many scans have which verdict."""
+
+    path: Path
+    table: Path
+    verdicts: Mapping[str, int]
+    rows: tuple[Row, ...]
+
+
+def write_group_report(
+    output_dir: Path,
+    *,
+    people: Mapping[str, Mapping[str, str]] | None = None,
+    summary: Mapping[str, SubjectSummary] | None = None,
+    labels: Sequence[str] | None = None,
+    limits: Mapping[str, Limit] = LIMITS,
+) -> GroupReport:
+    """Write ``group.html`` and ``group/desc-qc_Chimap.tsv`` with its data dictionary; no image is read.
+
+    Parameters
+    ----------
+    output_dir : Path
+        The derivatives' folder.
+    people : mapping of participant to row, optional
+        participants.tsv; those without results are listed as missing.
+    summary : mapping of participant to SubjectSummary, optional
+        What became of each subject.
+    labels : sequence of str, optional
+        Participants (``sub-01``) to show; all without.
+    limits : mapping of measure to Limit
+        What the verdicts follow from.
+    """
+    people, summary = people or {}, summary or {}
+    folders = [p.name for p in output_dir.glob("sub-*") if p.is_dir()]
+    known = {*folders, *people, *summary}
+    chosen = sorted(known & set(labels) if labels else known, key=natural_key)
+    rows = [row for name in chosen for row in _rows(output_dir, name, people.get(name, {}), summary.get(name), limits)]
+    table = _write_table(output_dir, rows)
+    page = _page(rows, limits, output_dir)
+    verdicts = Counter(row.verdict.word for row in rows)
+    return GroupReport(write_text(output_dir / "group.html", page), table, dict(verdicts), tuple(rows))
+
+
+def _rows(
+    output_dir: Path,
+    name: str,
+    person: Mapping[str, str],
+    entry: SubjectSummary | None,
+    limits: Mapping[str, Limit],
+) -> Iterable[Row]:
+    """One row a scan; one for a subject without any."""
+    page = f"{name}.html" if (output_dir / f"{name}.html").is_file() else ""
+    run_facts = _run_facts(output_dir / name / "log")
+    scans, _ = find_scans(output_dir, name.removeprefix("sub-"), run_facts.get("run"))
+    if not scans:
+        yield Row({"participant_id": name}, _without_scan(run_facts, entry), page, person)
+        return
+    of_run = assess_run(scans, run_facts)
+    for scan in scans:
+        verdict = worst_of([of_run, assess_scan(scan, limits)])
+        measures = scan.quality.values if scan.quality else {}
+        yield Row(_identity(scan.prefix), verdict, page, person, measures, _regions(scan))
+
+
+def _run_facts(log: Path) -> dict[str, Any]:
+    """What the subject's latest run wrote about itself; empty where none did."""
+    written = sorted(log.glob(f"*/{RUN_FACTS}"))
+    if not written:
+        return {}
+    try:
+        content = json.loads(written[-1].read_text())
+    except ValueError:
+        return {"status": "failed", "errors": [{"step": "Run", "message": f"{written[-1]} cannot be read"}]}
+    return content if isinstance(content, dict) else {}
+
+
+def _without_scan(run_facts: Mapping[str, Any], entry: SubjectSummary | None) -> Verdict:
+    """Why a subject has no scan: what its run says, else the summary, else that it was not processed."""
+    if run_facts.get("errors"):
+        return assess_run([], run_facts)
+    if entry is not None and entry.status != "ok":
+        return Verdict("fail", (Reason("fail", f"{entry.status.capitalize()}: {entry.why}"),))
+    return Verdict("fail", (Reason("fail", "Not processed: there is no result."),))
+
+
+def _identity(prefix: str) -> dict[str, str]:
+    entities = parse_name(f"{prefix}_Chimap.nii.gz").entities
+    session = {"session_id": f"ses-{entities['ses']}"} if "ses" in entities else {}
+    others = {key: entities[key] for key in ("acq", "run", *EXTRA_COLUMNS) if key in entities}
+    return {"participant_id": f"sub-{entities['sub']}", **session, **others}
+
+
+def _regions(scan: Scan) -> dict[str, float]:
+    """Mean susceptibility of the regions that have published values, left and right, ppb."""
+    table = next((t for t in scan.tables if t.quantity == "Chimap"), None)
+    if table is None:
+        return {}
+    means = {(row["name"], row["hemisphere"]): 1000.0 * float(row["mean"]) for row in table.rows}
+    return {
+        f"{name}_{side}": means[name, side]
+        for name in EXPECTED
+        for side in SIDES
+        if (name, side) in means and (side != "B" or (name, "L") not in means)
+    }
+
+
+def _write_table(output_dir: Path, rows: Sequence[Row]) -> Path:
+    """The rows as TSV, and what each column means."""
+    ids = [*ID_COLUMNS, *(key for key in EXTRA_COLUMNS if any(key in row.identity for row in rows))]
+    persons = [c for c in _union(row.person for row in rows) if c not in ids]
+    measures = [name for name in MEASURES if any(name in row.measures for row in rows)]
+    regions = _union(row.regions for row in rows)
+    lines = ["\t".join([*ids, *persons, "verdict", "reasons", *measures, *(f"chi_{r}" for r in regions)])]
+    for row in rows:
+        reasons = "; ".join(r.text for r in row.verdict.reasons).replace("\t", " ").replace("\n", " ")
+        cells = [row.identity.get(c, MISSING) for c in ids] + [row.person.get(c, MISSING) for c in persons]
+        cells += [row.verdict.word, reasons or MISSING]
+        cells += [_number(row.measures.get(m)) for m in measures] + [_number(row.regions.get(r)) for r in regions]
+        lines.append("\t".join(cells))
+    path = output_dir / "group" / TABLE_NAME
+    write_text(path, "\n".join(lines) + "\n")
+    described: dict[str, Any] = {c: {"Description": ID_COLUMNS.get(c) or EXTRA_COLUMNS[c]} for c in ids}
+    described |= {c: {"Description": f"{c} of participants.tsv"} for c in persons}
+    described["verdict"] = {"Description": "pass, check or fail: the worst of all measures and messages"}
+    described["reasons"] = {"Description": "Why it is not pass, one sentence each"}
+    described |= {
+        m: {"LongName": MEASURES[m].title, "Description": MEASURES[m].definition, "Units": MEASURES[m].unit or "1"}
+        for m in measures
+    }
+    described |= {
+        f"chi_{r}": {"Description": f"Mean susceptibility of {_region_title(r)}", "Units": "ppb"} for r in regions
+    }
+    write_json(path.with_suffix(".json"), described)
+    return path
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None or not np.isfinite(value) else f"{value:.6g}"
+
+
+def _union(groups: Iterable[Iterable[str]]) -> list[str]:
+    return list(dict.fromkeys(name for group in groups for name in group))
+
+
+def _region_title(key: str) -> str:
+    name, _, side = key.rpartition("_")
+    return f"{ {'L': 'left ', 'R': 'right '}.get(side, '') }{name.replace('_', ' ')}".strip()
+
+
+def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) -> str:
+    persons = [c for c in _union(row.person for row in rows) if c not in ID_COLUMNS]
+    measures = [name for name in MEASURES if any(np.isfinite(row.measures.get(name, np.nan)) for row in rows)]
+    regions = [
+        r for r in _union(row.regions for row in rows) if any(np.isfinite(row.regions.get(r, np.nan)) for row in rows)
+    ]
+    columns = [{"title": "Subject", "unit": "", "about": "", "kind": "id"}]
+    columns += [{"title": "Verdict", "unit": "", "about": "The worst of all measures and messages", "kind": "id"}]
+    columns += [{"title": c, "unit": "", "about": "From participants.tsv", "kind": "person"} for c in persons]
+    columns += [
+        {"title": MEASURES[m].title, "unit": MEASURES[m].unit, "about": MEASURES[m].definition, "kind": "measure"}
+        for m in measures
+    ]
+    columns += [
+        {"title": _region_title(r), "unit": "ppb", "about": "Mean susceptibility", "kind": "region"} for r in regions
+    ]
+    far = {f"m:{m}": outliers([row.measures.get(m, np.nan) for row in rows]) for m in measures}
+    far |= {f"r:{r}": outliers([row.regions.get(r, np.nan) for row in rows]) for r in regions}
+    tables = sorted(path.name for path in (output_dir / "group").glob("*.tsv"))
+    return _template().render(
+        version=__version__,
+        counts=[(word, WORDS[word], sum(row.verdict.word == word for row in rows)) for word in WORDS],
+        n_subjects=len({row.identity["participant_id"] for row in rows}),
+        n_rows=len(rows),
+        n_scans=sum(bool(row.measures or row.regions) for row in rows),
+        absent=[row for row in rows if not (row.measures or row.regions)],
+        doubted=[row for row in rows if row.verdict.word != "pass" and (row.measures or row.regions)],
+        columns=columns,
+        rows=[_cells(at, row, persons, measures, regions, limits, far) for at, row in enumerate(rows)],
+        measure_strips=[_measure_strip(m, rows, limits, far[f"m:{m}"]) for m in measures],
+        region_strips=[_region_strip(r, rows, far[f"r:{r}"]) for r in regions],
+        tables=tables,
+        kinds=WORDS,
+    )
+
+
+def _cells(
+    at: int,
+    row: Row,
+    persons: Sequence[str],
+    measures: Sequence[str],
+    regions: Sequence[str],
+    limits: Mapping[str, Limit],
+    far: Mapping[str, Sequence[bool]],
+) -> dict[str, Any]:
+    """A row of the page's table."""
+    cells = [
+        {"text": row.person.get(c, ""), "sort": row.person.get(c, ""), "mark": "", "kind": "person"} for c in persons
+    ]
+    for name in measures:
+        value = row.measures.get(name, np.nan)
+        level = limits[name].level(value) if name in limits else ""
+        mark = level or ("outlier" if far[f"m:{name}"][at] else "")
+        cells.append(_cell(value, MEASURES[name].digits, mark, "measure"))
+    for name in regions:
+        cells.append(_cell(row.regions.get(name, np.nan), 1, "outlier" if far[f"r:{name}"][at] else "", "region"))
+    return {
+        "name": row.name,
+        "page": row.page,
+        "word": row.verdict.word,
+        "kind": WORDS[row.verdict.word],
+        "why": " ".join(r.text for r in row.verdict.reasons),
+        "cells": cells,
+        "at": at,
+    }
+
+
+def _cell(value: float, digits: int, mark: str, kind: str) -> dict[str, str]:
+    if not np.isfinite(value):
+        return {"text": MISSING, "sort": "", "mark": mark, "kind": kind}
+    return {"text": f"{value:.{digits}f}".replace("-", "−"), "sort": repr(float(value)), "mark": mark, "kind": kind}
+
+
+def _points(values: Sequence[float], rows: Sequence[Row], far: Sequence[bool]) -> list[Point]:
+    return [
+        Point(at, float(value), row.name, row.page, row.verdict.word, far[at])
+        for at, (value, row) in enumerate(zip(values, rows, strict=True))
+        if np.isfinite(value)
+    ]
+
+
+def _measure_strip(name: str, rows: Sequence[Row], limits: Mapping[str, Limit], far: Sequence[bool]) -> dict[str, Any]:
+    measure, limit = MEASURES[name], limits.get(name)
+    bounds = [b for b in (limit.check, limit.fail) if b is not None] if limit else []
+    if limit and limit.bad == "beyond":
+        bounds = [sign * b for b in bounds for sign in (-1, 1)]
+    points = _points([row.measures.get(name, np.nan) for row in rows], rows, far)
+    return {
+        "title": measure.title,
+        "unit": measure.unit,
+        "about": measure.definition,
+        "svg": strip(points, bounds=bounds),
+    }
+
+
+def _region_strip(name: str, rows: Sequence[Row], far: Sequence[bool]) -> dict[str, Any]:
+    known = EXPECTED.get(name.rpartition("_")[0])
+    bounds = [b for b in (known.low_ppb, known.high_ppb) if b is not None] if known else []
+    points = _points([row.regions.get(name, np.nan) for row in rows], rows, far)
+    title = _region_title(name)
+    return {"title": title, "unit": "ppb", "about": "Mean susceptibility", "svg": strip(points, bounds=bounds)}
+
+
+@cache
+def _template() -> jinja2.Template:
+    """The page's template with its style and scripts inlined."""
+    package = files("qsmals.reports")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.globals["style"] = Markup((package / "report.css").read_text())
+    environment.globals["script"] = Markup((package / "report.js").read_text())
+    return environment.from_string((package / "group.html").read_text())

@@ -1,0 +1,109 @@
+"""The study's page and table from small derivative trees."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from qsmals.engine.summary import SubjectSummary
+from qsmals.qc.measures import MEASURES
+from qsmals.reports.group import GroupReport, write_group_report
+from qsmals.reports.strips import Point, outliers, strip
+from tests.report_trees import make_scan, write_facts, write_quality
+
+PEOPLE = {f"sub-{n:02d}": {"group": "ALS" if n % 2 else "control", "age": str(40 + n)} for n in range(1, 9)}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six good subjects, one with an outlier, one that failed, one that was refused, one never run."""
+    root = tmp_path_factory.mktemp("study")
+    for n in range(1, 7):
+        make_scan(root, f"sub-{n:02d}", seed=n, facts={"detected": [], "warnings": []})
+        snr = 40.0 + n if n < 6 else 12.0
+        write_quality(root / f"sub-{n:02d}" / "anat", f"sub-{n:02d}", snr_first=snr, jump_share=None)
+        (root / f"sub-{n:02d}.html").write_text("page")
+    write_facts(root, "sub-07", {"status": "failed", "errors": [{"step": "unwrap", "message": "killed\nlong"}]})
+    (root / "sub-07.html").write_text("page")
+    return root
+
+
+SUMMARY = {"sub-09": SubjectSummary("sub-09", "invalid", "no EchoTime")}
+
+
+def report(study: Path, **options) -> GroupReport:
+    return write_group_report(study, people=PEOPLE, summary=SUMMARY, **options)
+
+
+def table(report: GroupReport) -> list[dict[str, str]]:
+    header, *lines = [line.split("\t") for line in report.table.read_text().splitlines()]
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def test_every_subject_has_a_row_with_its_verdict(study):
+    written = report(study)
+    rows = {row["participant_id"]: row for row in table(written)}
+    assert list(rows) == [f"sub-{n:02d}" for n in range(1, 10)]
+    words = [row["verdict"] for row in rows.values()]
+    assert words == ["pass"] * 5 + ["check"] + ["fail"] * 3
+    assert written.verdicts == {"pass": 5, "check": 1, "fail": 3}
+    assert "SNR of the first echo is 12.0, below 15" in rows["sub-06"]["reasons"]
+    assert "unwrap failed: killed." in rows["sub-07"]["reasons"]
+    assert rows["sub-08"]["reasons"] == "Not processed: there is no result."
+    assert rows["sub-09"]["reasons"] == "Invalid: no EchoTime"
+    assert (
+        rows["sub-03"]["snr_first"] == "43" and rows["sub-03"]["jump_share"] == "n/a" and rows["sub-03"]["age"] == "43"
+    )
+    assert float(rows["sub-01"]["chi_caudate_L"]) == pytest.approx(40, abs=3)
+    described = json.loads(written.table.with_suffix(".json").read_text())
+    assert described.keys() == rows["sub-01"].keys()
+    assert described["snr_first"]["LongName"] == MEASURES["snr_first"].title
+
+
+def test_the_page_lists_those_in_doubt_and_leads_to_their_pages(study):
+    html = report(study).path.read_text()
+    attention = html[html.index('id="attention"') : html.index('id="table"')]
+    for name in ("sub-06", "sub-07"):
+        assert f'<a href="{name}.html">{name}</a>' in attention
+    assert "<strong>sub-08</strong>" in attention and "sub-01" not in attention
+    outlying = re.findall(r'<a href="([^"]+)" class="[a-z]+ far"', html)
+    assert "sub-06.html" in outlying
+    assert "http" not in html.replace("https://doi.org", "")
+    assert html.count("<tr data-word") == 9
+
+
+def test_limits_and_labels_are_followed(study):
+    from qsmals.qc.limits import with_overrides
+
+    few = report(study, labels=["sub-01", "sub-06"], limits=with_overrides({"snr_first": {"check": 5, "fail": 1}}))
+    assert few.verdicts == {"pass": 2} and [row.name for row in few.rows] == ["sub-01", "sub-06"]
+
+
+def test_sessions_and_runs_are_rows(tmp_path):
+    for prefix in ("sub-01_ses-A_run-1", "sub-01_ses-B"):
+        make_scan(tmp_path, prefix)
+    written = write_group_report(tmp_path)
+    assert [row.name for row in written.rows] == ["sub-01 ses-A run-1", "sub-01 ses-B"]
+    rows = table(written)
+    assert [(row["session_id"], row["run"]) for row in rows] == [("ses-A", "1"), ("ses-B", "n/a")]
+
+
+def test_equal_input_gives_equal_bytes(study):
+    assert report(study).path.read_bytes() == report(study).path.read_bytes()
+
+
+def test_outliers_need_company_and_spread():
+    assert outliers([1.0, 2.0, 50.0]) == [False] * 3
+    assert outliers([1.0] * 6) == [False] * 6
+    assert outliers([1.0] * 6 + [9.0])[-1]
+    assert outliers([float("nan"), *[1.0, 1.1, 0.9, 1.0, 1.05, 4.0]]) == [False] * 6 + [True]
+
+
+def test_a_strip_is_drawn_for_any_values():
+    points = [Point(n, v, f"<{n}>", "", "pass", False) for n, v in enumerate((0.0, 0.0, 0.0))]
+    assert "&lt;1&gt;" in strip(points) and "<1>" not in strip(points)
+    assert strip([]) == ""
+    assert strip(points, bounds=[5.0]).count('class="bound"') == 0
+    spread = [Point(n, float(n), str(n), "p.html", "fail", n == 9) for n in range(10)]
+    assert strip(spread, bounds=[5.0]).count('class="bound"') == 1 and 'class="fail far"' in strip(spread)
