@@ -99,7 +99,7 @@ LIMITS: dict[str, Limit] = {
             "intracranial volume of adults, 1000 to 2000 ml, with a margin",
         ),
         Limit("brain_kept", "below", 85, 70, "part of the brain has no susceptibility", PLANTED),
-        Limit("motor_coverage", "below", 90, 50, "the motor cortex is not wholly measured", PLANTED),
+        Limit("motor_coverage", "below", 75, 50, "the motor cortex is not wholly measured", PLANTED),
         Limit(
             "motor_in_mask",
             "below",
@@ -108,7 +108,7 @@ LIMITS: dict[str, Limit] = {
             "the mask leaves out motor cortex where the atlas expects it",
             PLANTED,
         ),
-        Limit("lost_regions", "above", 0, 8, "regions with less than half of their voxels measured", PLANTED),
+        Limit("lost_regions", "above", 2, 8, "regions with less than half of their voxels measured", PLANTED),
         Limit(
             "contrast_pallidum",
             "below",

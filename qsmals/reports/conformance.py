@@ -11,7 +11,16 @@ Answer = Literal["met", "not met", "unknown"]
 
 EXACT_UNWRAPPING = ("romeo",)
 SHARP_OR_PDF = ("v-sharp", "sharp", "resharp", "pdf", "ismv")
-SPARSE = ("tv", "rts", "hd-qsm", "weak-harmonic", "nonlinear-tv", "nonlinear-tgv", "medi", "medi+0", "tgv", "l1")
+SPARSE = (
+    "weak-harmonic",
+    "tv",
+    "rts",
+    "hd-qsm",
+    "nonlinear-tv",
+    "nonlinear-weak-harmonic",
+    "nonlinear-tgv",
+    "medi",
+)
 """Inversions that regularise by a sparse gradient (total variation, its generalisation, or morphology)."""
 
 

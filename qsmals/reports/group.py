@@ -105,7 +105,7 @@ def write_group_report(
     rows = [row for name in chosen for row in _rows(output_dir, name, people.get(name, {}), summary.get(name), limits)]
     table = _write_table(output_dir, rows)
     page = _page(rows, limits, output_dir)
-    verdicts = Counter(row.verdict.word for row in rows)
+    verdicts: Counter[str] = Counter(row.verdict.word for row in rows)
     return GroupReport(write_text(output_dir / "group.html", page), table, dict(verdicts), tuple(rows))
 
 
