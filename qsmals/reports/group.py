@@ -29,6 +29,9 @@ from qsmals.reports.strips import Point, outliers, strip
 MISSING = "n/a"
 RUN_FACTS = "run.json"
 TABLE_NAME = "desc-qc_Chimap.tsv"
+DEFAULT_ATLAS = "als"
+"""The atlas whose regions have published values."""
+
 SIDES = ("L", "R", "B")
 WORDS = {"pass": "good", "check": "note", "fail": "bad"}
 
@@ -160,7 +163,8 @@ def _identity(prefix: str) -> dict[str, str]:
 
 def _regions(scan: Scan) -> dict[str, float]:
     """Mean susceptibility of the regions that have published values, left and right, ppb."""
-    table = next((t for t in scan.tables if t.quantity == "Chimap"), None)
+    tables = [t for t in scan.tables if t.quantity == "Chimap"]
+    table = min(tables, key=lambda t: t.atlas != DEFAULT_ATLAS, default=None)
     if table is None:
         return {}
     means = {(row["name"], row["hemisphere"]): 1000.0 * float(row["mean"]) for row in table.rows}
