@@ -20,6 +20,7 @@ SPARSE = (
     "nonlinear-weak-harmonic",
     "nonlinear-tgv",
     "medi",
+    "tgv",
 )
 """Inversions that regularise by a sparse gradient (total variation, its generalisation, or morphology)."""
 
