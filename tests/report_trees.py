@@ -68,7 +68,7 @@ def make_scan(root: Path, prefix: str, *, facts: dict | None = None, seed: int =
 ROLES = ("magnitude", "phase", "quality", "unwrapped", "tissues", "t1w_on_template")
 CLEAN = {
     **{"snr_first": 40.0, "snr_last": 25.0, "echo_signal": 0.98, "phase_noise": 0.04, "field_noise": 1.5},
-    **{"ghosting": 1.0, "air_outliers": 1.0, "phase_span": 0.999, "jump_share": 0.01, "jump_cluster": 0.02},
+    **{"ghosting": 1.0, "air_outliers": 1.0, "phase_span": 0.999, "jump_share": 0.01, "jump_cluster": 0.2},
     **{"fit_residual": 0.03, "fit_outliers": 0.1, "brain_volume": 1400.0, "brain_kept": 98.0, "motor_coverage": 99.0},
     **{"motor_in_mask": 99.0, "lost_regions": 0.0, "contrast_pallidum": 20.0, "contrast_substantia_nigra": 15.0},
     **{"contrast_caudate": 8.0, "region_order": 100.0, "implausible_regions": 0.0, "asymmetry": 3.0},

@@ -98,7 +98,7 @@ LIMITS: dict[str, Limit] = {
             "the brain mask is smaller than the brains of adults",
             "intracranial volume of adults, 1000 to 2000 ml, with a margin",
         ),
-        Limit("brain_kept", "below", 85, 70, "part of the brain has no susceptibility", PLANTED),
+        Limit("brain_kept", "below", 80, 65, "part of the brain has no susceptibility", PLANTED),
         Limit("motor_coverage", "below", 75, 50, "the motor cortex is not wholly measured", PLANTED),
         Limit(
             "motor_in_mask",

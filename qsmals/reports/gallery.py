@@ -18,6 +18,9 @@ from qsmals.reports.published import expected_at
 DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
 CHI_SCALE = Scale(-0.1, 0.2, "susceptibility (ppm)")
 PHASE_SCALE = Scale(-np.pi, np.pi, "phase (rad)")
+SHOWN_JUMPS_ML = 0.1
+"""Smaller groups of residual jumps are usual, a few voxels in veins or next to the sinuses."""
+
 TOTAL_PPM, LOCAL_PPM = 0.5, 0.05
 QUALITY_SCALE = Scale(0, 1, "phase quality (0 to 1)", "viridis")
 
@@ -99,8 +102,9 @@ def drawings(scan: Scan, *, age: float | None = None) -> Iterator[Drawing]:
     """
     images = Images(scan)
     yield from _phase_drawings(images)
-    if scan.quality is not None and scan.quality.jump_centre_mm is not None:
-        yield from _jump_drawings(images, scan.quality.jump_centre_mm, scan.quality.values.get("jump_cluster", 0.0))
+    quality = scan.quality
+    if quality and quality.jump_centre_mm and quality.values.get("jump_cluster", 0.0) >= SHOWN_JUMPS_ML:
+        yield from _jump_drawings(images, quality.jump_centre_mm, quality.values["jump_cluster"])
     yield from _background_drawings(images)
     yield from _map_drawings(images)
     yield from _viewer_drawing(images)
