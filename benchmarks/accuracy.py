@@ -42,7 +42,9 @@ from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.recon.field import FIELD
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import INVERSION
+from qsmals.recon.method import Method, Protocol
 from qsmals.recon.phase import PHASE_OFFSET
+from qsmals.recon.relaxometry import RELAXOMETRY
 from qsmals.recon.unwrap import UNWRAP
 
 Volume = NDArray[np.float32]
@@ -329,21 +331,49 @@ def sign_of(field_ppm: Volume, tissue: Mask, grid: Grid) -> int:
     return found.sign if found.confident else 1
 
 
-def reconstruct(field_file: Path, grid: Grid, pipeline: str, beyond_brain: bool) -> tuple[Any, Any, dict[str, float]]:
+def images(bids: Path, brain: Mask, inversion: Method) -> dict[str, Volume]:
+    """Combined magnitude and R2* for an inversion that has a use for them, as the workflow gives them."""
+    from qsmals.recon.field.magnitude import combined_magnitude
+
+    wanted = signature(inversion.function).parameters
+    if not {"magnitude", "r2star_hz"} & set(wanted):
+        return {}
+    scan, found = read_scan(bids), {}
+    if "magnitude" in wanted:
+        found["magnitude"] = combined_magnitude(scan.magnitude)
+    if "r2star_hz" in wanted:
+        fit = RELAXOMETRY[RELAXOMETRY.default]
+        maps = fit.function(scan.magnitude, te_s=scan.te_s, mask=brain, params=fit.make_parameters())
+        found["r2star_hz"] = maps.r2star_hz
+    return found
+
+
+def reconstruct(
+    bids: Path, field_file: Path, grid: Grid, pipeline: str, beyond_brain: bool
+) -> tuple[Any, Any, dict[str, float]]:
     """Local field and susceptibility of a pipeline from the total field, with the seconds of both."""
     from qsmals.recon.field.weights import inverse_noise
     from qsmals.recon.inversion.solution import brain_field
 
     background, inversion = methods(pipeline)
+    facts = read_facts(bids)
+    protocol = Protocol(tuple(sorted(float(f["EchoTime"]) for f in facts)), float(facts[0]["MagneticFieldStrength"]))
     with np.load(field_file) as stored:
-        field_ppm, noise_ppm = stored["field_ppm"], stored["noise_ppm"]
-        mask = stored["reliable"] if beyond_brain else stored["brain"]
+        field_ppm, noise_ppm, brain = stored["field_ppm"], stored["noise_ppm"], stored["brain"]
+        mask = stored["reliable"] if beyond_brain else brain
+    more = images(bids, brain, inversion)
+    if "noise_ppm" in signature(inversion.function).parameters:
+        more["noise_ppm"] = noise_ppm
     start = time.monotonic()
-    if background is None:  # the total field goes on as it is; there is no local one to compare
+    if background is None:
         local = LocalField(field_ppm, mask)
     else:
         local = background.function(
-            field_ppm, mask=mask, grid=grid, weights=inverse_noise(noise_ppm, mask), params=background.make_parameters()
+            field_ppm,
+            mask=mask,
+            grid=grid,
+            weights=inverse_noise(noise_ppm, mask),
+            params=background.make_parameters(scan=protocol),
         )
     background_s = time.monotonic() - start
     known, local_ppm = np.asfortranarray(local.mask), np.asfortranarray(local.field_ppm)
@@ -353,17 +383,15 @@ def reconstruct(field_file: Path, grid: Grid, pipeline: str, beyond_brain: bool)
         mask=known,
         grid=grid,
         weights=inverse_noise(noise_ppm, known),
-        params=inversion.make_parameters(),
-        **({"noise_ppm": noise_ppm} if "noise_ppm" in signature(inversion.function).parameters else {}),
+        params=inversion.make_parameters(scan=protocol),
+        **more,
     )
     inversion_s = time.monotonic() - start
     figures = {"background_s": background_s, "inversion_s": inversion_s, "seconds": background_s + inversion_s}
     figures |= {"iterations": solution.convergence.iterations, "converged": int(solution.convergence.converged)}
-    if background is None:
-        local = LocalField(np.full_like(field_ppm, np.nan), mask)
-    elif solution.residual_ppm is not None:
-        with np.load(field_file) as stored:
-            local = LocalField(brain_field(solution, known & stored["brain"], grid), known)
+    if inversion.total_field or inversion.finds_background:
+        found = known if solution.mask is None else solution.mask
+        local = LocalField(brain_field(solution, found & brain, grid), known)
     return local, solution, figures
 
 
@@ -399,7 +427,7 @@ def measure(
         compile_kernels(pipeline)
         grid = Grid.from_affine(image.shape, image.affine)
         forget_peak()
-        local, solution, figures = reconstruct(field_file, grid, pipeline, beyond_brain)
+        local, solution, figures = reconstruct(bids, field_file, grid, pipeline, beyond_brain)
     figures["peak_gb"] = peak_memory_gb()
     with np.load(field_file) as stored:
         known = local.mask if solution.mask is None else solution.mask

@@ -144,6 +144,7 @@ def init_susceptibility_wf(
         invert = _add_single_step(workflow, plan, maker, recon)
     workflow.connect([
         (inputnode, invert, [("noise_ppm", "noise_ppm"), ("magnitude", "magnitude")]),
+        (masks, invert, [("brain_mask", "brain_mask")]),
         (invert, outputnode, [
             ("chi_ppm", "chi_ppm"), ("local_field_ppm", "local_field_ppm"), ("mask", "mask"),
             ("facts", "inversion_facts"),
@@ -177,7 +178,6 @@ def _add_two_steps(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: 
             ("brain_mask", "brain_mask"), ("reliable_mask", "reliable_mask"),
         ]),
         (background, invert, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
-        (workflow.get_node("masks"), invert, [("brain_mask", "brain_mask")]),
     ])  # fmt: skip
     return invert
 

@@ -122,13 +122,13 @@ class _CommonInversionInput(StepInput):
     mask = File(exists=True, mandatory=True, desc="where the field is known")
     magnitude = File(exists=True, desc="magnitude of all echoes, for methods that take edges from it")
     r2star_hz = File(exists=True, desc="R2*, 1/s, for methods that find fluid by it")
+    brain_mask = File(exists=True, desc="brain as far as its field is reliable; without it the whole mask is brain")
     method = traits.Str(mandatory=True)
     parameters = traits.Dict(usedefault=True)
 
 
 class _InversionInput(_CommonInversionInput):
     local_field_ppm = File(exists=True, mandatory=True, desc="local field, ppm")
-    brain_mask = File(exists=True, desc="brain as far as its field is reliable; without it the whole mask is brain")
 
 
 class _InversionOutput(TraitedSpec):
@@ -146,20 +146,21 @@ class InvertDipole(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.inversion`, and :func:`qsmals.recon.inversion.solution.brain_field`."""
+        local = load(self.inputs.local_field_ppm)
+        solution = self._solution(local)
+        if finds_background(self.inputs.method):
+            local = self._brain_field(solution)
+        return self._saved(solution, local, folder)
+
+    def _brain_field(self, solution: Any) -> Float:
+        """Local field of the brain, as far as it was measured."""
         from qsmals.recon.grid import Grid
         from qsmals.recon.inversion.solution import brain_field
 
-        affine, local = affine_of(self.inputs.mask), load(self.inputs.local_field_ppm)
-        solution = self._solution(local)
-        if solution.residual_ppm is not None:
-            measured = load_mask(self.inputs.mask)
-            if isdefined(self.inputs.brain_mask):
-                measured &= load_mask(self.inputs.brain_mask)
-            local = brain_field(solution, measured, Grid.from_affine(measured.shape, affine))
-        return {
-            **self._saved(solution, folder),
-            "local_field_ppm": save(local, affine, folder / "local_field.nii"),
-        }
+        measured = load_mask(self.inputs.mask) if solution.mask is None else solution.mask
+        if isdefined(self.inputs.brain_mask):
+            measured = measured & load_mask(self.inputs.brain_mask)
+        return brain_field(solution, measured, Grid.from_affine(measured.shape, affine_of(self.inputs.mask)))
 
     def _solution(self, field_ppm: Float) -> Any:
         """What the method finds in a field on the mask."""
@@ -178,13 +179,14 @@ class InvertDipole(Step):
             **self._images(method.function),
         )
 
-    def _saved(self, solution: Any, folder: Path) -> dict[str, Any]:
+    def _saved(self, solution: Any, local_ppm: Float, folder: Path) -> dict[str, Any]:
         affine, reached = affine_of(self.inputs.mask), solution.convergence
         notes = [*([] if reached.converged else [NOT_CONVERGED]), *solution.notes]
         log_warnings("inversion", notes, folder)
         known = load_mask(self.inputs.mask) if solution.mask is None else solution.mask
         return {
             "chi_ppm": save(solution.chi_ppm, affine, folder / "chi.nii"),
+            "local_field_ppm": save(local_ppm, affine, folder / "local_field.nii"),
             "mask": save(known, affine, folder / "known.nii"),
             "facts": {
                 "iterations": reached.iterations,
@@ -222,18 +224,8 @@ class InvertTotalField(InvertDipole):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.inversion`; the local field is that of the map, for there is no other."""
-        from qsmals.recon.dipole import dipole_field
-        from qsmals.recon.grid import Grid
-
         solution = self._solution(load(self.inputs.field_ppm))
-        mask = load_mask(self.inputs.mask) if solution.mask is None else solution.mask
-        affine = affine_of(self.inputs.mask)
-        centred = np.where(mask, solution.chi_ppm - solution.chi_ppm[mask].mean(dtype=np.float64), 0)
-        local = dipole_field(centred.astype(np.float32), Grid.from_affine(mask.shape, affine)) * mask
-        return {
-            **self._saved(solution, folder),
-            "local_field_ppm": save(local, affine, folder / "local_field.nii"),
-        }
+        return self._saved(solution, self._brain_field(solution), folder)
 
 
 def finds_background(inversion: str) -> bool:

@@ -31,7 +31,7 @@ class Susceptibility:
     notes : tuple of str
         What a person should know about this map, a sentence each without its full stop.
     residual_ppm : (x, y, z) float32 or None
-        Of a method that also finds a background field: what both leave of the field, ppm, 0 outside the mask.
+        What the map, and the background field of a method that finds one, leave of the field, ppm, 0 outside the mask.
     """
 
     chi_ppm: NDArray[np.float32]
@@ -44,13 +44,13 @@ class Susceptibility:
 def brain_field(solution: Susceptibility, brain: NDArray[np.bool_], grid: Grid) -> NDArray[np.float32]:
     """Local field of the brain by a method that also found what is background.
 
-    It is the field of the brain's own susceptibility, with a mean of 0 there, and what the method leaves unexplained.
-    Sources around the brain that the mask holds are background to the brain, and no part of it.
+    It is the field of the brain's own susceptibility, with a mean of 0 there, and what the method leaves unexplained,
+    if it tells. Sources around the brain that the mask holds are background to the brain, and no part of it.
 
     Parameters
     ----------
     solution : Susceptibility
-        With ``residual_ppm``.
+        Of such a method.
     brain : (x, y, z) bool
         The brain, as far as the map goes.
     grid : Grid
@@ -64,13 +64,15 @@ def brain_field(solution: Susceptibility, brain: NDArray[np.bool_], grid: Grid) 
     Raises
     ------
     ValueError
-        The method left no residual, or the brain is empty.
+        The brain is empty.
     """
-    if solution.residual_ppm is None or not brain.any():
-        raise ValueError("the brain's field needs a method that finds the background, and a brain")
+    if not brain.any():
+        raise ValueError("the brain is empty")
     mean = np.float32(solution.chi_ppm[brain].mean(dtype=np.float64))
     own = dipole_field(np.where(brain, solution.chi_ppm - mean, np.float32(0)), grid, padding=BRAIN_PADDING)
-    return np.where(brain, own + solution.residual_ppm, np.float32(0))
+    if solution.residual_ppm is not None:
+        own += solution.residual_ppm
+    return np.where(brain, own, np.float32(0))
 
 
 def checked_inputs(

@@ -8,14 +8,13 @@ from numpy.typing import NDArray
 
 from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
-from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import adjoint_gradient, padded, relative_change, update_field, update_gradient
+from qsmals.recon.inversion.harmonic import HarmonicSystem
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
 Volume = NDArray[np.float32]
-Spectrum = NDArray[np.complex64]
 
 MAD_TO_SD = 1.4826
 
@@ -172,7 +171,13 @@ def _solve(
     by voxel.
     """
     shape = local.shape
-    system = _System(grid, shape, params)
+    system = HarmonicSystem(
+        grid,
+        shape,
+        field_penalty=params.field_penalty,
+        slope_penalty=params.gradient_penalty * params.regularisation,
+        harmonic_penalty=params.harmonic_penalty,
+    )
     inverse_size = (np.float32(1.0) / np.asarray(grid.voxel_size_mm, dtype=np.float32)).astype(np.float32)
     threshold = np.float32(1.0 / params.gradient_penalty)
     thresholds = np.full((1, 1, 1, 1), threshold, dtype=np.float32)
@@ -201,62 +206,6 @@ def _solve(
         adjoint_gradient(split, inverse_size, source)
         _update_charge(laplacian, inside, excess, charge)
     return chi, explained, Convergence(len(changes), tuple(changes), params.tolerance)
-
-
-class _System:
-    """The two-by-two system for susceptibility and harmonic field at every frequency."""
-
-    def __init__(self, grid: Grid, shape: fourier.Shape, params: WeakHarmonicParameters) -> None:
-        self.shape = shape
-        mu = np.float32(params.field_penalty)
-        rho = np.float32(params.gradient_penalty * params.regularisation)
-        kappa = np.float32(params.harmonic_penalty)
-        self.dipole = dipole_kernel(grid, shape)
-        squared = fourier.laplacian_kernel(grid, shape)
-        # for chi mu D^2 + smooth, for h mu + bend, between them mu D; so written that nothing cancels at low frequency
-        power, smooth, bend = mu * self.dipole**2, rho * squared, kappa * squared**2
-        determinant = power * bend + smooth * (mu + bend)
-        determinant[0, 0, 0] = 1.0
-        self.chi_by_field = mu * self.dipole * bend / determinant
-        self.chi_by_source = rho * (mu + bend) / determinant
-        self.chi_by_charge = mu * self.dipole * kappa * squared / determinant
-        self.field_by_field = mu * smooth / determinant
-        self.field_by_source = -mu * self.dipole * rho / determinant
-        self.field_by_charge = -kappa * squared * (power + smooth) / determinant
-        # a constant susceptibility has no field; a constant field is wholly harmonic
-        self.chi_by_source[0, 0, 0] = 0.0
-        self.field_by_field[0, 0, 0] = 1.0
-        self.minus_laplacian = squared
-
-    def solve(self, target: Volume, source: Volume, charge: Volume) -> tuple[Volume, Volume, Volume]:
-        """Susceptibility, the field that it explains with the harmonic one, and the harmonic one's Laplacian."""
-        spectra = [fourier.transform(volume, self.shape) for volume in (target, source, charge)]
-        _solve_frequencies(
-            *spectra, self.dipole, self.minus_laplacian,
-            self.chi_by_field, self.chi_by_source, self.chi_by_charge,
-            self.field_by_field, self.field_by_source, self.field_by_charge,
-        )  # fmt: skip
-        chi, explained, laplacian = (fourier.inverse(spectrum, self.shape) for spectrum in spectra)
-        return chi, explained, laplacian
-
-
-@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
-def _solve_frequencies(
-    a: Spectrum, b: Spectrum, c: Spectrum,
-    dipole: Volume, minus_laplacian: Volume,
-    xa: Volume, xb: Volume, xc: Volume,
-    ha: Volume, hb: Volume, hc: Volume,
-) -> None:  # fmt: skip
-    """In place: spectra of target, source and charge become those of chi, D chi + h and the Laplacian of h."""
-    for i in prange(a.shape[0]):
-        for j in range(a.shape[1]):
-            for k in range(a.shape[2]):
-                p, q, r = a[i, j, k], b[i, j, k], c[i, j, k]
-                chi = xa[i, j, k] * p + xb[i, j, k] * q + xc[i, j, k] * r
-                rest = ha[i, j, k] * p + hb[i, j, k] * q + hc[i, j, k] * r
-                a[i, j, k] = chi
-                b[i, j, k] = dipole[i, j, k] * chi + rest
-                c[i, j, k] = -minus_laplacian[i, j, k] * rest
 
 
 @njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
