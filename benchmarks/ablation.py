@@ -1,0 +1,177 @@
+"""What each part of the default reconstruction is worth: the default with one thing changed, on simulated heads.
+
+    python benchmarks/ablation.py WORK_DIR [--t1w T1W --segmentation APARC_ASEG] [--conditions NAME ...]
+        [--omp-nthreads N] [--docs docs]
+
+WORK_DIR is that of `accuracy.py`, whose simulations and total fields are used and, where missing, made. Writes
+ablation.md into the folder of `--docs`. What WORK_DIR has in its ablation.tsv is not measured again. If the files of
+`--t1w` and `--segmentation` are not there, it says so and does nothing.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import accuracy
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from measuring import Journal, cell, in_own_process, markdown
+
+from qsmals import __version__
+from qsmals.engine.files import write_text
+from qsmals.engine.threads import threads
+from qsmals.recon.background import BACKGROUND
+from qsmals.recon.grid import Grid
+from qsmals.recon.inversion import INVERSION
+
+NEVER = 1e9
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The default with one thing changed: words, background removal, parameters of the inversion, and what it gets."""
+
+    words: str
+    background: str = BACKGROUND.default
+    factor: float = 1.0
+    parameters: dict[str, Any] = field(default_factory=dict)
+    surroundings: bool = True
+    noise: bool = True
+
+
+VARIANTS = (
+    Variant("the default"),
+    Variant("half the regularisation", factor=0.5),
+    Variant("twice the regularisation", factor=2.0),
+    Variant("no reweighting at edges and outliers", parameters={"reweightings": 0}),
+    Variant("reweighted twice", parameters={"reweightings": 2}),
+    Variant("edges from 0.01 ppm/mm", parameters={"edge_ppm_per_mm": 0.01}),
+    Variant("outliers keep their weight", parameters={"outlier_factor": NEVER}),
+    Variant("regularisation not following the noise", noise=False),
+    Variant("field of the brain only", surroundings=False),
+    Variant("background by PDF", background="pdf"),
+    Variant("background by V-SHARP", background="v-sharp"),
+)
+
+COLUMNS = {
+    "xsim": ("xSIM", 3),
+    "nrmse_percent": ("NRMSE %", 1),
+    "correlation": ("correlation", 3),
+    "kept": ("kept", 3),
+    "deep_nuclei_mae_ppb": ("deep nuclei", 1),
+    "slope": ("slope", 3),
+    "rim_rms_ppb": ("rim", 1),
+    "core_rms_ppb": ("core", 1),
+    **{f"{name}_error": (name.replace("_", " "), 1) for name in ("precentral", "paracentral", "substantia_nigra")},
+}
+
+INTRODUCTION = """# What each part of the reconstruction is worth
+
+Written by `benchmarks/ablation.py` with qsmals {version}; do not edit by hand.
+
+The default reconstruction with one thing changed, on the heads and with the columns of
+[reconstruction.md](reconstruction.md): true brain mask and labels, errors of the deep nuclei, the rim, the core and
+the regions in ppb.
+"""
+
+
+def measure(bids: Path, field_file: Path, variant: Variant, n_threads: int) -> dict[str, float]:
+    """A variant on a scan, and its agreement with the truth."""
+    from qsmals.recon.field.weights import inverse_noise
+    from qsmals.recon.reference import reference_to
+
+    truth, image = (
+        accuracy.read_truth(bids),
+        nib.load(next((bids / accuracy.subject(bids) / "anat").glob("*_echo-1_*.nii.gz"))),
+    )
+    grid = Grid.from_affine(image.shape, image.affine)
+    background, inversion = BACKGROUND[variant.background], INVERSION[INVERSION.default]
+    with np.load(field_file) as stored:
+        field_ppm, noise_ppm, brain, reliable = (stored[k] for k in ("field_ppm", "noise_ppm", "brain", "reliable"))
+    mask = reliable if background.beyond_brain and variant.surroundings else brain
+    params = inversion.make_parameters()
+    values = {"regularisation": variant.factor * params.regularisation} | variant.parameters
+    with threads(n_threads):
+        local = background.function(
+            field_ppm, mask=mask, grid=grid, weights=inverse_noise(noise_ppm, mask), params=background.make_parameters()
+        )
+        known = np.asfortranarray(local.mask)
+        solution = inversion.function(
+            np.asfortranarray(local.field_ppm),
+            mask=known,
+            grid=grid,
+            weights=inverse_noise(noise_ppm, known),
+            noise_ppm=noise_ppm if variant.noise else None,
+            params=inversion.make_parameters(values),
+        )
+    measured = known & brain
+    chi = np.where(measured, reference_to(solution.chi_ppm, measured)[0], np.float32(0))
+    return accuracy.score(chi, measured & truth.brain, truth)
+
+
+def work(scan: accuracy.Condition, journal: Journal, n_threads: int) -> list[dict[str, Any]]:
+    """Rows of all variants on a condition."""
+    accuracy.simulate(scan)
+    if not scan.field.is_file():
+        in_own_process(accuracy.make_total_field, scan.bids, scan.field, n_threads, n_threads=n_threads)
+    rows = []
+    for variant in VARIANTS:
+        key = scan.key(variant.words, n_threads)
+        row = journal.find(key)
+        if row is None:
+            row = key | in_own_process(measure, scan.bids, scan.field, variant, n_threads, n_threads=n_threads)
+            journal.add(row)
+        rows.append(row)
+        print(f"{scan.name}, {variant.words}: NRMSE {row['nrmse_percent']:.1f} %", flush=True)
+    return rows
+
+
+def report(table: pd.DataFrame) -> str:
+    """The document."""
+    text = [INTRODUCTION.format(version=__version__)]
+    for name, rows in table.groupby("condition", sort=False):
+        lines = [
+            [row["pipeline"], *(cell(row[key], digits) for key, (_, digits) in COLUMNS.items())]
+            for _, row in rows.iterrows()
+        ]
+        text += [
+            f"## {accuracy.TITLES[str(name)]}",
+            "",
+            markdown(["variant", *(c for c, _ in COLUMNS.values())], lines),
+        ]
+        text += [""]
+    return "\n".join(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work_dir", type=Path)
+    parser.add_argument("--t1w", type=Path, help="T1w image of a head")
+    parser.add_argument("--segmentation", type=Path, help="its FreeSurfer aparc+aseg")
+    parser.add_argument(
+        "--conditions", nargs="+", choices=tuple(accuracy.CHANGES), default=["reference", "template", "snr40"]
+    )
+    parser.add_argument("--voxel-size-mm", type=float, nargs=3, default=(1.0, 1.0, 1.0), metavar=("X", "Y", "Z"))
+    parser.add_argument("--omp-nthreads", type=int, default=2)
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    options = parser.parse_args(argv)
+    given = [path for path in (options.t1w, options.segmentation) if path]
+    if any(not path.is_file() for path in given):
+        print(f"skipped: no file {', '.join(str(p) for p in given if not p.is_file())}")
+        return 0
+    head = ["--t1w", str(options.t1w), "--segmentation", str(options.segmentation)] if len(given) == 2 else []
+    journal = Journal(options.work_dir / "ablation.tsv")
+    rows: list[dict[str, Any]] = []
+    for name in options.conditions:
+        scan = accuracy.condition(name, options.work_dir, head, tuple(options.voxel_size_mm))
+        rows += work(scan, journal, options.omp_nthreads)
+    write_text(options.docs / "ablation.md", report(pd.DataFrame(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
