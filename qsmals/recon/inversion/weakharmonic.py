@@ -29,7 +29,7 @@ class WeakHarmonicParameters:
 
     regularisation: float = field(
         default=4.5e-5,
-        metadata={"unit": "mm, at fields in ppm whose noise is reference_noise_ppm", "source": "docs/defaults.md"},
+        metadata={"unit": "mm, at fields in ppm whose noise is reference_noise_ppm", "source": "docs/ablation.md"},
     )
     reference_noise_ppm: float = field(
         default=8e-4, metadata={"unit": "ppm", "source": "6 echoes at 3 T, 1 mm, peak SNR 80 (docs/reconstruction.md)"}
@@ -44,7 +44,7 @@ class WeakHarmonicParameters:
         default=3.0, metadata={"unit": "standard deviations of the misfit", "source": "design choice; 2 does as well"}
     )
     reweight_every: int = field(default=15, metadata={"unit": "iterations", "source": "design choice"})
-    reweightings: int = field(default=4, metadata={"unit": "times", "source": "docs/defaults.md"})
+    reweightings: int = field(default=4, metadata={"unit": "times", "source": "docs/ablation.md"})
     gradient_penalty: float = field(
         default=300.0, metadata={"unit": "multiple of the regularisation", "source": "fastest on 1 simulated head"}
     )
