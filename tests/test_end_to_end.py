@@ -17,7 +17,8 @@ import pytest
 
 from qsmals.engine.files import hash_file
 
-pytestmark = pytest.mark.slow
+# whole runs, on whatever machine: more than the usual limit of a test
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 EXPECTED = Path(__file__).parent / "data" / "expected_outputs.txt"
 OPTIONS = ("--sloppy", "--deterministic", "--nprocs", "2")
