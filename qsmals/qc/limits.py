@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 OFF = "off"
-PLANTED = "between clean and faulty simulated heads (benchmarks/planted_faults.py)"
+PLANTED = "beyond what ten clean simulated heads reach (benchmarks/planted_faults.py)"
 REGISTRATION = "the registration's own check (qsmals/anatomy/quality.py)"
 DESIGN = "design choice"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.recon.field.total import TotalField
-from qsmals.recon.field.weighted import checked_echo_times, detail_noise, noise_variance, volume_of
+from qsmals.recon.field.weighted import checked_echo_times, detail_noise, noise_variance, usable_voxels, volume_of
 from qsmals.recon.method import Citation, Method
 
 SHORTEST_DECAY, LONGEST_DECAY = 1.0 / 20.0, 20.0
@@ -82,17 +82,13 @@ def phase_snr(
     QSM Consensus Organization Committee, Bilgic B, et al. Magn Reson Med 2024;91:1834-1862. doi:10.1002/mrm.30006
     """
     te = checked_echo_times(unwrapped_rad, magnitude, te_s, mask, b0_tesla)
-    phase = unwrapped_rad[mask]
-    strength = np.ones_like(phase) if magnitude is None else magnitude[mask]
-    good = np.isfinite(phase).all(axis=1) & np.isfinite(strength).all(axis=1) & (strength > 0).any(axis=1)
-    phase, strength = phase[good], strength[good]
+    phase, strength, inside = usable_voxels(unwrapped_rad, magnitude, mask)
     rate = _mean_rate(phase, strength, te)
     noise = np.sqrt(_variance(phase, strength, te, rate))
     if te.size == 1 and rate.size:
         noise *= detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask)
     if magnitude is not None:
         noise[relative_residual(phase, strength, te, rate) >= params.largest_residual] = np.inf
-    inside = np.flatnonzero(mask)[good]
     to_ppm = 1.0 / (2.0 * np.pi * GAMMA_BAR_MHZ_PER_TESLA * b0_tesla)
     return TotalField(
         field_ppm=volume_of(rate * to_ppm, inside, mask.shape, 0.0),

@@ -95,15 +95,11 @@ def weighted(
     1.0
     """
     te = checked_echo_times(unwrapped_rad, magnitude, te_s, mask, b0_tesla)
-    phase = unwrapped_rad[mask]
-    strength = np.ones_like(phase) if magnitude is None else magnitude[mask]
-    good = np.isfinite(phase).all(axis=1) & np.isfinite(strength).all(axis=1) & (strength > 0).any(axis=1)
-    phase, strength = phase[good], strength[good]
+    phase, strength, inside = usable_voxels(unwrapped_rad, magnitude, mask)
     rate, information = _mean_rate(phase, strength, te)
     variance = _rate_variance(phase, strength, te, rate, information, params.residual_quantile)
     if te.size == 1 and rate.size:
         variance *= detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask) ** 2
-    inside = np.flatnonzero(mask)[good]
     to_ppm = 1.0 / (2.0 * np.pi * GAMMA_BAR_MHZ_PER_TESLA * b0_tesla)
     return TotalField(
         field_ppm=volume_of(rate * to_ppm, inside, mask.shape, 0.0),
@@ -127,6 +123,19 @@ def checked_echo_times(
     if te.size == 0 or not np.all(te > 0) or not b0_tesla > 0:
         raise ValueError(f"echo times and field strength are positive, not {te.tolist()} s and {b0_tesla} T")
     return te
+
+
+def usable_voxels(
+    unwrapped_rad: NDArray[np.float32], magnitude: NDArray[np.float32] | None, mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
+    """Phase and magnitude, (n, e), of the mask's voxels where both are finite and an echo has signal, and their places.
+
+    Without a magnitude every echo counts as equally strong. The places are indices of the flat volume.
+    """
+    phase = unwrapped_rad[mask]
+    strength = np.ones_like(phase) if magnitude is None else magnitude[mask]
+    good = np.isfinite(phase).all(axis=1) & np.isfinite(strength).all(axis=1) & (strength > 0).any(axis=1)
+    return phase[good], strength[good], np.flatnonzero(mask)[good]
 
 
 def _mean_rate(

@@ -41,19 +41,29 @@ class WeakHarmonicParameters:
         default=0.002, metadata={"unit": "ppm/mm", "source": "a tenth of the slope at the cortex's borders at 1 mm"}
     )
     outlier_factor: float = field(
-        default=3.0, metadata={"unit": "standard deviations of the misfit", "source": "design choice; 2 does as well"}
+        default=3.0,
+        metadata={
+            "unit": "standard deviations of the misfit",
+            "source": "design choice; of little effect (docs/ablation.md)",
+        },
     )
     reweight_every: int = field(default=15, metadata={"unit": "iterations", "source": "design choice"})
     reweightings: int = field(default=4, metadata={"unit": "times", "source": "docs/ablation.md"})
     gradient_penalty: float = field(
-        default=300.0, metadata={"unit": "multiple of the regularisation", "source": "fastest on 1 simulated head"}
+        default=300.0,
+        metadata={
+            "unit": "multiple of the regularisation",
+            "source": "design choice: it decides the speed, not the map",
+        },
     )
-    field_penalty: float = field(default=0.3, metadata={"unit": "1", "source": "fastest on 1 simulated head"})
+    field_penalty: float = field(
+        default=0.3, metadata={"unit": "1", "source": "design choice: it decides the speed, not the map"}
+    )
     harmonic_penalty: float = field(
-        default=1.0, metadata={"unit": "mm^4", "source": "fastest of 0.01 to 1000 on 1 simulated head"}
+        default=1.0, metadata={"unit": "mm^4", "source": "design choice: it decides the speed, not the map"}
     )
-    padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "40 gives the same map"})
-    tolerance: float = field(default=0.002, metadata={"unit": "relative change", "source": "3 simulated heads"})
+    padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "design choice"})
+    tolerance: float = field(default=0.002, metadata={"unit": "relative change", "source": "design choice"})
     max_iterations: int = field(default=150, metadata={"unit": "iterations", "source": "design choice"})
 
 

@@ -21,7 +21,7 @@ class FieldMaskParameters:
     """Settings of :func:`field_masks`."""
 
     reach_mm: float = field(
-        default=5.0, metadata={"unit": "mm beyond the brain", "source": "design choice; other reaches not compared"}
+        default=5.0, metadata={"unit": "mm beyond the brain", "source": "design choice; docs/ablation.md has 0"}
     )
     signal_fraction: float = field(
         default=0.15,
