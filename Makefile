@@ -1,12 +1,13 @@
 # make demo: from nothing to maps, tables and their comparison with the truth
 # make test: the whole test suite in an environment of its own
+# make test-system: a SLURM cluster, containers and failures made on purpose; as root on Debian, else much is skipped
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 SHELL := /bin/bash
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-system lint clean
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -25,6 +26,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest
+
+test-system: $(VENV)/installed
+	tests/system/prepare.sh
+	$(VENV)/bin/python -m pytest tests/system -rs
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

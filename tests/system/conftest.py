@@ -1,0 +1,53 @@
+"""What the system tests share: a marker, a place that all nodes see, and a look at what they leave behind."""
+
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.machine import MARK, children, containers, mounts, simulate
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder is a system test."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.system)
+            item.add_marker(pytest.mark.timeout(2400))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No process, mount or container of these tests outlives them: all children inherit a marked environment."""
+    os.environ[MARK] = uuid.uuid4().hex
+    mounted, contained = mounts(), containers()
+    yield
+    for _ in range(50):  # a daemon that was told to end takes a moment
+        if not (left := children()):
+            break
+        time.sleep(0.2)
+    assert not left, f"processes are left: {left}"
+    assert mounts() <= mounted, f"mounts are left: {mounts() - mounted}"
+    assert containers() <= contained, f"containers are left: {containers() - contained}"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator[Path]:
+    """A folder that stands for the shared disk of a cluster: not below /tmp, which each node has for itself."""
+    folder = Path(tempfile.mkdtemp(prefix="qsmals-system-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def study(shared: Path) -> Path:
+    """A BIDS data set of six coarse simulated people."""
+    return simulate(shared / "bids", participants=6)

@@ -1,0 +1,95 @@
+"""What this machine can do, and what runs on it for the tests."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "QSMALS_SYSTEM_TEST"
+SLOPPY = ("--sloppy", "--deterministic", "--skip-bids-validation")
+
+
+def need_root() -> None:
+    """Skip where this is not root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+def need(*commands: str) -> None:
+    """Skip where a command is missing, naming it (tests/system/prepare.sh installs those that Debian has)."""
+    missing = [command for command in commands if shutil.which(command) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
+def call(*command: object, env: Mapping[str, str] | None = None, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, its output as text."""
+    words = [str(word) for word in command]
+    return subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}, **kwargs
+    )
+
+
+def must(*command: object, **kwargs: Any) -> str:
+    """The output of a command that must end well."""
+    done = call(*command, **kwargs)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def qsmals(*words: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """The program of this checkout."""
+    return call(sys.executable, "-m", "qsmals", *words, **kwargs)
+
+
+def simulate(folder: Path, *, participants: int = 1, seed: int = 3) -> Path:
+    """Write a data set of coarse simulated people; returns the folder."""
+    words = ("--small", "--participants", participants, "--seed", seed)
+    must(sys.executable, "-m", "qsmals.cli.simulate", folder, *words)
+    return folder
+
+
+def children() -> dict[int, str]:
+    """Command lines of the processes that inherited the mark of this run, by process id."""
+    mark, found = f"{MARK}={os.environ.get(MARK, '')}".encode(), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0") and int(folder.name) != os.getpid():
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+    return {pid: words for pid, words in found.items() if words}  # a zombie has no words
+
+
+def mounts() -> set[str]:
+    """Mount points of this namespace."""
+    return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def engine() -> str | None:
+    """The command that runs images here."""
+    return next((name for name in ("podman", "docker") if shutil.which(name)), None)
+
+
+def containers() -> set[str]:
+    """Containers that exist, running or not."""
+    name = engine()
+    if name is None:
+        return set()
+    return set(call(name, "ps", "--all", "--quiet").stdout.split())
+
+
+def files_of(folder: Path, leave_out: Sequence[str] = ()) -> dict[str, bytes]:
+    """Contents of the files below ``folder`` by relative path, but for those that match a pattern."""
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(relative): path.read_bytes()
+        for relative, path in files.items()
+        if not any(relative.match(pattern) for pattern in leave_out)
+    }
