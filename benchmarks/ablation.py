@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import accuracy
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from measuring import Journal, cell, in_own_process, markdown
@@ -24,7 +23,6 @@ from qsmals import __version__
 from qsmals.engine.files import write_text
 from qsmals.engine.threads import threads
 from qsmals.recon.background import BACKGROUND
-from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import INVERSION
 
 NEVER = 1e9
@@ -32,10 +30,14 @@ NEVER = 1e9
 
 @dataclass(frozen=True)
 class Variant:
-    """The default with one thing changed: words, background removal, parameters of the inversion, and what it gets."""
+    """The default with one thing changed.
+
+    ``stages`` names other methods of the stages before background removal; ``factor`` is on the regularisation.
+    """
 
     words: str
     background: str = BACKGROUND.default
+    stages: dict[str, str] = field(default_factory=dict)
     factor: float = 1.0
     parameters: dict[str, Any] = field(default_factory=dict)
     surroundings: bool = True
@@ -44,6 +46,15 @@ class Variant:
 
 VARIANTS = (
     Variant("the default"),
+    Variant("unwrapped by Laplacian", stages={"unwrap": "laplacian"}),
+    Variant("field by the nonlinear complex fit", stages={"field": "complex-fit"}),
+    Variant("field weighted by phase SNR", stages={"field": "phase-snr"}),
+    Variant("mask of the brain, no voxel dropped", stages={"mask": "brain"}),
+    Variant("mask by quality, in the whole head", stages={"mask": "quality"}),
+    Variant("mask by magnitude, in the whole head", stages={"mask": "magnitude"}),
+    Variant("field of the brain only", surroundings=False),
+    Variant("background by PDF", background="pdf"),
+    Variant("background by V-SHARP", background="v-sharp"),
     Variant("half the regularisation", factor=0.5),
     Variant("twice the regularisation", factor=2.0),
     Variant("no reweighting at edges and outliers", parameters={"reweightings": 0}),
@@ -51,9 +62,6 @@ VARIANTS = (
     Variant("edges from 0.01 ppm/mm", parameters={"edge_ppm_per_mm": 0.01}),
     Variant("outliers keep their weight", parameters={"outlier_factor": NEVER}),
     Variant("regularisation not following the noise", noise=False),
-    Variant("field of the brain only", surroundings=False),
-    Variant("background by PDF", background="pdf"),
-    Variant("background by V-SHARP", background="v-sharp"),
 )
 
 COLUMNS = {
@@ -80,49 +88,46 @@ the regions in ppb.
 
 def measure(bids: Path, field_file: Path, variant: Variant, n_threads: int) -> dict[str, float]:
     """A variant on a scan, and its agreement with the truth."""
-    from qsmals.recon.field.weights import inverse_noise
     from qsmals.recon.reference import reference_to
 
-    truth, image = (
-        accuracy.read_truth(bids),
-        nib.load(next((bids / accuracy.subject(bids) / "anat").glob("*_echo-1_*.nii.gz"))),
-    )
-    grid = Grid.from_affine(image.shape, image.affine)
     background, inversion = BACKGROUND[variant.background], INVERSION[INVERSION.default]
-    with np.load(field_file) as stored:
-        field_ppm, noise_ppm, brain, reliable = (stored[k] for k in ("field_ppm", "noise_ppm", "brain", "reliable"))
-    mask = reliable if background.beyond_brain and variant.surroundings else brain
-    params = inversion.make_parameters()
-    values = {"regularisation": variant.factor * params.regularisation} | variant.parameters
+    regularisation = variant.factor * inversion.make_parameters().regularisation
     with threads(n_threads):
-        local = background.function(
-            field_ppm, mask=mask, grid=grid, weights=inverse_noise(noise_ppm, mask), params=background.make_parameters()
+        local, solution, figures = accuracy.reconstruct(
+            bids,
+            field_file,
+            accuracy.read_grid(bids),
+            f"{background.name}+{inversion.name}",
+            background.beyond_brain and variant.surroundings,
+            parameters={"regularisation": regularisation} | variant.parameters,
+            noise=variant.noise,
         )
-        known = np.asfortranarray(local.mask)
-        solution = inversion.function(
-            np.asfortranarray(local.field_ppm),
-            mask=known,
-            grid=grid,
-            weights=inverse_noise(noise_ppm, known),
-            noise_ppm=noise_ppm if variant.noise else None,
-            params=inversion.make_parameters(values),
-        )
-    measured = known & brain
+    with np.load(field_file) as stored:
+        measured = local.mask & stored["brain"]
     chi = np.where(measured, reference_to(solution.chi_ppm, measured)[0], np.float32(0))
-    return accuracy.score(chi, measured & truth.brain, truth)
+    truth = accuracy.read_truth(bids)
+    return figures | accuracy.score(chi, measured & truth.brain, truth)
+
+
+def total_field(scan: accuracy.Condition, variant: Variant, n_threads: int) -> Path:
+    """The file of the total field and masks that a variant starts from, made where it is missing."""
+    chosen = "_".join(f"{stage}-{name}" for stage, name in variant.stages.items())
+    path = scan.folder / f"total_field_{chosen}.npz" if chosen else scan.field
+    if not path.is_file():
+        in_own_process(accuracy.make_total_field, scan.bids, path, n_threads, variant.stages, n_threads=n_threads)
+    return path
 
 
 def work(scan: accuracy.Condition, journal: Journal, n_threads: int) -> list[dict[str, Any]]:
     """Rows of all variants on a condition."""
     accuracy.simulate(scan)
-    if not scan.field.is_file():
-        in_own_process(accuracy.make_total_field, scan.bids, scan.field, n_threads, n_threads=n_threads)
     rows = []
     for variant in VARIANTS:
         key = scan.key(variant.words, n_threads)
         row = journal.find(key)
         if row is None:
-            row = key | in_own_process(measure, scan.bids, scan.field, variant, n_threads, n_threads=n_threads)
+            start = total_field(scan, variant, n_threads)
+            row = key | in_own_process(measure, scan.bids, start, variant, n_threads, n_threads=n_threads)
             journal.add(row)
         rows.append(row)
         print(f"{scan.name}, {variant.words}: NRMSE {row['nrmse_percent']:.1f} %", flush=True)

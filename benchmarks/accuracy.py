@@ -19,6 +19,7 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -39,13 +40,11 @@ from qsmals.engine.threads import threads
 from qsmals.recon.background import BACKGROUND
 from qsmals.recon.background.local import LocalField
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
-from qsmals.recon.field import FIELD
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import INVERSION
 from qsmals.recon.method import Method, Protocol
-from qsmals.recon.phase import PHASE_OFFSET
 from qsmals.recon.relaxometry import RELAXOMETRY
-from qsmals.recon.unwrap import UNWRAP
+from qsmals.recon.stages import STAGES
 
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -107,7 +106,7 @@ TOTAL = "total"
 """In place of a background removal: there is none."""
 
 DEFAULT = f"{BACKGROUND.default}+{INVERSION.default}"
-PAIRS = ("v-sharp+tv", "pdf+tv", "lbv+tv", "resharp+tv", "pdf+weak-harmonic", "v-sharp+weak-harmonic")
+PAIRS = (*(f"{name}+tv" for name in BACKGROUND), "pdf+weak-harmonic", "v-sharp+weak-harmonic")
 
 INTRODUCTION = """# Reconstruction against known truth
 
@@ -250,15 +249,20 @@ def read_scan(bids: Path) -> Scan:
     te_s = tuple(sorted(float(f["EchoTime"]) for f in facts))
     polar = any((bids / subject(bids) / "anat").glob("*_part-phase_*.nii.gz"))
     first, second = (read_part(bids, part, len(te_s)) for part in (("mag", "phase") if polar else ("real", "imag")))
-    image = nib.load(next((bids / subject(bids) / "anat").glob("*_echo-1_*_MEGRE.nii.gz")))
     if polar:
         values = describe_values(np.moveaxis(second, -1, 0))
         units, vendor = facts[0].get("Units"), facts[0].get("Manufacturer")
         magnitude, phase = first, phase_to_radians(second, detect_phase_scale(values, units=units, manufacturer=vendor))
     else:
         magnitude, phase = np.hypot(first, second), np.arctan2(second, first)
-    grid = Grid.from_affine(image.shape, image.affine)
-    return Scan(straightened(magnitude, phase), magnitude, te_s, float(facts[0]["MagneticFieldStrength"]), grid)
+    b0_tesla = float(facts[0]["MagneticFieldStrength"])
+    return Scan(straightened(magnitude, phase), magnitude, te_s, b0_tesla, read_grid(bids))
+
+
+def read_grid(bids: Path) -> Grid:
+    """Grid of the images."""
+    image = nib.load(next((bids / subject(bids) / "anat").glob("*_echo-1_*_MEGRE.nii.gz")))
+    return Grid.from_affine(image.shape, image.affine)
 
 
 def read_part(bids: Path, part: str, n_echoes: int) -> Volume:
@@ -279,19 +283,20 @@ def straightened(magnitude: Volume, phase: Volume) -> Volume:
     return np.stack([np.angle(signal).astype(np.float32) for signal in turned], axis=-1)
 
 
-def make_total_field(bids: Path, output: Path, n_threads: int) -> None:
+def make_total_field(bids: Path, output: Path, n_threads: int, chosen: Mapping[str, str] | None = None) -> None:
     """Total field, its noise and the masks of the field, from the stored images, into one file.
 
-    Volumes are kept in the memory order of an image file, in which the workflows hand them on.
+    ``chosen`` names the method of a stage that is not to be the default. Volumes are kept in the memory order of an
+    image file, in which the workflows hand them on.
     """
-    from qsmals.recon.mask.quality import field_masks
     from qsmals.recon.mask.robust import robust_mask
 
     scan, brain = read_scan(bids), read_truth(bids).brain
+    names = {stage: STAGES[stage].default for stage in ("phase_offset", "unwrap", "field", "mask")} | dict(chosen or {})
+    offset, unwrap, weighted, masking = (STAGES[stage][name] for stage, name in names.items())
     start = time.monotonic()
     with threads(n_threads):
         tissue = robust_mask(scan.magnitude[..., 0], grid=scan.grid)
-        offset, unwrap, weighted = (registry[registry.default] for registry in (PHASE_OFFSET, UNWRAP, FIELD))
         common = {"magnitude": scan.magnitude, "te_s": scan.te_s, "mask": tissue}
         phase = offset.function(
             scan.phase_rad,
@@ -305,7 +310,13 @@ def make_total_field(bids: Path, output: Path, n_threads: int) -> None:
         total = weighted.function(
             unwrapped.phase_rad, b0_tesla=scan.b0_tesla, params=weighted.make_parameters(), **common
         )
-        masks = field_masks(brain, quality=unwrapped.quality, magnitude=scan.magnitude, grid=scan.grid)
+        masks = masking.function(
+            brain,
+            quality=unwrapped.quality,
+            magnitude=scan.magnitude,
+            grid=scan.grid,
+            params=masking.make_parameters(),
+        )
         field_ppm = np.float32(sign_of(total.field_ppm, tissue, scan.grid)) * total.field_ppm
     seconds = time.monotonic() - start
     volumes = {"field_ppm": field_ppm, "noise_ppm": total.noise_ppm, "brain": masks.brain, "reliable": masks.reliable}
@@ -349,9 +360,19 @@ def images(bids: Path, brain: Mask, inversion: Method) -> dict[str, Volume]:
 
 
 def reconstruct(
-    bids: Path, field_file: Path, grid: Grid, pipeline: str, beyond_brain: bool
+    bids: Path,
+    field_file: Path,
+    grid: Grid,
+    pipeline: str,
+    beyond_brain: bool,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    noise: bool = True,
 ) -> tuple[Any, Any, dict[str, float]]:
-    """Local field and susceptibility of a pipeline from the total field, with the seconds of both."""
+    """Local field and susceptibility of a pipeline from the total field, with the seconds of both.
+
+    ``parameters`` are those of the inversion; without ``noise`` it is not told that of the field.
+    """
     from qsmals.recon.field.weights import inverse_noise
     from qsmals.recon.inversion.solution import brain_field
 
@@ -362,7 +383,7 @@ def reconstruct(
         field_ppm, noise_ppm, brain = stored["field_ppm"], stored["noise_ppm"], stored["brain"]
         mask = stored["reliable"] if beyond_brain else brain
     more = images(bids, brain, inversion)
-    if "noise_ppm" in signature(inversion.function).parameters:
+    if noise and "noise_ppm" in signature(inversion.function).parameters:
         more["noise_ppm"] = noise_ppm
     start = time.monotonic()
     if background is None:
@@ -383,7 +404,7 @@ def reconstruct(
         mask=known,
         grid=grid,
         weights=inverse_noise(noise_ppm, known),
-        params=inversion.make_parameters(scan=protocol),
+        params=inversion.make_parameters(parameters, scan=protocol),
         **more,
     )
     inversion_s = time.monotonic() - start
@@ -422,10 +443,9 @@ def measure(
     """A pipeline on a scan: its map into a file, and the figures of its agreement with the truth."""
     from qsmals.recon.reference import reference_to
 
-    image = nib.load(next((bids / subject(bids) / "anat").glob("*_echo-1_*_MEGRE.nii.gz")))
     with threads(n_threads):
         compile_kernels(pipeline)
-        grid = Grid.from_affine(image.shape, image.affine)
+        grid = read_grid(bids)
         forget_peak()
         local, solution, figures = reconstruct(bids, field_file, grid, pipeline, beyond_brain)
     figures["peak_gb"] = peak_memory_gb()

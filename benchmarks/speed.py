@@ -18,6 +18,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,9 @@ SNR = 80.0
 AIR_PPM = 9.4
 """Susceptibility of air against that of tissue."""
 
+WHOLE = "whole"
+"""In place of a stage: all of them, by default, from files to the map."""
+
 COARSE_MM = 5.0
 """Voxels of the head on which methods are compiled."""
 
@@ -69,7 +74,8 @@ A synthetic head of {extent} mm with {echoes} echoes; every method with its defa
 before. *FFT pairs* is the time in units of one rfftn and irfftn of a float32 volume of the head's size, measured in the
 same process before and after. *GB* is the peak of the process, Python, its libraries and the inputs included; *volumes*
 is what the method took beyond that, in float32 volumes of the head's size. One thread may do what several were
-allowed.
+allowed. The row *whole* is the default reconstruction from image arrays in files to the map, with the brain known and
+without relaxometry.
 """
 
 
@@ -120,6 +126,7 @@ def anatomy(grid: Grid, rng: np.random.Generator) -> tuple[Volume, Mask, Mask]:
 
 def make_inputs(voxel_mm: float) -> Inputs:
     """What the stages take, from a head whose truth is known, in the memory order of an image file."""
+    from qsmals.recon.field.magnitude import combined_magnitude
     from qsmals.recon.mask.morphology import dilate
     from qsmals.simulate.acquisition import shim
     from qsmals.simulate.dipole import field_from_susceptibility
@@ -142,9 +149,17 @@ def make_inputs(voxel_mm: float) -> Inputs:
         "total": (total + shake) * tissue,
         "local": (local + shake) * reliable,
         "noise": np.where(tissue, noise, np.float32(np.inf)),
+        "combined": combined_magnitude(echoes["magnitude"]),
+        "r2star": relaxation(brain, coordinates_mm(grid)),
         "quality": np.where(tissue, np.float32(0.8), np.float32(0.2)),
     }
     return {name: np.asfortranarray(values) for name, values in inputs.items()}
+
+
+def relaxation(brain: Mask, axes: list[Volume]) -> Volume:
+    """R2* of the brain and of the fluid in its ventricles, 1/s."""
+    fluid = ellipsoid(axes, (7, 8, 16), (4, 22, 6)) | ellipsoid(axes, (-7, 8, 16), (4, 22, 6))
+    return (brain * np.where(fluid, np.float32(1), np.float32(20))).astype(np.float32)
 
 
 def make_echoes(field_ppm: Volume, tissue: Mask, axes: list[Volume], rng: np.random.Generator) -> Inputs:
@@ -172,7 +187,7 @@ NEEDED = {
     "field": ("unwrapped", "magnitude", "tissue"),
     "mask": ("quality", "magnitude", "brain"),
     "background": ("total", "noise"),
-    "inversion": ("local", "total", "noise", "reliable"),
+    "inversion": ("local", "total", "noise", "reliable", "combined", "r2star"),
     "relaxometry": ("magnitude", "brain"),
 }
 """Inputs of each stage; background removal takes the reliable mask or the brain as well."""
@@ -187,7 +202,10 @@ def prepared(stage: str, method: Any, inputs: Inputs, voxel_mm: float, mask_name
         mask = inputs[mask_name]
         field = inputs["total" if stage == "background" or method.total_field else "local"]
         weights = inverse_noise(inputs["noise"], mask)
-        return lambda: method.function(field, mask=mask, grid=grid, weights=weights, params=params)
+        images = {"noise_ppm": "noise", "magnitude": "combined", "r2star_hz": "r2star"}
+        wanted = signature(method.function).parameters
+        given = {word: inputs[name] for word, name in images.items() if word in wanted}
+        return lambda: method.function(field, mask=mask, grid=grid, weights=weights, params=params, **given)
     if stage == "mask":
         seen = {"quality": inputs["quality"], "magnitude": inputs["magnitude"]}
         return lambda: method.function(inputs["brain"], **seen, grid=grid, params=params)
@@ -201,6 +219,33 @@ def prepared(stage: str, method: Any, inputs: Inputs, voxel_mm: float, mask_name
     if stage == "unwrap":
         return lambda: method.function(inputs["phase"], **common)
     return lambda: method.function(inputs["unwrapped"], b0_tesla=B0_TESLA, **common)
+
+
+def whole(folder: Path, voxel_mm: float) -> Any:
+    """The default reconstruction from images in files to the map, the brain known: every stage but relaxometry."""
+    from qsmals.recon.field.weights import inverse_noise
+    from qsmals.recon.mask.robust import robust_mask
+    from qsmals.recon.reference import reference_to
+
+    grid = head_grid(voxel_mm)
+    magnitude, raw, brain = (np.load(folder / f"{name}.npy") for name in ("magnitude", "raw_phase", "brain"))
+    steps = {stage: registry[registry.default] for stage, registry in STAGES.items()}
+    ready = {stage: partial(step.function, params=step.make_parameters()) for stage, step in steps.items()}
+    tissue = np.asfortranarray(robust_mask(magnitude[..., 0], grid=grid))
+    common = {"magnitude": magnitude, "mask": tissue, "te_s": np.asarray(TE_S)}
+    phase = ready["phase_offset"](raw, grid=grid, bipolar=False, brain_mask=brain, **common).phase_rad
+    unwrapped = ready["unwrap"](phase, **common)
+    total = ready["field"](unwrapped.phase_rad, b0_tesla=B0_TESLA, **common)
+    masks = ready["mask"](brain, quality=unwrapped.quality, magnitude=magnitude, grid=grid)
+    mask = masks.reliable if steps["background"].beyond_brain else masks.brain
+    weights = inverse_noise(total.noise_ppm, mask)
+    local = ready["background"](total.field_ppm, mask=mask, grid=grid, weights=weights)
+    known = np.asfortranarray(local.mask)
+    weights = inverse_noise(total.noise_ppm, known)
+    more = {"noise_ppm": total.noise_ppm} if "noise_ppm" in signature(steps["inversion"].function).parameters else {}
+    solution = ready["inversion"](np.asfortranarray(local.field_ppm), mask=known, grid=grid, weights=weights, **more)
+    reference_to(solution.chi_ppm, known & masks.brain)
+    return solution
 
 
 def store_inputs(folder: Path, voxel_mm: float, n_threads: int) -> None:
@@ -226,11 +271,18 @@ def fft_pair_s(grid: Grid) -> float:
 
 def measure(stage: str, name: str, folder: Path, voxel_mm: float, mask_name: str, n_threads: int) -> dict[str, float]:
     """Seconds, FFT pairs and memory of one method."""
-    method, grid = STAGES[stage][name], head_grid(voxel_mm)
+    grid = head_grid(voxel_mm)
     with threads(n_threads):
-        prepared(stage, method, make_inputs(COARSE_MM), COARSE_MM, mask_name)()
-        inputs = {key: np.load(folder / f"{key}.npy") for key in {*NEEDED[stage], mask_name}}
-        call = prepared(stage, method, inputs, voxel_mm, mask_name)
+        if stage == WHOLE:
+            with tempfile.TemporaryDirectory() as coarse:
+                store_inputs(Path(coarse), COARSE_MM, n_threads)
+                whole(Path(coarse), COARSE_MM)
+            call = partial(whole, folder, voxel_mm)
+        else:
+            method = STAGES[stage][name]
+            prepared(stage, method, make_inputs(COARSE_MM), COARSE_MM, mask_name)()
+            inputs = {key: np.load(folder / f"{key}.npy") for key in {*NEEDED[stage], mask_name}}
+            call = prepared(stage, method, inputs, voxel_mm, mask_name)
         pairs = [fft_pair_s(grid)]
         forget_peak()
         before = resident_gb()
@@ -270,7 +322,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def mask_of(stage: str, name: str) -> str:
-    """The mask that the workflows give to a method."""
+    """The mask that the workflows give to a method; a whole reconstruction makes its own."""
     if stage == "background":
         return "reliable" if STAGES[stage][name].beyond_brain else "brain"
     return {"inversion": "reliable", "relaxometry": "brain"}.get(stage, "tissue")
@@ -321,7 +373,7 @@ def work(stage: str, name: str, voxel_mm: float, folder: Path, n_threads: int) -
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; 1 if a measurement failed."""
-    every = [(stage, name) for stage, registry in STAGES.items() for name in registry]
+    every = [(stage, name) for stage, registry in STAGES.items() for name in registry] + [(WHOLE, "default")]
     names = list(dict.fromkeys(name for _, name in every))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=float, nargs="+", default=[1.3, 1.0, 0.8], help="voxel edges, mm")

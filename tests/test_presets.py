@@ -103,7 +103,7 @@ def test_a_preset_states_every_parameter_that_could_move_it(name: str) -> None:
             told = {"padding_mm", "largest_radius_mm", "step_mm"}
             told |= {"regularisation", "rad_per_ppm"} if method.name == "medi" else set()
             free -= told
-            assert free <= {"corner_ppm_per_mm", "csf_weight"}, method.name
+            assert free <= {"csf_weight", "fluid_penalty"}, method.name  # of MEDI+0
 
 
 def test_options_and_files_win_over_the_preset(folders: list[str], tmp_path: Path) -> None:

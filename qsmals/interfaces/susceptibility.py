@@ -135,7 +135,7 @@ class _InversionOutput(TraitedSpec):
     chi_ppm = File(desc="susceptibility, ppm, up to a constant")
     local_field_ppm = File(desc="local field, ppm; of a method that finds background itself without that")
     mask = File(desc="where susceptibility was found")
-    facts = traits.Dict(desc="iterations, the change that they reached, and notes")
+    facts = traits.Dict(desc="iterations, the change that they reached, what followed the data, and notes")
 
 
 class InvertDipole(Step):
@@ -193,6 +193,7 @@ class InvertDipole(Step):
                 "relative_change": reached.reached,
                 "tolerance": reached.tolerance,
                 "converged": reached.converged,
+                "adapted": dict(solution.adapted),
                 "notes": list(solution.notes),
             },
         }

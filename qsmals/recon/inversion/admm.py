@@ -26,18 +26,18 @@ def padded(volume: Volume, shape: fourier.Shape) -> Volume:
 
 
 def kernel_factors(
-    dipole: Volume, grid: Grid, shape: fourier.Shape, field_penalty: float, slope_penalty: float
-) -> tuple[Volume, Volume]:
-    """Factors from the spectra of the field's and the gradient's targets to that of the susceptibility.
+    dipole: Volume, grid: Grid, shape: fourier.Shape, field_penalty: float, slope_penalty: float, own_penalty: float = 0
+) -> tuple[Volume, Volume, Volume]:
+    """Factors from the spectra of the targets of field, gradient and susceptibility to that of the susceptibility.
 
-    Those of ``(mu D^2 + rho |E|^2) chi = mu D (y - u) + rho E^T (z - v)``; 0 at k = 0.
+    Those of ``(mu D^2 + rho |E|^2 + tau) chi = mu D (y - u) + rho E^T (z - v) + tau (w - s)``; 0 at k = 0 without tau.
     """
-    mu, rho = np.float32(field_penalty), np.float32(slope_penalty)
-    denominator = mu * dipole**2 + rho * fourier.laplacian_kernel(grid, shape)
-    denominator[0, 0, 0] = 1.0
-    by_source = np.asarray(rho / denominator, dtype=np.float32)
-    by_source[0, 0, 0] = 0.0
-    return np.asarray(mu * dipole / denominator, dtype=np.float32), by_source
+    mu, rho, tau = np.float32(field_penalty), np.float32(slope_penalty), np.float32(own_penalty)
+    denominator = mu * dipole**2 + rho * fourier.laplacian_kernel(grid, shape) + tau
+    if denominator[0, 0, 0] == 0:
+        denominator[0, 0, 0] = np.inf
+    by_field, by_source, by_own = (np.asarray(f / denominator, np.float32) for f in (mu * dipole, rho, tau))
+    return by_field, by_source, by_own
 
 
 def least_variation(
@@ -46,31 +46,41 @@ def least_variation(
     *,
     field_penalty: float,
     slope_penalty: float,
-    threshold: float,
+    threshold: float | Volume,
     update: Callable[[Volume, Volume, Volume], None],
     tolerance: float,
     max_iterations: int,
+    dipole: Volume | None = None,
+    own_penalty: float = 0.0,
+    own_target: Callable[[Volume], Volume] | None = None,
 ) -> tuple[Volume, Convergence]:
     """Susceptibility with the least total variation on the padded grid, from zero.
 
     With y in place of D chi, z in place of grad chi and their scaled multipliers u and v, each round solves
     ``(mu D^2 + rho |E|^2) chi = mu D (y - u) + rho E^T (z - v)``, then for z by shrinkage and for y by ``update``,
     which is given the explained field, u and the next target y - u and changes the last two.
+
+    The threshold of the shrinkage may be a volume for each difference, (3, x, y, z), and the dipole another than that
+    of the grid. What else the objective says of the susceptibility itself comes in by ``own_target``: it is given chi
+    and returns the next target w - s of a copy w of chi with the multiplier s, whose penalty is ``own_penalty``.
     """
     shape = local.shape
-    thresholds = np.full((1, 1, 1, 1), threshold, dtype=np.float32)
+    thresholds = np.full((1, 1, 1, 1), threshold, np.float32) if isinstance(threshold, float) else threshold
     inverse_size = (np.float32(1.0) / np.asarray(grid.voxel_size_mm, dtype=np.float32)).astype(np.float32)
-    dipole = dipole_kernel(grid, shape)
-    by_field, by_source = kernel_factors(dipole, grid, shape, field_penalty, slope_penalty)
+    dipole = dipole_kernel(grid, shape) if dipole is None else dipole
+    by_field, by_source, by_own = kernel_factors(dipole, grid, shape, field_penalty, slope_penalty, own_penalty)
     target, multiplier = local.copy(), np.zeros_like(local)
     split, dual = np.zeros((3, *shape), dtype=np.float32), np.zeros((3, *shape), dtype=np.float32)
     source, chi = np.zeros_like(local), np.zeros_like(local)
+    own = None
     changes: list[float] = []
     while len(changes) < max_iterations:
         spectrum = fourier.transform(target, shape)
         spectrum *= by_field
         if changes:
             add_product(spectrum, fourier.transform(source, shape), by_source)
+        if own is not None:
+            add_product(spectrum, fourier.transform(own, shape), by_own)
         explained = spectrum * dipole
         previous, chi = chi, fourier.inverse(spectrum, shape)
         changes.append(relative_change(chi, previous))
@@ -79,6 +89,8 @@ def least_variation(
         update(fourier.inverse(explained, shape), multiplier, target)
         update_gradient(chi, thresholds, inverse_size, dual, split)
         adjoint_gradient(split, inverse_size, source)
+        if own_target is not None:
+            own = own_target(chi)
     return chi, Convergence(len(changes), tuple(changes), tolerance)
 
 

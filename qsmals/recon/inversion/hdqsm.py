@@ -160,7 +160,7 @@ class _Splitting:
         update_field: Callable[[Volume, Volume, Volume], None],
     ) -> None:  # fmt: skip
         self.dipole, self.shape, self.update_field = dipole, shape, update_field
-        self.by_field, self.by_source = kernel_factors(dipole, grid, shape, mu, rho)
+        self.by_field, self.by_source, _ = kernel_factors(dipole, grid, shape, mu, rho)
         self.thresholds = np.full((1, 1, 1, 1), 1.0 / gradient_penalty, dtype=np.float32)
         self.inverse_size = (np.float32(1.0) / np.asarray(grid.voxel_size_mm, dtype=np.float32)).astype(np.float32)
 

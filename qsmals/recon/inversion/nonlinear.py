@@ -68,13 +68,3 @@ def update_phase(
                     y = local[i, j, k] + np.float32(nearest_misfit(misfit, power[i, j, k], mu) / scale)
                 multiplier[i, j, k] = sum_ - y
                 target[i, j, k] = y - multiplier[i, j, k]
-
-
-@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
-def pull(explained: Volume, local: Volume, power: Volume, scale: float, result: Volume) -> None:
-    """Derivative of the data term with respect to the explained field: ``W^2 / s sin(s (D chi - f))``, ppm."""
-    for i in prange(local.shape[0]):
-        for j in range(local.shape[1]):
-            for k in range(local.shape[2]):
-                misfit = scale * (np.float64(explained[i, j, k]) - np.float64(local[i, j, k]))
-                result[i, j, k] = power[i, j, k] / scale * np.sin(misfit)

@@ -1,6 +1,7 @@
 """What every dipole inversion returns, and the checks and shared pieces of all of them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ class Susceptibility:
         What a person should know about this map, a sentence each without its full stop.
     residual_ppm : (x, y, z) float32 or None
         What the map, and the background field of a method that finds one, leave of the field, ppm, 0 outside the mask.
+    adapted : mapping of str to float
+        What the method took from the data: parameters that follow a measured property of the field, and that property.
     """
 
     chi_ppm: NDArray[np.float32]
@@ -39,6 +42,7 @@ class Susceptibility:
     mask: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
     residual_ppm: NDArray[np.float32] | None = None
+    adapted: Mapping[str, float] = field(default_factory=dict)
 
 
 def brain_field(solution: Susceptibility, brain: NDArray[np.bool_], grid: Grid) -> NDArray[np.float32]:

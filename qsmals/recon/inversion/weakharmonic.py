@@ -130,29 +130,33 @@ def weak_harmonic(
     inside = np.zeros(shape, dtype=bool)
     nx, ny, nz = grid.shape
     inside[:nx, :ny, :nz] = mask
-    params = replace(params, regularisation=params.regularisation * noise_factor(noise_ppm, mask, params))
+    noise = params.reference_noise_ppm if noise_ppm is None else median_noise_ppm(noise_ppm, mask, params)
+    params = replace(params, regularisation=params.regularisation * noise / params.reference_noise_ppm)
     chi, explained, convergence = _solve(padded(local, shape), padded(weight, shape), inside, grid, params)
     residual = local - np.where(mask, explained[:nx, :ny, :nz], np.float32(0))
-    return Susceptibility(np.where(mask, chi[:nx, :ny, :nz], np.float32(0)), convergence, residual_ppm=residual)
+    return Susceptibility(
+        np.where(mask, chi[:nx, :ny, :nz], np.float32(0)),
+        convergence,
+        residual_ppm=residual,
+        adapted={"regularisation": params.regularisation, "noise_ppm": noise},
+    )
 
 
-def noise_factor(noise_ppm: Volume | None, mask: NDArray[np.bool_], params: WeakHarmonicParameters) -> float:
-    """Median noise of the field in the mask over that which the regularisation belongs to; 1 where it is unknown.
+def median_noise_ppm(noise_ppm: Volume, mask: NDArray[np.bool_], params: WeakHarmonicParameters) -> float:
+    """Median noise of the field in the mask, at least ``least_noise_ppm``; ``reference_noise_ppm`` where it is unknown.
 
     Examples
     --------
     >>> noise = np.full((2, 2, 2), 0.0016, dtype=np.float32)
-    >>> round(noise_factor(noise, np.ones((2, 2, 2), dtype=bool), WeakHarmonicParameters()), 3)
-    2.0
+    >>> round(median_noise_ppm(noise, np.ones((2, 2, 2), dtype=bool), WeakHarmonicParameters()), 4)
+    0.0016
     """
-    if noise_ppm is None:
-        return 1.0
     if noise_ppm.shape != mask.shape:
         raise ValueError(f"the noise has shape {noise_ppm.shape}, the mask {mask.shape}")
     known = noise_ppm[mask & np.isfinite(noise_ppm) & (noise_ppm > 0)]
     if known.size == 0:
-        return 1.0
-    return max(float(np.median(known)), params.least_noise_ppm) / params.reference_noise_ppm
+        return params.reference_noise_ppm
+    return max(float(np.median(known)), params.least_noise_ppm)
 
 
 def _check(params: WeakHarmonicParameters) -> None:
