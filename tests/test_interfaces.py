@@ -153,6 +153,8 @@ def test_from_stored_images_to_susceptibility(n_echoes: int, parts: str, tmp_pat
         tmp_path,
     )
     assert inverted.facts["iterations"] > 1
+    (taken,) = inverted.detected
+    assert taken["what"] == "dipole inversion" and "mm, noise" in taken["found"] and taken["found"].endswith(" ppm")
     labels = np.where(NUCLEUS, 13, np.where(CSF, 4, 2)) * BRAIN
     referenced = run(
         ReferenceSusceptibility(

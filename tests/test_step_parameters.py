@@ -20,6 +20,7 @@ DETECTED = {
     "detected_prepare": [{"what": "phase scale", "found": "-4096 to 4094", "evidence": "Siemens"}],
     "detected_offset": [{"what": "readout", "found": "monopolar", "evidence": "0.01 rad"}],
     "detected_field": [{"what": "phase sign", "found": "turned", "evidence": "-0.5", "warning": True}],
+    "detected_inversion": [{"what": "dipole inversion", "found": "noise 0.002 ppm", "evidence": "field"}],
 }
 
 
@@ -107,7 +108,9 @@ def run(interface: Any, folder: Path, **inputs: Any) -> Any:
 def test_sidecars_join_what_the_run_found(tmp_path: Path) -> None:
     reference = {"ReferenceRegion": {"Region": "brain", "OffsetsPpm": {"csf": float("nan")}}}
     found = run(SidecarFacts, tmp_path, **DETECTED, reference=reference, mask={"quality_threshold": 0.25})
-    assert [entry["What"] for entry in found.field["Detected"]] == ["phase scale", "readout", "phase sign"]
+    assert [entry["What"] for entry in found.field["Detected"]] == [
+        *("phase scale", "readout", "phase sign", "dipole inversion")
+    ]
     assert found.field["Detected"][2]["Warning"] is True and found.mask == {"QualityThreshold": 0.25}
     assert found.chi == found.field | {"ReferenceRegion": {"Region": "brain", "OffsetsPpm": {"csf": None}}}
 
@@ -137,7 +140,7 @@ def test_the_report_tells_of_a_brain_only_image_and_of_each_template(
     )
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert [entry["what"] for entry in facts["detected"]] == [
-        *("tilt", "T1w image", "phase scale", "readout", "phase sign")
+        *("tilt", "T1w image", "phase scale", "readout", "phase sign", "dipole inversion")
     ]
     assert (facts["detected"][1]["found"], facts["detected"][1]["evidence"]) == (found, evidence)
     assert facts["registration"]["T1w to MNI152NLin6Asym, dice"] == 0.9

@@ -28,7 +28,7 @@ from qsmals.workflows.plan import AtlasPlan, ScanPlan
 from qsmals.workflows.regions import ATLAS_SPACE, TEMPLATE_SPACES
 
 RELAXATION = {"R2starmap": "r2star_hz", "T2starmap": "t2star_s", "S0map": "s0"}
-DETECTED = ("detected_prepare", "detected_offset", "detected_field")
+DETECTED = ("detected_prepare", "detected_offset", "detected_field", "detected_inversion")
 
 FIELD_STAGES = ("phase_offset", "unwrap", "field", "given_field")
 CHI_STAGES = (*FIELD_STAGES, "background", "inversion")

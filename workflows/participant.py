@@ -225,9 +225,9 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             ("chi_ppm", "inputnode.chi_ppm"), ("measured_mask", "inputnode.brain_mask"),
             ("sidecar", "inputnode.reference"),
         ]),
-        (chi, outputs, _through("mask_facts")),
+        (chi, outputs, _through("mask_facts", DETECTED[3])),
         (field, outputs, [
-            ("outputnode.field_ppm", "inputnode.total_field_ppm"), *_through(*DETECTED[1:]),
+            ("outputnode.field_ppm", "inputnode.total_field_ppm"), *_through(*DETECTED[1:3]),
         ]),
         (prepare, outputs, [("combined", "inputnode.magnitude"), ("detected", f"inputnode.{DETECTED[0]}")]),
         (labels, outputs, _through("labels", "parts")),
@@ -235,10 +235,13 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         (coregister, outputs, [("outputnode.to_t1w", "inputnode.to_T1w")]),
         (inputnode, outputs, _ins("labels_table", "parts_table")),
         (field, facts, [
-            *((f"outputnode.{n}", n) for n in (*DETECTED[1:], "unwrapped", "quality")),
+            *((f"outputnode.{n}", n) for n in (*DETECTED[1:3], "unwrapped", "quality")),
         ]),
         (prepare, facts, [("magnitude", "magnitude"), ("phase", "phase"), ("detected", DETECTED[0])]),
-        (chi, facts, [("outputnode.mask_facts", "mask"), ("outputnode.inversion_facts", "inversion")]),
+        (chi, facts, [
+            ("outputnode.mask_facts", "mask"), ("outputnode.inversion_facts", "inversion"),
+            (f"outputnode.{DETECTED[3]}", DETECTED[3]),
+        ]),
         (reference, facts, [("facts", "reference")]),
         (coregister, facts, [("outputnode.facts", "registration_gre"), ("outputnode.t1w_on_gre", "t1w_on_gre")]),
         (inputnode, facts, [("brain", "t1w"), ("brain_facts", "brain")]),

@@ -118,7 +118,8 @@ def init_susceptibility_wf(
     Outputs (``outputnode``)
     ------------------------
     chi_ppm, local_field_ppm, r2star_hz, t2star_s, s0 : maps (no relaxation with one echo); mask : where
-    susceptibility was found; brain_mask : the reliable part of the brain; quality_mask; mask_facts, inversion_facts.
+    susceptibility was found; brain_mask : the reliable part of the brain; quality_mask; mask_facts, inversion_facts,
+    detected_inversion.
     """
     inputs = ["magnitude", "quality", "field_ppm", "noise_ppm", "brain_mask"]
     inputnode = Node(IdentityInterface(fields=inputs), name="inputnode")
@@ -127,7 +128,7 @@ def init_susceptibility_wf(
     )
     outputs = [
         *("chi_ppm", "local_field_ppm", "r2star_hz", "t2star_s", "s0", "mask", "brain_mask", "quality_mask"),
-        *("mask_facts", "inversion_facts"),
+        *("mask_facts", "inversion_facts", "detected_inversion"),
     ]
     outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
 
@@ -147,7 +148,7 @@ def init_susceptibility_wf(
         (masks, invert, [("brain_mask", "brain_mask")]),
         (invert, outputnode, [
             ("chi_ppm", "chi_ppm"), ("local_field_ppm", "local_field_ppm"), ("mask", "mask"),
-            ("facts", "inversion_facts"),
+            ("facts", "inversion_facts"), ("detected", "detected_inversion"),
         ]),
     ])  # fmt: skip
     if len(plan.facts.te_s) > 1:

@@ -117,11 +117,12 @@ class _DetectedInput(StepInput):
     detected_prepare = traits.List(traits.Dict, desc="scale of the phase, slices")
     detected_offset = traits.List(traits.Dict, desc="readout")
     detected_field = traits.List(traits.Dict, desc="sign of the phase")
+    detected_inversion = traits.List(traits.Dict, desc="parameters that follow the field")
 
 
 def _detected(inputs: Any) -> list[dict[str, Any]]:
     """What the steps found out about the data, in the order in which they ran."""
-    lists = (getattr(inputs, f"detected_{step}") for step in ("prepare", "offset", "field"))
+    lists = (getattr(inputs, f"detected_{step}") for step in ("prepare", "offset", "field", "inversion"))
     return [dict(entry) for found in lists for entry in found or []]
 
 

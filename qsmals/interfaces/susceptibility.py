@@ -1,6 +1,6 @@
 """From total field to referenced susceptibility, and relaxometry, as nipype interfaces."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,8 @@ class _InversionOutput(TraitedSpec):
     chi_ppm = File(desc="susceptibility, ppm, up to a constant")
     local_field_ppm = File(desc="local field, ppm; of a method that finds background itself without that")
     mask = File(desc="where susceptibility was found")
-    facts = traits.Dict(desc="iterations, the change that they reached, what followed the data, and notes")
+    detected = traits.List(traits.Dict, desc="what the method took from the data")
+    facts = traits.Dict(desc="iterations, the change that they reached, and notes")
 
 
 class InvertDipole(Step):
@@ -188,12 +189,12 @@ class InvertDipole(Step):
             "chi_ppm": save(solution.chi_ppm, affine, folder / "chi.nii"),
             "local_field_ppm": save(local_ppm, affine, folder / "local_field.nii"),
             "mask": save(known, affine, folder / "known.nii"),
+            "detected": _adapted(solution.adapted),
             "facts": {
                 "iterations": reached.iterations,
                 "relative_change": reached.reached,
                 "tolerance": reached.tolerance,
                 "converged": reached.converged,
-                "adapted": dict(solution.adapted),
                 "notes": list(solution.notes),
             },
         }
@@ -227,6 +228,13 @@ class InvertTotalField(InvertDipole):
         """See :mod:`qsmals.recon.inversion`; the local field is that of the map, for there is no other."""
         solution = self._solution(load(self.inputs.field_ppm))
         return self._saved(solution, self._brain_field(solution), folder)
+
+
+def _adapted(adapted: Mapping[str, float]) -> list[dict[str, str]]:
+    """Parameters that followed the data, as a line for report and sidecar."""
+    words = {name.rpartition("_"): value for name, value in adapted.items()}
+    found = ", ".join(f"{name.replace('_', ' ')} {value:.3g} {unit}" for (name, _, unit), value in words.items())
+    return [{"what": "dipole inversion", "found": found, "evidence": "field and voxel size"}] if found else []
 
 
 def finds_background(inversion: str) -> bool:

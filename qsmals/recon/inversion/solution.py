@@ -34,7 +34,8 @@ class Susceptibility:
     residual_ppm : (x, y, z) float32 or None
         What the map, and the background field of a method that finds one, leave of the field, ppm, 0 outside the mask.
     adapted : mapping of str to float
-        What the method took from the data: parameters that follow a measured property of the field, and that property.
+        What the method took from the data: parameters that follow a measured property of the field, and that property,
+        with the unit at the end of each name.
     """
 
     chi_ppm: NDArray[np.float32]

@@ -29,7 +29,10 @@ class WeakHarmonicParameters:
 
     regularisation: float = field(
         default=4.5e-5,
-        metadata={"unit": "mm, at fields in ppm whose noise is reference_noise_ppm", "source": "docs/ablation.md"},
+        metadata={
+            "unit": "mm, at fields in ppm whose noise is reference_noise_ppm, and voxels of 1 mm^3",
+            "source": "docs/ablation.md",
+        },
     )
     reference_noise_ppm: float = field(
         default=8e-4, metadata={"unit": "ppm", "source": "6 echoes at 3 T, 1 mm, peak SNR 80 (docs/reconstruction.md)"}
@@ -89,8 +92,10 @@ def weak_harmonic(
     ``1 / (1 + |grad chi| / edge_ppm_per_mm)`` of the map so far. At the same time voxels whose misfit is beyond
     ``outlier_factor`` standard deviations lose weight in proportion to its square.
 
-    Noise decides how much regularisation a field needs: lambda is ``regularisation`` times the field's median noise
-    over ``reference_noise_ppm``, the noise counting as at least ``least_noise_ppm``.
+    The noise of a voxel decides how much regularisation the difference between two neighbours needs, whatever their
+    distance: lambda, which belongs to differences per mm, is ``regularisation`` times the field's median noise over
+    ``reference_noise_ppm``, the noise counting as at least ``least_noise_ppm``, and times the voxel's edge in mm, the
+    cube root of its volume.
 
     Parameters
     ----------
@@ -103,7 +108,8 @@ def weak_harmonic(
     weights : (x, y, z) float32, optional
         Reliability of the field, proportional to 1 / its standard deviation; their scale has no effect.
     noise_ppm : (x, y, z) float32, optional
-        Standard deviation of the field, ppm; infinite where unknown. Without it lambda is ``regularisation``.
+        Standard deviation of the field, ppm; infinite where unknown. Without it that of ``reference_noise_ppm`` is
+        assumed.
     params : WeakHarmonicParameters, optional
         The regularisation belongs to fields in ppm: for a field in other units divide by the unit in ppm.
 
@@ -131,14 +137,15 @@ def weak_harmonic(
     nx, ny, nz = grid.shape
     inside[:nx, :ny, :nz] = mask
     noise = params.reference_noise_ppm if noise_ppm is None else median_noise_ppm(noise_ppm, mask, params)
-    params = replace(params, regularisation=params.regularisation * noise / params.reference_noise_ppm)
+    edge_mm = float(np.prod(grid.voxel_size_mm)) ** (1 / 3)
+    params = replace(params, regularisation=params.regularisation * noise / params.reference_noise_ppm * edge_mm)
     chi, explained, convergence = _solve(padded(local, shape), padded(weight, shape), inside, grid, params)
     residual = local - np.where(mask, explained[:nx, :ny, :nz], np.float32(0))
     return Susceptibility(
         np.where(mask, chi[:nx, :ny, :nz], np.float32(0)),
         convergence,
         residual_ppm=residual,
-        adapted={"regularisation": params.regularisation, "noise_ppm": noise},
+        adapted={"regularisation_mm": params.regularisation, "noise_ppm": noise},
     )
 
 
@@ -265,8 +272,8 @@ WEAK_HARMONIC = Method(
     parameters=WeakHarmonicParameters,
     sentence=(
         "Dipole inversion estimated susceptibility together with a harmonic residual field, with total variation "
-        "regularisation (weight {regularisation:g} mm at fields with a noise of {reference_noise_ppm:g} ppm and in "
-        "proportion to the noise, reweighted {reweightings} times at edges above "
+        "regularisation (weight {regularisation:g} mm at fields with a noise of {reference_noise_ppm:g} ppm and voxels "
+        "of 1 mm^3, in proportion to noise and voxel edge, reweighted {reweightings} times at edges above "
         "{edge_ppm_per_mm:g} ppm/mm and at misfits above {outlier_factor:g} standard deviations; relative change below "
         "{tolerance:g} or {max_iterations} iterations)."
     ),
