@@ -1,64 +1,66 @@
-"""Plugin files, and the SLURM engine against commands that behave as a cluster does on a bad day."""
+"""Plugin files, and nipype graphs on batch systems that behave as real ones do on a bad day."""
 
 import os
-import stat
-import sys
-import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from nipype import Node, Workflow
 from nipype.interfaces.utility import Function
 
-from qsmals.engine.batch import SlurmPlugin
+from qsmals.engine.batch import BatchPlugin, GraphPlugin
 from qsmals.engine.plugin import LocalPlugin
 from qsmals.engine.plugins_config import PluginSettings, load_plugin_file, make_plugin
 from qsmals.engine.progress import NodesFailed, nipype_settings
+from qsmals.engine.queues import QUEUES, Needs
+from tests.fake_cluster import COMMANDS, install
 
-# One file under four names. Jobs are run by sbatch itself, at once; the name of the job says how it fares.
-CLUSTER = """
-    import os, pathlib, subprocess, sys
-    here, name, args = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[0]).name, sys.argv[1:]
-    state = here / "state"
-    def fail(text):
-        print(text, file=sys.stderr); sys.exit(1)
-    if name == "sbatch":
-        with open(here / "asked", "a") as log: log.write(" ".join(args) + "\\n")
-        job = [a for a in args if a.startswith("--job-name=")][0]
-        if "refused" in job: fail("sbatch: error: Invalid qos specification")
-        if not (here / "was_away").exists():
-            (here / "was_away").touch(); fail("sbatch: error: Unable to contact slurm controller")
-        number = 1 + (len(state.read_text().splitlines()) if state.exists() else 0)
-        end = "COMPLETED"
-        if "vanishes" in job: end = "OUT_OF_MEMORY"
-        elif "waits" in job: end = "PENDING"
-        else: subprocess.run(["bash", args[-1]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with open(state, "a") as log: log.write(f"{number} {end}\\n")
-        print(f"{number};cluster")
-    elif name == "squeue":
-        if not (here / "was_silent").exists():
-            (here / "was_silent").touch(); fail("slurm_load_jobs error: Socket timed out on send/recv operation")
-        print(state.read_text() if state.exists() else "")
-    elif name == "scontrol":
-        found = [l.split()[1] for l in state.read_text().splitlines() if l.split()[0] == args[-1]]
-        print(f"JobId={args[-1]} JobState={found[0]} Reason=OutOfMemory ExitCode=0:125")
-    elif name == "scancel":
-        (here / "cancelled").write_text(" ".join(args))
-"""
+# how each is asked for 3 processors and 2 GB
+ASKED = {
+    "SLURM": ("--cpus-per-task=3", "--mem=1908M"),
+    "SGE": ("-pe smp 3", "mem_free=636M"),
+    "PBS": ("select=1:ncpus=3:mem=1908mb",),
+    "Torque": ("nodes=1:ppn=3", "mem=1908mb"),
+    "LSF": ("-n 3", "span[hosts=1]", "rusage[mem=1908MB]"),
+    "OAR": ("/nodes=1/core=3",),
+    "Condor": ("request_cpus = 3", "request_memory = 1908"),
+}
+# what each calls the end of a job that vanished, one that was stuck, and a refusal
+ENDS = {
+    "SLURM": ("OUT_OF_MEMORY", "DependencyNeverSatisfied", "Invalid qos"),
+    "SGE": ("exit_status 137", "can't create output file", "parallel environment"),
+    "PBS": ("mem exceeded limit", None, "Unauthorized Request"),
+    "Torque": ("mem exceeded limit", None, "Unauthorized Request"),
+    "LSF": ("TERM_MEMLIMIT", None, "Bad or empty queue"),
+    "OAR": ("walltime or memory", None, "no such queue"),
+    "Condor": ("via condor_rm", "over memory limit", "Executable file"),
+}
+FAST = {"poll_s": 0.05, "result_wait_s": 0.2}
+
+
+@pytest.fixture(params=list(COMMANDS))
+def system(request, tmp_path, monkeypatch):
+    """Name of a batch system whose commands are first on the PATH; LOGNAME is unset."""
+    use(request.param, tmp_path, monkeypatch)
+    return request.param
 
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A folder with sbatch, squeue, scontrol and scancel, first on the PATH; LOGNAME is unset."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name in ("sbatch", "squeue", "scontrol", "scancel"):
-        script = folder / name
-        script.write_text(f"#!{sys.executable}\n" + textwrap.dedent(CLUSTER))
-        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    """The folder of SLURM's commands, first on the PATH; LOGNAME is unset."""
+    return use("SLURM", tmp_path, monkeypatch)
+
+
+def use(name, tmp_path, monkeypatch):
+    folder = install(tmp_path / "bin", name)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.delenv("LOGNAME", raising=False)
     return folder
+
+
+def engine(system, kind=BatchPlugin, **args):
+    queue = QUEUES["PBS" if system == "Torque" else system](args)
+    return kind(queue, {**FAST, "progress": lambda step: None, **args})
 
 
 def add_one(value):
@@ -75,48 +77,130 @@ def graph(tmp_path, names, **node_args):
     return wf
 
 
-def slurm(**args):
-    return SlurmPlugin({"poll_s": 0.05, "result_wait_s": 0.2, "progress": lambda step: None, **args})
+def fail():
+    raise ValueError("echoes differ")
 
 
-@pytest.mark.timeout(60)
-def test_slurm_names_what_went_wrong_and_goes_on(cluster, tmp_path):
-    plugin = slurm(sbatch_args="--partition=long")
+def chain(tmp_path, *names, **functions):
+    """A graph in which each node takes the value of the one before; ``functions``: others, by name."""
+    wf = Workflow("wf", base_dir=str(tmp_path / "work"))
+    nodes = [Node(Function(function=functions.get(name, add_one)), name=name) for name in names]
+    nodes[0].inputs.value = 1
+    wf.connect([(a, b, [("out", "value")]) for a, b in pairwise(nodes)])
+    wf.config.update(nipype_settings(tmp_path / "crash"))
+    return wf
+
+
+@pytest.mark.timeout(120)
+def test_a_batch_system_says_what_went_wrong_and_the_rest_goes_on(system, tmp_path):
+    vanished, stuck, refused = ENDS[system]
+    names = ["works", "vanishes", "refused", *(["stuck"] if stuck else [])]
+    plugin = engine(system, itk_threads=1)
     with pytest.raises(NodesFailed) as caught:
-        graph(tmp_path, ["works", "vanishes", "refused"], mem_gb=2.0, n_procs=3).run(plugin=plugin)
+        graph(tmp_path, names, mem_gb=2.0, n_procs=3).run(plugin=plugin)
     why = {failure.node: failure.why for failure in caught.value.failures}
-    assert set(why) == {"vanishes", "refused"}
-    assert "OUT_OF_MEMORY" in why["vanishes"] and "Invalid qos" in why["refused"]
+    assert set(why) == set(names) - {"works"}
+    assert vanished in why["vanishes"] and refused in why["refused"]
+    if stuck:
+        assert stuck in why["stuck"] and (tmp_path / "bin/cancelled").exists()
     assert all(Path(failure.crash_file).exists() for failure in caught.value.failures)
     assert [step.state for step in plugin.steps if step.name == "works"] == ["done"]
-    asked = (cluster / "asked").read_text().splitlines()[0]
-    for part in ("--partition=long", "--cpus-per-task=3", "--mem=1908M", "OMP_NUM_THREADS=3"):
-        assert part in asked
-    assert not (cluster / "cancelled").exists()
+    assert os.environ["LOGNAME"]
+    asked = (tmp_path / "bin/asked").read_text().splitlines()[-1]
+    assert all(part in asked for part in ASKED[system]), asked
+    script = next((tmp_path / "work/wf/batch").glob("batchscript_*.sh")).read_text()
+    assert "export OMP_NUM_THREADS=3" in script and "export ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1" in script
 
 
-@pytest.mark.timeout(60)
-def test_slurm_leaves_no_job_behind(cluster, tmp_path):
+@pytest.mark.timeout(120)
+def test_an_error_in_a_node_is_told_as_it_is(cluster, tmp_path):
+    with pytest.raises(NodesFailed, match="ValueError: echoes differ"):
+        wf = Workflow("wf", base_dir=str(tmp_path / "work"))
+        wf.add_nodes([Node(Function(function=fail), name="fails")])
+        wf.config.update(nipype_settings(tmp_path / "crash"))
+        wf.run(plugin=engine("SLURM"))
+
+
+@pytest.mark.timeout(120)
+def test_no_job_is_left_behind(cluster, tmp_path):
     wf = graph(tmp_path, ["refused", "waits"])
     wf.config["execution"]["stop_on_first_crash"] = "true"
     with pytest.raises(NodesFailed):
-        wf.run(plugin=slurm())
-    assert (cluster / "cancelled").read_text() == "1"
+        wf.run(plugin=engine("SLURM"))
+    assert (cluster / "cancelled").read_text() == "1\n"
 
 
-@pytest.mark.timeout(60)
-def test_slurm_takes_no_stale_result(cluster, tmp_path):
+@pytest.mark.timeout(120)
+def test_no_stale_result_is_taken(cluster, tmp_path):
     graph(tmp_path, ["vanishes"]).run(plugin=LocalPlugin({"n_procs": 1, "memory_gb": 1, "progress": print}))
     again = graph(tmp_path, ["vanishes"])
     again.get_node("vanishes").inputs.value = 5
     with pytest.raises(NodesFailed, match="OUT_OF_MEMORY"):
-        again.run(plugin=slurm())
+        again.run(plugin=engine("SLURM"))
 
 
-def test_slurm_arguments_of_the_user_win(cluster):
-    node = Node(Function(function=add_one), name="a", n_procs=4)
-    node.plugin_args = {"sbatch_args": "--mem-per-cpu=1G -c2 --export=NONE -J mine -o /dev/null"}
-    assert slurm()._job_args(node, Path("/tmp")) == node.plugin_args["sbatch_args"].split()
+@pytest.mark.timeout(120)
+def test_a_graph_submitted_at_once_is_waited_for(cluster, tmp_path):
+    plugin = engine("SLURM", GraphPlugin)
+    chain(tmp_path, "a", "b").run(plugin=plugin)
+    assert [step.state for step in plugin.steps] == ["done"] * 2
+    asked = (cluster / "asked").read_text().splitlines()
+    assert "--dependency=afterok:1" in asked[-1]
+    again = engine("SLURM", GraphPlugin)
+    chain(tmp_path, "a", "b").run(plugin=again)
+    assert [step.state for step in again.steps] == ["cached"] * 2
+    assert (cluster / "asked").read_text().splitlines() == asked
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("system", "bad"), [("SLURM", "vanishes"), ("PBS", "refused"), ("SGE", "fails")], indirect=["system"]
+)
+def test_behind_a_failure_the_graph_ends(system, bad, tmp_path):
+    plugin = engine(system, GraphPlugin)
+    wf = chain(tmp_path, bad, "waits", "d", fails=lambda value: 1 / 0)
+    wf.add_nodes([Node(Function(function=add_one), name="beside")])
+    wf.get_node("beside").inputs.value = 1
+    with pytest.raises(NodesFailed) as caught:
+        wf.run(plugin=plugin)
+    assert [failure.node for failure in caught.value.failures] == [bad]
+    assert {step.name: step.state for step in plugin.steps} == {"beside": "done", bad: "failed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("SLURM", "--dependency=afterok:7:8 --kill-on-invalid-dep=yes"),
+        ("SGE", "-hold_jid 7,8"),
+        ("PBS", "-W depend=afterok:7:8"),
+        ("LSF", "-w done(7) && done(8) -ti"),
+        ("OAR", "-a 7 -a 8"),
+    ],
+)
+def test_a_job_waits_for_others(name, words):
+    assert " ".join(QUEUES[name]().after(["7", "8"])) == words
+
+
+def test_arguments_of_the_user_win(tmp_path):
+    def asked(name, given, **args):
+        queue = QUEUES[name](args)
+        wanted = queue.defaults(Needs("wf.a", 4, 1000, tmp_path / "a-%j.out"), str(tmp_path / "a.sh"))
+        from qsmals.engine.queues.queue import is_given
+
+        words = given.split()
+        return " ".join(
+            w for names, ws in wanted.items() if not is_given(names, words, joined=queue.joined) for w in ws
+        )
+
+    mine = asked("SLURM", "--mem-per-cpu=1G -c2 -J mine -o /dev/null")
+    assert mine == f"--chdir={tmp_path} --parsable"
+    assert "mem_free" not in asked("SGE", "-l h_vmem=4G") and "-pe" in asked("SGE", "-l h_rt=1:00:00")
+    assert "-pe" not in asked("SGE", "", parallel_environment=None)
+    assert asked("PBS", "-lselect=1:ncpus=2", dialect="pbspro").count("select") == 0
+    assert "mem=1000mb" in asked("PBS", "-l walltime=1:00", dialect="torque")
+    assert "span" not in asked("LSF", "-R span[ptile=2]") and "rusage" in asked("LSF", "-R span[ptile=2]")
+    with pytest.raises(ValueError, match="no plugin_args sbatch_arguments"):
+        engine("SLURM", sbatch_arguments="x")
 
 
 def write(path, text):
@@ -132,7 +216,7 @@ def test_plugin_file_as_fmriprep_has_it(tmp_path, cluster):
     assert isinstance(plugin, LocalPlugin) and (plugin.processors, plugin.memory_gb) == (3, 2.5)
     json = write(tmp_path / "a.json", '{"plugin": "SLURM", "plugin_args": {"sbatch_args": "-p x"}}')
     plugin = make_plugin(load_plugin_file(json), n_procs=8, memory_gb=2.5, itk_threads=1)
-    assert isinstance(plugin, SlurmPlugin) and plugin._sbatch_args == "-p x"
+    assert isinstance(plugin, BatchPlugin) and plugin._user_args == "-p x" and plugin._itk_threads == 1
     assert make_plugin(PluginSettings("Linear"), n_procs=8)._most_jobs == 1
 
 
@@ -144,7 +228,7 @@ def test_plugin_file_as_fmriprep_has_it(tmp_path, cluster):
         ("plugin: MultiProc\nargs: 1", "unknown key args"),
         ("plugin: MultiProc\nplugin_args: 3", "plugin_args must be"),
         ("plugin: Dask", "no engine Dask; use MultiProc"),
-        ("plugin: SLURMGraph", "before anything has run"),
+        ("plugin: Debug", "runs a Python function"),
     ],
 )
 def test_plugin_file_refused(tmp_path, text, message):
@@ -154,12 +238,16 @@ def test_plugin_file_refused(tmp_path, text, message):
         load_plugin_file(tmp_path / "missing.yml")
 
 
-@pytest.mark.parametrize(("name", "command"), [("PBS", "qsub"), ("LSF", "bsub"), ("OAR", "oarsub")])
-def test_other_engines_report_alike(name, command, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("SLURMGraph", "sbatch"), ("PBS", "qsub"), ("SGEGraph", "qsub"), ("LSF", "bsub"), ("OAR", "oarsub")],
+)
+def test_every_engine_is_made_from_a_file(name, command, monkeypatch, tmp_path):
     monkeypatch.delenv("LOGNAME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=f"needs the command {command}"):
         make_plugin(PluginSettings(name))
     write(tmp_path / command, "#!/bin/sh\n").chmod(0o755)
-    plugin = make_plugin(PluginSettings(name), n_procs=2, progress=print)
-    assert type(plugin).__name__ == f"{name}Plugin" and plugin.failures == [] and os.environ["LOGNAME"]
+    plugin = make_plugin(PluginSettings(name), n_procs=2, memory_gb=1, progress=print)
+    assert isinstance(plugin, GraphPlugin) == name.endswith("Graph")
+    assert plugin.failures == [] and os.environ["LOGNAME"]

@@ -37,6 +37,7 @@ from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
 from qsmals.engine.files import sweep
 from qsmals.engine.lock import LockHeld, SubjectLock
+from qsmals.engine.plugins_config import check_plugin
 from qsmals.engine.progress import Step
 from qsmals.engine.resources import cpu_limit, memory_limit
 from qsmals.engine.signals import Interrupted
@@ -58,6 +59,8 @@ def participant(request: Request, run_id: str) -> int:
     """Process every chosen subject; returns the exit code."""
     settings = request.settings
     output_dir = Path(settings.output_dir)
+    if settings.resources.use_plugin:
+        check_plugin(Path(settings.resources.use_plugin))
     if not settings.selection.skip_bids_validation:
         check_dataset(Path(settings.bids_dir))
         validate(Path(settings.bids_dir))

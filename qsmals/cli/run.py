@@ -42,6 +42,7 @@ def run(request: Request) -> int:
 
 def _level(request: Request, run_id: str) -> int:
     from qsmals.bids.errors import InvalidInput, NothingMatched
+    from qsmals.engine.plugins_config import UnusablePlugin
 
     try:
         if request.level == "group":
@@ -54,6 +55,9 @@ def _level(request: Request, run_id: str) -> int:
     except NothingMatched as error:
         log.error("%s", error)
         return NOTHING
+    except UnusablePlugin as error:
+        log.error("%s", error)
+        return USAGE
     except InvalidInput as error:
         log.error("%s", error)
         return INVALID

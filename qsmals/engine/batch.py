@@ -1,31 +1,38 @@
-"""nipype's own batch engines, with the faults mended that end a run on a real cluster.
+"""nipype's engines for batch systems, with the faults mended that end a run on a real cluster.
 
-What nipype 1.11 and 1.12 do wrong, and what is done here instead:
+What nipype 1.11 and 1.12 do wrong, and what is done here instead, on every system of
+:mod:`qsmals.engine.queues`:
 
 * a job that vanishes (cancelled, out of memory, over time, its machine gone) ends the whole run with
-  a ``TypeError``: here its node fails, with SLURM's own word for the end in the crash file;
-* a refused ``sbatch`` ends the run too: here it is retried while the controller is away, and else
-  fails its node with SLURM's own message;
-* ``squeue`` failing is read as "the job has finished": here it says nothing about the job;
+  a ``TypeError``: here its node fails, with the batch system's own word for the end in the crash file;
+* a job that the system will never run (in an error state, held, its dependency broken) is waited for
+  for ever: here it is cancelled and has failed;
+* a refused submission ends the run too: here it is retried while the system is away, and else
+  fails its node with the system's own message;
+* a question that is not answered is read as "the job has finished": here it says nothing about the job;
 * ``LOGNAME`` unset is a ``KeyError``;
-* processors and memory of a node never reach ``sbatch``;
+* processors and memory of a node never reach the batch system, nor its threads the libraries;
 * jobs stay in the queue when the run ends early: here they are cancelled;
-* a result left by an earlier attempt is taken for the result of a job that died.
+* a result left by an earlier attempt is taken for the result of a job that died;
+* the engines that submit the whole graph (SLURMGraph and its like) return before anything has run:
+  here they wait, and say of each node what became of it.
 """
 
 import logging
 import math
 import os
 import shlex
-import subprocess
+import sys
 import time
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nipype.pipeline.plugins.slurm import SLURMPlugin
+from nipype.pipeline.plugins.base import SGELikeBatchManagerBase
+from nipype.pipeline.plugins.tools import create_pyscript
 
 from qsmals.engine.progress import Measure, Reporting
+from qsmals.engine.queues import UNKNOWN, Needs, Queue, Refused, Silent, ask
 from qsmals.engine.resources import GB, MIB
 from qsmals.engine.signals import check_interrupted
 from qsmals.engine.threads import thread_environment
@@ -35,37 +42,50 @@ log = logging.getLogger(__name__)
 POLL_S = 5.0
 OUTAGE_S = 1800.0  # a controller being upgraded
 RESULT_WAIT_S = 60.0  # until a network share shows what another machine wrote
+QUICK_WAIT_S = 2.0  # the same, for a job of which it is known that it ended badly
 SUBMIT_TRIES = 5
 MIN_MEM_MIB = 512
-
-_TRANSIENT = ("Unable to contact", "timed out", "temporarily", "try again", "Connection refused", "not available")
-_ENDED = frozenset({"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"})
-_ENDED |= {"PREEMPTED", "REVOKED", "TIMEOUT"}
-
-
-class Refused(RuntimeError):
-    """The batch system did not take a job."""
+# nipype's script catches what its node raises: the batch system must see that the job failed, and its log why
+_TAIL = """
+if traceback is not None:
+    sys.stderr.write(''.join(traceback))
+    sys.exit(1)
+"""
 
 
-class SlurmPlugin(Reporting, SLURMPlugin):  # type: ignore[misc]  # nipype has no types
-    """nipype's SLURM engine for clusters as they are; ``plugin_args`` as nipype's, and:
+class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # nipype has no types
+    """A nipype engine that runs each node as a job of ``queue``.
+
+    ``plugin_args`` are nipype's for that system (``sbatch_args``, ``qsub_args``, ``bsub_args``, ...,
+    ``template``, ``max_jobs``), those of the queue, and:
 
     poll_s : float
-        Seconds between two questions to the controller (one question for all jobs).
+        Seconds between two questions to the batch system (one question for all jobs, mostly).
     outage_s : float
-        How long the controller may be silent before the run gives up.
+        How long it may be silent before the run gives up.
     result_wait_s : float
         How long to wait for the result of a job that has ended to appear on the shared disk.
-    max_jobs : int
-        Jobs in the queue at once.
+    itk_threads : int
+        Threads of ITK when not those of the node (1: registrations with equal bytes).
     """
 
-    OWN_ARGS = Reporting.REPORTING_ARGS | {"poll_s", "outage_s", "result_wait_s"}
+    OWN_ARGS = Reporting.REPORTING_ARGS | {"poll_s", "outage_s", "result_wait_s", "itk_threads"}
+    NIPYPE_ARGS = frozenset({"template", "max_jobs", "status_callback"})
+    # nipype's words for what is done otherwise here
+    WITHOUT_MEANING = frozenset({"retry_timeout", "max_tries", "jobid_re", "dont_resubmit_completed_jobs"})
 
-    def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
+    def __init__(self, queue: Queue, plugin_args: Mapping[str, Any] | None = None) -> None:
         args = dict(plugin_args or {})
+        known = self.OWN_ARGS | self.NIPYPE_ARGS | self.WITHOUT_MEANING | queue.own_args | {queue.args_key}
+        if unknown := sorted(set(args) - known):
+            raise ValueError(
+                f"this engine knows no plugin_args {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            )
         set_logname()
-        super().__init__(plugin_args={k: v for k, v in args.items() if k not in self.OWN_ARGS})
+        super().__init__("#!/bin/bash", plugin_args={k: v for k, v in args.items() if k in self.NIPYPE_ARGS})
+        self.queue = queue
+        self._user_args = str(args.get(queue.args_key) or "")
+        self._itk_threads: int | None = args.get("itk_threads")
         self._poll_s = float(args.get("poll_s", POLL_S))
         self._outage_s = float(args.get("outage_s", OUTAGE_S))
         self._result_wait_s = float(args.get("result_wait_s", RESULT_WAIT_S))
@@ -73,11 +93,13 @@ class SlurmPlugin(Reporting, SLURMPlugin):  # type: ignore[misc]  # nipype has n
 
     def _reset_reporting(self) -> None:
         super()._reset_reporting()
-        self._pending: dict[int, str] = {}
-        self._submitted: dict[int, float] = {}
-        self._refused: dict[int, str] = {}
-        self._ended_at: dict[int, float] = {}
-        self._alive: set[int] = set()
+        self._pending: dict[str, str] = {}  # nipype's name: output folder by job
+        self._logs: dict[str, Path] = {}
+        self._submitted: dict[str, float] = {}
+        self._refused: dict[str, str] = {}
+        self._stuck: dict[str, str] = {}
+        self._ended_at: dict[str, float] = {}
+        self._alive: set[str] = set()
         self._asked_at = -math.inf
         self._silent_since: float | None = None
 
@@ -86,126 +108,188 @@ class SlurmPlugin(Reporting, SLURMPlugin):  # type: ignore[misc]  # nipype has n
 
     # -- submission ----------------------------------------------------------------------------
 
-    def _submit_batchtask(self, scriptfile: str, node: Any) -> int:
-        """Submit; a refusal becomes a task with a negative number that has failed already."""
+    def _submit_job(self, node: Any, updatehash: bool = False, after: Sequence[str] = ()) -> str:
+        """Submit; a refusal becomes a job that has failed already."""
         check_interrupted()
         for stale in Path(node.output_dir()).glob("result_*.pklz"):
             stale.unlink(missing_ok=True)
+        script = self._write_script(node, updatehash)
+        needs = self._needs(node, script.parent)
         try:
-            task_id = self._sbatch(scriptfile, node)
+            job = self._submit(script, needs, self._given(node), after)
         except Refused as error:
-            task_id = -len(self._refused) - 1
-            self._refused[task_id] = str(error)
-        self._pending[task_id] = node.output_dir()
-        self._submitted[task_id] = time.monotonic()
-        self._alive.add(task_id)
-        return task_id
+            job = f"refused-{len(self._refused) + 1}"
+            self._refused[job] = str(error)
+        self._pending[job] = node.output_dir()
+        self._logs[job] = self.queue.log_of(needs, job)
+        self._submitted[job] = time.monotonic()
+        self._alive.add(job)
+        return job
 
-    def _sbatch(self, scriptfile: str, node: Any) -> int:
-        command = ["sbatch", "--parsable", *self._job_args(node, Path(scriptfile).parent), scriptfile]
+    def _write_script(self, node: Any, updatehash: bool) -> Path:
+        """What the job runs; the threads of its libraries are set in it, whatever environment reaches the job."""
+        code = Path(create_pyscript(node, updatehash=updatehash))
+        with code.open("a") as stream:
+            stream.write(_TAIL)
+        environ = thread_environment(_threads(node), itk_threads=self._itk_threads)
+        lines = [
+            self._template.rstrip("\n"),
+            *(f"export {name}={shlex.quote(value)}" for name, value in environ.items()),
+            f"cd {shlex.quote(str(code.parent))} || exit 1",
+            shlex.join(["exec", sys.executable, str(code)]),
+        ]
+        script = code.with_name(f"batchscript_{code.stem}.sh")
+        script.write_text("\n".join(lines) + "\n")
+        return script
+
+    def _needs(self, node: Any, folder: Path) -> Needs:
+        name = node.fullname
+        mem_mib = max(MIN_MEM_MIB, math.ceil(node.mem_gb * GB / MIB))
+        return Needs(name, _threads(node), mem_mib, folder / f"{name}-%j.out")
+
+    def _given(self, node: Any) -> list[str]:
+        """The user's own arguments: of the run, then of the node."""
+        own = node.plugin_args if isinstance(node.plugin_args, dict) else {}
+        general = "" if own.get("overwrite") else self._user_args
+        return shlex.split(general) + shlex.split(own.get(self.queue.args_key, ""))
+
+    def _submit(self, script: Path, needs: Needs, given: list[str], after: Sequence[str]) -> str:
         for attempt in range(SUBMIT_TRIES):
             try:
-                done = _ask(command)
-            except FileNotFoundError:
-                raise Refused("there is no sbatch command here: start qsmals where jobs can be submitted") from None
-            if done.returncode == 0:
-                return int(done.stdout.split()[-1].split(";")[0])
-            if not any(word in done.stderr for word in _TRANSIENT):
-                break
+                return self.queue.submit(str(script), needs, given, after)
+            except Refused as error:
+                if attempt == SUBMIT_TRIES - 1 or not error.passing:
+                    raise
+                log.warning("%s; trying again", error)
             time.sleep(self._poll_s * 2**attempt)
-        raise Refused(f"sbatch refused {node.fullname}: {done.stderr.strip()} ({shlex.join(command)})")
-
-    def _job_args(self, node: Any, folder: Path) -> list[str]:
-        """Arguments of sbatch: the user's, and for what he left open, what the node needs."""
-        own = node.plugin_args if isinstance(node.plugin_args, dict) else {}
-        general = "" if own.get("overwrite") else self._sbatch_args or ""
-        given = shlex.split(general) + shlex.split(own.get("sbatch_args", ""))
-        threads = max(1, int(node.n_procs or 1))
-        exports = ",".join(f"{k}={v}" for k, v in thread_environment(threads).items())
-        defaults = {
-            ("-c", "--cpus-per-task"): f"--cpus-per-task={threads}",
-            ("--mem", "--mem-per-cpu", "--mem-per-gpu"): f"--mem={_mebibytes(node.mem_gb)}M",
-            ("-J", "--job-name"): f"--job-name={node.fullname}",
-            ("-o", "--output"): f"--output={folder / 'slurm-%j.out'}",
-            ("--export",): f"--export=ALL,{exports}",
-        }
-        return given + [text for names, text in defaults.items() if not _is_given(names, given)]
+        raise AssertionError("the last attempt returns or raises")
 
     # -- polling -------------------------------------------------------------------------------
 
-    def _is_pending(self, taskid: int) -> bool:
+    def _is_pending(self, taskid: str) -> bool:
         if time.monotonic() - self._asked_at >= self._poll_s:
             self._ask_for_all()
         return taskid in self._alive
 
     def _ask_for_all(self) -> None:
-        """One question to the controller for all our jobs; an answer that does not come changes nothing."""
+        """Ask for all our jobs; an answer that does not come changes nothing."""
         check_interrupted()
-        asked = {task_id for task_id in self._pending if task_id > 0}
-        self._asked_at = time.monotonic()
-        done = _ask(["squeue", "--noheader", "--me", "--states=all", "--format=%A %T"])
-        if done.returncode != 0:
-            self._note_silence(done.stderr)
+        jobs = [job for job in self._pending if job not in self._refused]
+        try:
+            states = self.queue.states(jobs) if jobs else {}
+        except Silent as silence:
+            self._note_silence(str(silence))
             return
+        finally:
+            self._asked_at = time.monotonic()
         self._silent_since = None
-        states = dict(line.split()[:2] for line in done.stdout.splitlines() if len(line.split()) >= 2)
-        # a job that the controller does not list any more has ended too
-        self._alive = {t for t in asked if str(t) in states and states[str(t)] not in _ENDED}
+        for job in (job for job, state in states.items() if state == "stuck" and job not in self._stuck):
+            self._stuck[job] = f"it would never have run, and was cancelled: {self.queue.end_of(job)}"
+            self._cancel([job])
+        # a job that the system does not know any more has ended too
+        self._alive = {job for job in jobs if states.get(job) == "alive"}
 
     def _note_silence(self, message: str) -> None:
         now = time.monotonic()
         if self._silent_since is None:
             self._silent_since = now
-            log.warning("SLURM does not answer, its jobs are waited for: %s", message.strip())
+            log.warning("the batch system does not answer, its jobs are waited for: %s", message)
         if now - self._silent_since > self._outage_s:
-            raise RuntimeError(f"SLURM has not answered for {self._outage_s:.0f} s: {message.strip()}")
+            raise RuntimeError(f"the batch system has not answered for {self._outage_s:.0f} s: {message}")
 
-    def _get_result(self, taskid: int) -> dict[str, Any] | None:
+    def _get_result(self, taskid: str) -> dict[str, Any] | None:
         if taskid in self._refused:
             return _failed(self._refused[taskid])
         if self._is_pending(taskid):
             return None
-        if not _result_file(self._pending[taskid]):
+        if taskid in self._stuck or not _has_result(self._pending[taskid]):
             return self._missing_result(taskid)
         self._measure = Measure(seconds=time.monotonic() - self._submitted[taskid])
         return super()._get_result(taskid)  # type: ignore[no-any-return]
 
-    def _missing_result(self, taskid: int) -> dict[str, Any] | None:
-        """Nothing while a network share may still be late; then the failure, with SLURM's word for the end."""
+    def _missing_result(self, taskid: str) -> dict[str, Any] | None:
+        """Nothing while a network share may still be late; then the failure, in the system's word for the end."""
         now = time.monotonic()
-        state = self._final_state(taskid)
-        patience = self._result_wait_s if state.startswith(("COMPLETED", "unknown")) else min(2.0, self._result_wait_s)
+        end = self._stuck.get(taskid) or self.queue.end_of(taskid)
+        doubtful = end == UNKNOWN or end.upper().startswith(("COMPLETED", "FAILED 0"))
+        patience = self._result_wait_s if doubtful else min(QUICK_WAIT_S, self._result_wait_s)
         if now - self._ended_at.setdefault(taskid, now) < patience:
             return None
-        return _failed(f"SLURM job {taskid} ended without a result: {state}", self._tail_of_log(taskid))
+        return _failed(f"job {taskid} ended without a result: {end}", _tail_of(self._logs[taskid]))
 
-    def _final_state(self, taskid: int) -> str:
-        done = _ask(["scontrol", "--oneliner", "show", "job", str(taskid)])
-        facts = dict(part.split("=", 1) for part in done.stdout.split() if "=" in part)
-        if "JobState" not in facts:
-            return "unknown to the controller"
-        return f"{facts['JobState']}, reason {facts.get('Reason', '?')}, exit code {facts.get('ExitCode', '?')}"
-
-    def _tail_of_log(self, taskid: int) -> str:
-        for folder in Path(self._pending[taskid]).parents:
-            file = folder / "batch" / f"slurm-{taskid}.out"
-            if file.is_file():
-                text = file.read_text(errors="replace").strip()[-2000:]
-                return f"{file}:\n{text}\n\n" if text else ""
-        return ""
-
-    def _clear_task(self, taskid: int) -> None:
-        super()._clear_task(taskid)
+    def _clear_task(self, taskid: str) -> None:
+        del self._pending[taskid]
         self._alive.discard(taskid)
 
     def _abandon(self) -> None:
         """Cancel what is still in the queue."""
-        left = [str(task_id) for task_id in self._pending if task_id > 0]
+        left = [job for job in self._pending if job not in self._refused]
         if left:
-            log.warning("cancelling SLURM jobs %s", " ".join(left))
-            with suppress(OSError):
-                _ask(["scancel", *left])
+            log.warning("cancelling jobs %s", " ".join(left))
+            self._cancel(left)
         self._pending = {}
+
+    def _cancel(self, jobs: Sequence[str]) -> None:
+        done = ask(self.queue.cancel(jobs))
+        if done.returncode != 0:
+            log.debug("%s: %s", shlex.join(done.args), done.stderr.strip())
+
+
+class GraphPlugin(BatchPlugin):
+    """Gives all nodes to the batch system at once, each held until those before it have ended well.
+
+    The run ends when the last of them has ended. Nodes that are up to date are not submitted; what
+    comes after a failed node is taken out of the queue.
+    """
+
+    def _reset_reporting(self) -> None:
+        super()._reset_reporting()
+        self._job_of: dict[int, str] = {}  # by nipype's index of the node
+        self._before: dict[str, list[str]] = {}
+        self._dropped: set[int] = set()
+        self._all_sent = False
+
+    def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
+        """Called by nipype in every pass; all is done in the first."""
+        if self._all_sent:
+            return
+        self._all_sent = True
+        index = {node: number for number, node in enumerate(self.procs)}
+        for number, node in enumerate(self.procs):  # in topological order
+            before = [index[other] for other in graph.predecessors(node)]
+            self.proc_done[number] = self.proc_pending[number] = True
+            if not any(other in self._job_of for other in before) and self._local_hash_check(number, graph):
+                continue
+            jobs = [self._job_of[other] for other in before if other in self._job_of]
+            if refused := next((job for job in jobs if job in self._refused), None):
+                job = f"behind-{number}"
+                self._refused[job] = f"not submitted, because one before it was not: {self._refused[refused]}"
+                self._pending[job] = node.output_dir()
+            else:
+                job = self._submit_job(node, updatehash, jobs)
+            self._job_of[number], self._before[job] = job, jobs
+            self.pending_tasks.insert(0, (job, number))  # nipype looks at the last one first
+
+    def _clean_queue(self, jobid: int, graph: Any, result: dict[str, Any] | None = None) -> dict[str, Any]:
+        """After a failure, what depends on it neither runs nor is waited for."""
+        note: dict[str, Any] = super()._clean_queue(jobid, graph, result=result)
+        index = {node: number for number, node in enumerate(self.procs)}
+        behind = {index[node] for node in note["dependents"]} - {jobid} - self._dropped
+        self._dropped |= behind
+        if left := [job for n in behind if (job := self._job_of.get(n)) in self._pending and job not in self._refused]:
+            self._cancel(left)
+        return note
+
+    def _get_result(self, taskid: str) -> dict[str, Any] | None:
+        if any(self._job_of.get(number) == taskid for number in self._dropped):
+            return {"result": None, "traceback": None}
+        if any(job in self._pending for job in self._before[taskid]):
+            return None  # what failed first is to blame for the rest
+        return super()._get_result(taskid)
+
+    def _task_finished_cb(self, jobid: int, cached: bool = False) -> None:
+        if jobid not in self._dropped:
+            super()._task_finished_cb(jobid, cached=cached)
 
 
 def set_logname() -> None:
@@ -213,33 +297,25 @@ def set_logname() -> None:
     os.environ.setdefault("LOGNAME", os.environ.get("USER") or f"uid{os.getuid()}")
 
 
-def _ask(command: list[str]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"{command[0]} timed out")
+def _threads(node: Any) -> int:
+    return max(1, int(node.n_procs or 1))
 
 
-def _is_given(names: tuple[str, ...], args: list[str]) -> bool:
-    return any(
-        arg == name
-        or (name.startswith("--") and arg.startswith(f"{name}="))
-        or (len(name) == 2 and arg.startswith(name))
-        for arg in args
-        for name in names
-    )
-
-
-def _mebibytes(gigabytes: float) -> int:
-    return max(MIN_MEM_MIB, math.ceil(gigabytes * GB / MIB))
-
-
-def _result_file(folder: str) -> bool:
+def _has_result(folder: str) -> bool:
     """Whether the node left a result; listing the folder makes a network share look again."""
     try:
         return any(path.match("result_*.pklz") for path in Path(folder).iterdir())
     except OSError:
         return False
+
+
+def _tail_of(file: Path) -> str:
+    """The end of a job's log, with its name."""
+    try:
+        text = file.read_text(errors="replace").strip()[-2000:]
+    except OSError:
+        return ""
+    return f"{file}:\n{text}\n\n" if text else ""
 
 
 def _failed(why: str, detail: str = "") -> dict[str, Any]:

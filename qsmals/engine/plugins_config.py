@@ -1,29 +1,22 @@
 """``--use-plugin FILE``: nipype plugin settings in YAML or JSON, as fMRIPrep takes them, checked and mended."""
 
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger(__name__)
+from qsmals.engine.queues import QUEUES
 
 # nipype's names that mean "this machine"
 LOCAL = ("MultiProc", "LegacyMultiProc", "Local")
-# with nothing more than nipype's own manners mended; not tried on a real cluster
-AS_NIPYPE = ("SGE", "PBS", "LSF", "OAR", "Condor")
-SUBMIT_COMMANDS = {
-    "SLURM": "sbatch",
-    "SGE": "qsub",
-    "PBS": "qsub",
-    "LSF": "bsub",
-    "OAR": "oarsub",
-    "Condor": "condor_qsub",
-}
-# submit and return at once, before anything has run: outputs could not be checked nor reports written
-UNUSABLE = ("SLURMGraph", "SGEGraph", "PBSGraph", "CondorDAGMan", "Debug", "IPython", "SomaFlow")
-NAMES = (*LOCAL, "Linear", "SLURM", *AS_NIPYPE)
+# those that hand the whole graph over at once, by the batch system that they use
+GRAPHS = {"SLURMGraph": "SLURM", "SGEGraph": "SGE", "PBSGraph": "PBS"}
+NAMES = (*LOCAL, "Linear", *QUEUES, *GRAPHS)
+
+
+class UnusablePlugin(ValueError):
+    """The engine that was asked for cannot be used here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -79,31 +72,28 @@ def make_plugin(settings: PluginSettings, **defaults: Any) -> Any:
     """
     name = settings.plugin
     _check_name(name, None)
-    command = SUBMIT_COMMANDS.get(name)
-    if command and shutil.which(command) is None:
-        raise ValueError(f"the {name} engine needs the command {command}: start qsmals where jobs can be submitted")
     if name in (*LOCAL, "Linear"):
         return _local(settings, defaults)
-    reporting = {key: defaults[key] for key in ("progress", "naming", "max_jobs") if key in defaults}
-    args = reporting | settings.plugin_args
-    if name == "SLURM":
-        from qsmals.engine.batch import SlurmPlugin
+    wanted = ("progress", "naming", "max_jobs", "itk_threads")
+    args = {key: defaults[key] for key in wanted if key in defaults} | settings.plugin_args
+    return _batch(name, args)
 
-        return SlurmPlugin(args)
-    return _as_nipype(name, args)
+
+def check_plugin(path: Path) -> None:
+    """Raise :class:`UnusablePlugin` where the settings in ``path`` name no engine that can be used here."""
+    try:
+        make_plugin(load_plugin_file(path))
+    except (ValueError, TypeError) as error:
+        raise UnusablePlugin(f"--use-plugin {path}: {error}") from error
 
 
 def _check_name(name: str, path: Path | None) -> None:
     if name in NAMES:
         return
     where = f"plugin settings {path}: " if path else ""
-    if name in UNUSABLE:
-        raise ValueError(f"{where}{name} returns before anything has run or needs more software; use {_words()}")
-    raise ValueError(f"{where}there is no engine {name}; use {_words()}")
-
-
-def _words() -> str:
-    return ", ".join(NAMES)
+    if name == "Debug":
+        raise ValueError(f"{where}Debug runs a Python function in place of the nodes; use {', '.join(NAMES)}")
+    raise ValueError(f"{where}there is no engine {name}; use {', '.join(NAMES)}")
 
 
 def _local(settings: PluginSettings, defaults: Mapping[str, Any]) -> Any:
@@ -115,16 +105,13 @@ def _local(settings: PluginSettings, defaults: Mapping[str, Any]) -> Any:
     return LocalPlugin(args)
 
 
-def _as_nipype(name: str, args: dict[str, Any]) -> Any:
-    """nipype's own engine ``name`` that reports as ours do."""
-    from nipype.pipeline import plugins
+def _batch(name: str, args: dict[str, Any]) -> Any:
+    """An engine on a batch system."""
+    from qsmals.engine.batch import BatchPlugin, GraphPlugin
 
-    from qsmals.engine.batch import set_logname
-    from qsmals.engine.progress import Reporting
-
-    set_logname()
-    log.warning("the %s engine is nipype's own and was not tried on a real cluster by qsmals", name)
-    engine = type(f"{name}Plugin", (Reporting, getattr(plugins, f"{name}Plugin")), {})
-    plugin: Any = engine(plugin_args={k: v for k, v in args.items() if k not in Reporting.REPORTING_ARGS})
-    plugin._init_reporting(args)
-    return plugin
+    queue = QUEUES[GRAPHS.get(name, name)](args)
+    if shutil.which(queue.submit_command) is None:
+        raise ValueError(
+            f"the {name} engine needs the command {queue.submit_command}: start qsmals where jobs can be submitted"
+        )
+    return (GraphPlugin if name in GRAPHS else BatchPlugin)(queue, args)

@@ -1,0 +1,166 @@
+"""What a batch system must be able to say; one file a system holds how it says it."""
+
+import getpass
+import os
+import re
+import shlex
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+State = Literal["alive", "over", "stuck"]
+"""``stuck``: in the queue, and the batch system itself says that it will never run."""
+LIMIT_S = 120.0
+UNKNOWN = "unknown to the batch system"
+
+
+class Refused(RuntimeError):
+    """The batch system did not take a job; ``passing``: a later try may help."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
+class Silent(RuntimeError):
+    """The batch system does not answer now, which says nothing of its jobs."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job asks for: its name, processors, memory, and the file that its output goes to (``%j``: its number)."""
+
+    name: str
+    threads: int
+    mem_mib: int
+    log: Path
+
+
+def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command of the batch system; one that hangs is one that failed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", f"{command[0]} timed out")
+    except FileNotFoundError:
+        words = f"there is no {command[0]} command here: start qsmals where jobs can be submitted"
+        return subprocess.CompletedProcess(command, 127, "", words)
+
+
+class Queue(ABC):
+    """A batch system.
+
+    Attributes
+    ----------
+    submit_command : str
+        What must be on the PATH.
+    args_key : str
+        nipype's name in ``plugin_args`` for the user's own arguments of that command.
+    own_args : frozenset of str
+        More keys of ``plugin_args`` that this system reads.
+    joined : bool
+        Whether the command takes the value of a short option in the same word, as ``-c2``.
+    transient : tuple of str
+        What its message says when a later try may help.
+    """
+
+    submit_command: ClassVar[str]
+    args_key: ClassVar[str] = "qsub_args"
+    own_args: ClassVar[frozenset[str]] = frozenset()
+    joined: ClassVar[bool] = True
+    transient: ClassVar[tuple[str, ...]] = ("timed out", "temporarily", "try again", "Connection refused")
+
+    def __init__(self, args: Mapping[str, Any] | None = None) -> None:
+        self.args = dict(args or {})
+
+    @abstractmethod
+    def defaults(self, needs: Needs, script: str) -> dict[tuple[str, ...], list[str]]:
+        """For each group of the command's options, what is given where the user gave none of them."""
+
+    @abstractmethod
+    def after(self, jobs: Sequence[str]) -> list[str]:
+        """Arguments that hold a job until others have ended well."""
+
+    @abstractmethod
+    def states(self, jobs: Sequence[str]) -> dict[str, State]:
+        """States of ``jobs``; one that is left out is not known any more, so it is over.
+
+        Raises
+        ------
+        Silent
+            There was no answer.
+        """
+
+    @abstractmethod
+    def end_of(self, job: str) -> str:
+        """The batch system's words for how a job ended."""
+
+    @abstractmethod
+    def cancel(self, jobs: Sequence[str]) -> list[str]:
+        """The command that takes jobs out of the queue."""
+
+    def submit(self, script: str, needs: Needs, given: Sequence[str], after: Sequence[str] = ()) -> str:
+        """Submit ``script``; returns the number of the job.
+
+        Raises
+        ------
+        Refused
+            With the batch system's own message.
+        """
+        wanted = self.defaults(needs, script)
+        own = [
+            word for names, words in wanted.items() if not is_given(names, given, joined=self.joined) for word in words
+        ]
+        command = [self.submit_command, *given, *own, *(self.after(after) if after else ()), *self.tail(script)]
+        done = ask(command)
+        number = self.number(done.stdout) if done.returncode == 0 else None
+        if number is None:
+            words = " ".join((done.stderr.strip() or done.stdout.strip() or "no message").split())
+            message = f"{self.submit_command} refused {needs.name}: {words} ({shlex.join(command)})"
+            passing = any(word.lower() in words.lower() for word in self.transient)
+            raise Refused(message, passing=passing)
+        return number
+
+    def tail(self, script: str) -> list[str]:
+        """The last words of the submission: the script."""
+        return [script]
+
+    def number(self, answer: str) -> str | None:
+        """The job's number in the answer to a submission: the last line begins with it."""
+        found = re.match(r"\s*(\d+)", (answer.strip().splitlines() or [""])[-1])
+        return found[1] if found else None
+
+    def log_of(self, needs: Needs, job: str) -> Path:
+        """Where the output of a job went."""
+        return needs.log.with_name(needs.log.name.replace("%j", job))
+
+
+def user() -> str:
+    """The account's name, as the environment has it, else as the system."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid{os.getuid()}"
+
+
+def is_given(names: Iterable[str], args: Sequence[str], *, joined: bool = True) -> bool:
+    """Whether one of ``names`` is among ``args``: an option, or (without a dash in front) a part of any value.
+
+    ``joined``: a short option may have its value in the same word.
+
+    Examples
+    --------
+    >>> is_given(("-c",), ["-c2"]), is_given(("-o",), ["-ot", "5"], joined=False), is_given(("mem=",), ["-lmem=1gb"])
+    (True, False, True)
+    """
+    return any(
+        arg == name
+        or (not name.startswith("-") and name in arg)
+        or (name.startswith("--") and arg.startswith(f"{name}="))
+        or (joined and len(name) == 2 and name.startswith("-") and arg.startswith(name))
+        for arg in args
+        for name in names
+    )

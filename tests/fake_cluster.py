@@ -1,0 +1,205 @@
+"""Batch systems that behave as real ones do on a bad day: one file under the names of all their commands.
+
+Jobs are run at once by the command that submits them; the name of a job says how it fares: ``vanishes``
+(ends without a word), ``waits`` (never gets its turn), ``stuck`` (will never run, and the system knows),
+``refused``. The first submission meets a controller that is away, the first question is not answered.
+"""
+
+import stat
+import sys
+from pathlib import Path
+
+COMMANDS = {
+    "SLURM": ("sbatch", "squeue", "scontrol", "scancel"),
+    "SGE": ("qsub", "qstat", "qacct", "qdel"),
+    "PBS": ("qsub", "qstat", "qdel"),
+    "Torque": ("qsub", "qstat", "qdel"),
+    "LSF": ("bsub", "bjobs", "bkill"),
+    "OAR": ("oarsub", "oarstat", "oardel"),
+    "Condor": ("condor_submit", "condor_q", "condor_history", "condor_rm"),
+}
+
+PROGRAM = r"""
+import json, pathlib, re, subprocess, sys
+here, name, args = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[0]).name, sys.argv[1:]
+notes = here / "state.json"
+jobs = json.loads(notes.read_text()) if notes.exists() else {}
+
+def fail(text, code=1):
+    print(text, file=sys.stderr)
+    sys.exit(code)
+
+def once(word):
+    if (here / word).exists():
+        return False
+    (here / word).touch()
+    return True
+
+def note(job, state):
+    jobs[job] = state
+    notes.write_text(json.dumps(jobs))
+
+def script_and_name():
+    if name == "condor_submit":
+        text = pathlib.Path(args[-1]).read_text()
+        return re.search(r"'(.+)'", text)[1], re.search(r'batch_name = "(.+)"', text)[1], text
+    script = args[-1].split()[-1]
+    words = {"sbatch": "--job-name=", "qsub": "-N", "bsub": "-J", "oarsub": "-n"}[name]
+    joined = [a.removeprefix(words) for a in args if words.endswith("=") and a.startswith(words)]
+    return script, (joined or [args[args.index(words) + 1]])[0], ""
+
+def submit(refusal, away, answer):
+    script, title, text = script_and_name()
+    with open(here / "asked", "a") as log:
+        log.write(" ".join(args) + " | " + text.replace("\n", ";") + "\n")
+    if "refused" in title:
+        fail(refusal)
+    if once("was_away"):
+        fail(away)
+    before = re.findall(r"afterok:([\w.:]+)|-hold_jid (\S+)|done\((\d+)\)|-a (\d+)", " ".join(args))
+    before = [n for group in before for part in group if part for n in re.split("[:,]", part)]
+    job = str(1 + len(jobs))
+    if any(jobs[n.split(".")[0]] != "DONE" for n in before) and name != "qsub":
+        state = "NEVER"
+    elif "vanishes" in title:
+        state = "KILLED"
+    elif "waits" in title or "stuck" in title:
+        state = "WAITS" if "waits" in title else "STUCK"
+    else:
+        done = subprocess.run(["bash", script], capture_output=True, text=True)
+        state = "FAILED" if done.returncode else "DONE"
+    note(job, state)
+    print(answer.format(job))
+
+def silent(text):
+    if once("was_silent"):
+        fail(text)
+
+def cancel():
+    with open(here / "cancelled", "a") as log:
+        log.write(" ".join(args) + "\n")
+    for job in args:
+        if jobs.get(job.split(".")[0]) in ("WAITS", "STUCK"):
+            note(job.split(".")[0], "KILLED")
+
+queued = {job: state for job, state in jobs.items() if state in ("WAITS", "STUCK")}
+"""
+
+SYSTEMS = {
+    "SLURM": r'''
+words = {"DONE": "COMPLETED", "FAILED": "FAILED", "KILLED": "OUT_OF_MEMORY", "WAITS": "PENDING", "STUCK": "PENDING",
+         "NEVER": "CANCELLED"}
+if name == "sbatch":
+    submit("sbatch: error: Invalid qos specification", "sbatch: error: Unable to contact slurm controller",
+           "{};cluster")
+elif name == "squeue":
+    silent("slurm_load_jobs error: Socket timed out on send/recv operation")
+    for job, state in jobs.items():
+        print(job, words[state], "DependencyNeverSatisfied" if state == "STUCK" else "None")
+elif name == "scontrol":
+    state = jobs[args[-1]]
+    print(f"JobId={args[-1]} JobState={words[state]} Reason=DependencyNeverSatisfied ExitCode=0:125")
+else:
+    cancel()
+''',
+    "SGE": r'''
+if name == "qsub":
+    submit("Unable to run job: job rejected: the requested parallel environment \"smp\" does not exist.",
+           "error: unable to contact qmaster using port 6444 on host \"head\"", "{}")
+elif name == "qstat" and args[0] == "-j":
+    state = jobs[args[1]]
+    print("error reason    1:          can't create output file" if state == "STUCK" else "Following jobs do not exist")
+elif name == "qstat":
+    silent("error: failed receiving gdi request response for mid=1 (got syncron message receive timeout error).")
+    if queued:
+        print("job-ID  prior   name       user   state submit/start at     queue   slots ja-task-ID\n" + "-" * 99)
+    for job, state in queued.items():
+        print(f"{job:>7} 0.55500 q-wf.some  me     {'Eqw' if state == 'STUCK' else 'qw':5} 11/24/2026 10:00:00  1")
+elif name == "qacct":
+    print("failed       100 : assumedly after job\nexit_status  137                  (Killed)\nmaxvmem      7.9GB")
+else:
+    cancel()
+''',
+    "PBS": r'''
+def block(job, state, more=""):
+    print(f"Job Id: {job}.head\n    Job_Name = x\n    job_state = {state}\n{more}")
+if "--version" in args:
+    print("pbs_version = 22.05.11" if PRO else "Version: 6.1.3")
+elif name == "qsub":
+    submit("qsub: Unauthorized Request", "qsub: cannot connect to server head (errno=15034)", "{}.head")
+elif name == "qstat":
+    numbers = [a.split(".")[0] for a in args if not a.startswith("-")]
+    if "-x" in args or (len(numbers) == 1 and not PRO and jobs[numbers[0]] == "KILLED" and not once("first_look")):
+        block(numbers[0], "F" if PRO else "C", "    Exit_status = 137\n    comment = job killed: mem exceeded limit\n")
+        sys.exit(0)
+    silent("qstat: cannot connect to server head (errno=111) Connection refused")
+    for job in numbers:
+        if jobs[job] == "WAITS" or jobs[job] == "STUCK":
+            block(job, "Q")
+        elif not PRO:
+            block(job, "C")
+        else:
+            print(f"qstat: {job}.head Job has finished, use -x or -H to obtain its history", file=sys.stderr)
+    sys.exit(35 if PRO else 0)
+else:
+    cancel()
+''',
+    "LSF": r'''
+if name == "bsub":
+    submit("Bad or empty queue. Job not submitted.", "LSF is down. Please wait ...",
+           "Job <{}> is submitted to default queue <normal>.")
+elif name == "bjobs" and args[0] == "-l":
+    print("Job <1>, Job Name <wf.x>, User <me>, Project <default>\n Tue Nov 24: Exited with exit code 137. The CPU\n"
+          "                     time used is 1.2 seconds.\n Tue Nov 24: Completed <exit>; TERM_MEMLIMIT: job killed\n"
+          "                     after reaching LSF memory usage limit.")
+elif name == "bjobs":
+    silent("LSF is down. Please wait ...")
+    print("JOBID   USER    STAT  QUEUE      FROM_HOST   EXEC_HOST   JOB_NAME   SUBMIT_TIME")
+    for job in args[1:]:
+        state = jobs[job]
+        word = {"DONE": "DONE", "WAITS": "PEND", "STUCK": "PEND"}.get(state, "EXIT")
+        print(job, "me", word, "normal head n1 x Nov 24")
+else:
+    cancel()
+''',
+    "OAR": r'''
+if name == "oarsub":
+    submit("[ADMISSION RULE] Error: no such queue", "DB connection refused, try again",
+           "[ADMISSION RULE] Modify resource\nOAR_JOB_ID={}")
+elif name == "oarstat" and "-f" in args:
+    print("Job_Id: 1\n    state = Error\n    message = walltime or memory\n    exit_code = 9 (9,0,0)")
+elif name == "oarstat":
+    silent("Cannot connect to the database")
+    state = jobs[args[-1]]
+    print(json.dumps({args[-1]: {"DONE": "Terminated", "WAITS": "Waiting", "STUCK": "Waiting"}.get(state, "Error")}))
+else:
+    cancel()
+''',
+    "Condor": r'''
+if name == "condor_submit":
+    submit("ERROR: Executable file does not exist", "ERROR: Failed to connect to local queue manager", "{0}.0 - {0}.0")
+elif name == "condor_q" and args[0].isdigit():
+    if jobs[args[0]] == "STUCK":
+        print("5, \"Job has gone over memory limit of 512 megabytes\", undefined, undefined, undefined")
+elif name == "condor_q":
+    silent("-- Failed to fetch ads from: <127.0.0.1:9618>")
+    for job, state in queued.items():
+        print(job, {"WAITS": 1, "STUCK": 5}[state])
+elif name == "condor_history":
+    print("3, undefined, \"via condor_rm\", undefined, 9")
+else:
+    cancel()
+''',
+}  # fmt: skip
+
+
+def install(folder: Path, system: str) -> Path:
+    """Write the commands of ``system`` into ``folder``, which is made."""
+    folder.mkdir()
+    own = SYSTEMS["PBS" if system == "Torque" else system]
+    text = f"#!{sys.executable}\nPRO = {system == 'PBS'}\n{PROGRAM}\n{own}"
+    for name in COMMANDS[system]:
+        script = folder / name
+        script.write_text(text)
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return folder
