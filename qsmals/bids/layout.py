@@ -529,8 +529,14 @@ def _open_layout(root: Path, labels: Sequence[str], datatypes: Sequence[str], da
     """A pybids layout: of the chosen subjects in memory, or of all subjects from or into a database."""
     from bids.layout import BIDSLayout
 
+    description = root / "dataset_description.json"
+    if os.path.lexists(description) and not description.is_file():
+        raise InvalidInput(f"{description} is no readable file. Mend or remove it")
     if database_dir is None:
-        return BIDSLayout(root, validate=False, config=[_config()], indexer=_indexer(labels, datatypes))
+        try:
+            return BIDSLayout(root, validate=False, config=[_config()], indexer=_indexer(labels, datatypes))
+        except (ValueError, RecursionError, OSError) as error:  # pybids reads the description as it pleases
+            raise InvalidInput(f"BIDS_DIR cannot be indexed ({error}). Look at {description} first") from error
     database_dir = database_dir.absolute()
     if not (database_dir / "layout_index.sqlite").exists():
         if root in database_dir.parents:

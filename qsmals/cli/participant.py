@@ -29,6 +29,7 @@ from qsmals.bids.given import (
     missing_transforms,
     parse_derivatives,
 )
+from qsmals.bids.group import read_participants
 from qsmals.bids.images import BadImage, read_facts
 from qsmals.bids.layout import SubjectInputs, Unit, find_subjects
 from qsmals.bids.names import log_dir, missing_files, unit_outputs
@@ -65,6 +66,10 @@ def participant(request: Request, run_id: str) -> int:
         check_dataset(Path(settings.bids_dir))
         validate(Path(settings.bids_dir))
     subjects = find(settings)
+    try:
+        read_participants(Path(settings.bids_dir))
+    except InvalidInput as error:
+        log.warning("%s; the ages in it are not used", error)
     for warning in prepare_output_dir(output_dir, Path(settings.bids_dir), environ=os.environ):
         log.warning("%s", warning)
     if request.reports_only:
@@ -335,12 +340,12 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSu
         if failed:
             why = f"registration of {'; '.join(failed)}: its region tables hold no statistics"
             entry = replace(entry, status="failed", why=why)
-        report = writing.write_report(output_dir, subject, entry, own.steps, request, run_id)
-        if entry.status == "ok" and report.missing:
-            entry = replace(entry, status="incomplete", why="the report lacks " + "; ".join(report.missing))
-        entry = _with_verdict(replace(entry, warnings=tuple(writing.warnings_of(subject))), report)
-        entries.append(entry)
-    merge_summary(output_dir / "logs" / "summary.json", entries)
+        entries.append(reported(subject, entry, own, request, run_id))
+    try:
+        merge_summary(output_dir / "logs" / "summary.json", entries)
+    except OSError:
+        say(entries)
+        raise
     if done.stop is not None:
         say(entries)
         raise done.stop
@@ -349,14 +354,34 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSu
     return entries
 
 
+def reported(
+    subject: SubjectPlan, entry: SubjectSummary, done: "Done", request: Request, run_id: str
+) -> SubjectSummary:
+    """Write the subject's page; returns the entry with what the page says, or why there is none."""
+    try:
+        report = writing.write_report(Path(request.settings.output_dir), subject, entry, done.steps, request, run_id)
+    except OSError as error:  # a full disk: the other subjects and the summary still get their chance
+        log.error("sub-%s: the report cannot be written: %s", subject.label, error)
+        if entry.status != "ok":
+            return entry
+        return replace(entry, status="incomplete", why=f"the report cannot be written: {error}")
+    if entry.status == "ok" and report.missing:
+        entry = replace(entry, status="incomplete", why="the report lacks " + "; ".join(report.missing))
+    return _with_verdict(replace(entry, warnings=tuple(writing.warnings_of(subject))), report)
+
+
 @dataclass(frozen=True)
 class Done:
-    """What a run of the graph left: its steps and failures, nodes that never ended, and the signal that ended it."""
+    """What a run of the graph left: its steps and failures, nodes that never ended, and what ended it before them.
+
+    That is a signal (``stop``), or the words of an error outside of all nodes (``halt``), such as a full work folder.
+    """
 
     steps: tuple[Step, ...]
     failures: tuple[Failure, ...]
     unfinished: tuple[str, ...]
     stop: Interrupted | None = None
+    halt: str = ""
 
     def of_subject(self, label: str) -> "Done":
         """The part that concerns one subject; a failure of what all share (the atlas) concerns everyone."""
@@ -368,6 +393,7 @@ class Done:
             tuple(failure for failure in self.failures if failure.unit.split(" ")[0] in (name, "")),
             tuple(node for node in self.unfinished if graph in f".{node}."),
             self.stop,
+            self.halt,
         )
 
 
@@ -390,15 +416,18 @@ def execute(plan: RunPlan) -> Done:
         **({"itk_threads": 1} if settings.behaviour.deterministic else {}),
     )
     wanted = node_names(workflow)
-    stop = None
+    stop, halt = None, ""
     try:
         workflow.run(plugin=plugin)
     except NodesFailed as error:
         log.debug("%s", error)
     except Interrupted as signal:
         stop = signal
+    except OSError as error:
+        halt = f"the run cannot go on: {error}"
+        log.error("%s", halt)
     ended = {step.node for step in plugin.steps if step.state in ("done", "cached")}
-    return Done(tuple(plugin.steps), tuple(plugin.failures), tuple(sorted(wanted - ended)), stop)
+    return Done(tuple(plugin.steps), tuple(plugin.failures), tuple(sorted(wanted - ended)), stop, halt)
 
 
 def quieten_nipype() -> None:
@@ -423,7 +452,7 @@ def conclude(subject: SubjectPlan, done: Done) -> SubjectSummary:
         first = done.failures[0]
         return SubjectSummary(name, "failed", f"{first.node}: {first.why}", **common)
     if done.unfinished:
-        why = str(done.stop) if done.stop else "not run to its end, because the run stopped before"
+        why = str(done.stop) if done.stop else done.halt or "not run to its end, because the run stopped before"
         return SubjectSummary(name, "failed", f"{why} ({len(done.unfinished)} steps left)", **common)
     missing = missing_files([scan.outputs for scan in subject.scans])
     if missing:

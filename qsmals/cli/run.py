@@ -1,6 +1,7 @@
 """A request to an exit code: environment, log, level, and what is said when it goes wrong."""
 
 import logging
+import os
 import sys
 import time
 import uuid
@@ -35,9 +36,18 @@ def run(request: Request) -> int:
     except Interrupted as stop:
         log.error("%s; run the same command again to go on from here", stop)
         return stop.exit_code
-    except Exception:
+    except Exception as error:
+        if _is_storage(error):
+            log.debug("where it happened", exc_info=True)
+            log.error("%s; nothing is left half written, and the same command goes on from here", error)
+            return INCOMPLETE
         log.exception("internal error; please report it with the log %s", Path(settings.output_dir) / "logs")
         return INTERNAL
+
+
+def _is_storage(error: Exception) -> bool:
+    """Whether a disk is full or failing, or a place in OUTPUT_DIR is not ours to write."""
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
 
 
 def _level(request: Request, run_id: str) -> int:
@@ -69,14 +79,38 @@ def start_log(path: Path, verbosity: int) -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     logging.getLogger("qsmals").setLevel(logging.DEBUG)  # other libraries' debugging is for nobody
-    written = logging.FileHandler(path, encoding="utf-8")
+    written = _LogFile(path, encoding="utf-8")
     written.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    shown = logging.StreamHandler(sys.stdout)
+    shown = _Shown(sys.stdout)
     shown.setFormatter(_Terminal())
     shown.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
     shown.addFilter(lambda record: verbosity > 0 or record.name.startswith("qsmals"))
     root.handlers = [written, shown]
     logging.captureWarnings(True)
+
+
+class _LogFile(logging.FileHandler):
+    """Says once that the log cannot be written, where logging would print a traceback for each line."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.told:
+            self.told = True
+            print(f"qsmals: the log {self.baseFilename} cannot be written: {error}", file=sys.stderr)
+
+
+class _Shown(logging.StreamHandler):  # type: ignore[type-arg]
+    """Goes on in silence when nobody listens any more (``qsmals ... | head``); the log file has it all."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        else:
+            super().handleError(record)
 
 
 class _Terminal(logging.Formatter):

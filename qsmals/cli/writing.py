@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 from qsmals import __version__
 from qsmals.bids.checks import CheckedSubject
+from qsmals.bids.errors import InvalidInput
 from qsmals.bids.group import read_participants
 from qsmals.bids.names import log_dir, logs_dir
 from qsmals.bids.sidecars import acquisition_metadata, strict_json
@@ -138,12 +140,13 @@ def write_refusal(output_dir: Path, checked: CheckedSubject, request: Request, r
 
 
 def age_of(bids_dir: Path, label: str) -> float | None:
-    """Age in participants.tsv, years; None where it has none that is a number."""
-    people, _, _ = read_participants(bids_dir)
+    """Age in participants.tsv, years; None where it has none that is a number, and where it cannot be read."""
     try:
-        return float(people[f"sub-{label}"]["age"])
-    except (KeyError, ValueError):
+        people, _, _ = read_participants(bids_dir)
+        age = float(people[f"sub-{label}"]["age"])
+    except (InvalidInput, KeyError, ValueError):
         return None
+    return age if isfinite(age) else None
 
 
 def failed_registrations(subject: SubjectPlan) -> list[str]:

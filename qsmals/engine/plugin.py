@@ -24,7 +24,7 @@ from nipype.pipeline.plugins.base import DistributedPluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
 from qsmals.engine.progress import Measure, Reporting
-from qsmals.engine.resources import cpu_limit, memory_limit, oom_kills
+from qsmals.engine.resources import base_of, cpu_limit, memory_limit, oom_kills
 from qsmals.engine.signals import check_interrupted
 from qsmals.engine.threads import thread_environment
 from qsmals.engine.worker import Answer, Hello, Task, Worker, current_levels, dump_task
@@ -74,6 +74,8 @@ class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype h
         More variables for the workers.
     itk_threads : int
         Threads of ITK when not those of the node (1: registrations with equal bytes).
+    maxtasksperchild : int
+        Nodes that a worker runs before a fresh one takes its place (default: any number).
     scheduler, status_callback
         As in nipype's MultiProc.
 
@@ -81,8 +83,10 @@ class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype h
     """
 
     # accepted because nipype's MultiProc has them; a worker here is always a fresh, replaceable process
-    _WITHOUT_MEANING = frozenset({"non_daemon", "maxtasksperchild", "mp_context", "n_gpu_procs"})
-    _OWN = Reporting.REPORTING_ARGS | frozenset({"initializer", "initargs", "environ", "itk_threads"})
+    _WITHOUT_MEANING = frozenset({"non_daemon", "mp_context", "n_gpu_procs"})
+    _OWN = Reporting.REPORTING_ARGS | frozenset(
+        {"initializer", "initargs", "environ", "itk_threads", "maxtasksperchild"}
+    )
     _SHARED = frozenset({"n_procs", "memory_gb", "raise_insufficient", "max_jobs", "scheduler", "status_callback"})
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
@@ -96,6 +100,7 @@ class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype h
         self._initargs = tuple(args.get("initargs", ()))
         self._environ: dict[str, str] = dict(args.get("environ") or {})
         self._itk_threads: int | None = args.get("itk_threads")
+        self._most_tasks = float(args.get("maxtasksperchild") or np.inf)
         self.processors = int(args.get("n_procs") or cpu_limit().value)
         self.memory_gb = float(args.get("memory_gb") or memory_limit().value * MEMORY_SHARE)
         self.raise_insufficient = bool(args.get("raise_insufficient", False))
@@ -194,12 +199,21 @@ class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype h
             self._hand_out(self._alone)
 
     def _check_resources(self, running_tasks: Any) -> tuple[float, int, int]:
-        """Free memory, processors and GPU slots; idle workers hold memory too."""
+        """Free memory, processors and GPU slots.
+
+        Idle workers hold memory too, and so does a busy one beyond what its node counts with: the libraries of the
+        nodes before.
+        """
         memory, processors, gpus = super()._check_resources(running_tasks)
-        idle = sum(worker.resident_gb for worker in self._workers if worker.task_id is None)
         if len(running_tasks) >= self._most_jobs:
             processors = 0
-        return max(0.0, memory - idle), processors, gpus
+        return max(0.0, memory - sum(map(self._held_gb, self._workers))), processors, gpus
+
+    def _held_gb(self, worker: Worker) -> float:
+        """Memory of a worker that no node's ``mem_gb`` covers."""
+        if worker.task_id is None:
+            return worker.resident_gb
+        return max(0.0, worker.resident_gb - base_of(self._jobs[worker.task_id].node))
 
     def _lacks_memory(self) -> bool:
         """Whether a node is ready that only the memory of idle workers keeps from running."""
@@ -238,6 +252,7 @@ class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype h
         job.attempts += 1
         job.oom_kills = oom_kills()
         n_threads = self._threads(job.node)
+        self._retire([w for w in self._workers if w.task_id is None and w.n_tasks >= self._most_tasks])
         for _ in range(3):
             worker = self._idle_worker(n_threads) or self._new_worker(n_threads)
             try:
@@ -266,7 +281,10 @@ class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype h
     def _retire_idle(self, keep: int) -> None:
         """Let all idle workers but the ``keep`` youngest end."""
         idle = [worker for worker in self._workers if worker.task_id is None]
-        for worker in idle[: max(0, len(idle) - keep)]:
+        self._retire(idle[: max(0, len(idle) - keep)])
+
+    def _retire(self, workers: list[Worker]) -> None:
+        for worker in workers:
             self._workers.remove(worker)
             worker.retire()
             worker.exit_status()
@@ -297,6 +315,7 @@ class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype h
 
     def _answered(self, worker: Worker, answer: Answer) -> None:
         task_id, worker.task_id = worker.task_id, None
+        worker.n_tasks += 1
         worker.resident_gb = answer.resident_gb or 0.0
         if task_id is None:
             return

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 try:
     import resource
@@ -18,6 +19,12 @@ MIB = 1024**2
 BASE_GB = 0.4
 # Allocations that a model of the arrays does not see: temporaries of FFTs, fragmentation.
 MARGIN = 1.2
+
+
+def base_of(node: Any) -> float:
+    """What ``node`` counts of its ``mem_gb`` for the process and its libraries, GB (set by who made the node)."""
+    return float(getattr(node, "qsmals_base_gb", BASE_GB))
+
 
 _UNITS = {
     "": 1e6,

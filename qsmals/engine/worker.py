@@ -76,6 +76,10 @@ class Worker:
         Threads that its libraries were started with.
     task_id : int or None
         The task it works on; None when idle.
+    n_tasks : int
+        Tasks that it has ended.
+    resident_gb : float
+        What it held when it had ended its last task.
     seen_peak_gb : float
         Largest memory seen from outside while it works on the task, for the case that it dies.
     """
@@ -84,6 +88,7 @@ class Worker:
     process: subprocess.Popen[bytes]
     connection: Connection
     task_id: int | None = None
+    n_tasks: int = 0
     seen_peak_gb: float = 0.0
     resident_gb: float = 0.0
     started: float = field(default_factory=time.monotonic)
