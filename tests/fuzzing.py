@@ -1,9 +1,10 @@
 """Small BIDS trees with faults chosen by a seed, and what the program does with each of them.
 
 ``python -m tests.fuzzing FIRST COUNT FOLDER`` runs the participant level on COUNT trees, each in a process of its
-own, up to the plan or, for every fifth, the graph that would be run, and prints a line for each tree on which the program broke a promise: an
-undocumented exit code, a traceback, a hang, a refusal without a word, a file outside OUTPUT_DIR and the work folder, a
-changed input, a healthy subject that was refused with a sick one, or memory for what a header only claims.
+own, up to the plan or, for every fifth, the graph that would be run, and prints a line for each tree on which the
+program broke a promise: an undocumented exit code, a traceback, a hang, a refusal without a word, a file outside
+OUTPUT_DIR and the work folder, a changed input, a healthy subject that was refused with a sick one, or memory for what
+a header only claims.
 """
 
 import gzip
@@ -456,7 +457,7 @@ def _child(folder: Path, seed: int, places: dict[str, Path]) -> None:
     """Run the program and end; never returns."""
     code = 99
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         handle = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT, 0o644)
         os.dup2(handle, 1)
         os.dup2(handle, 2)

@@ -101,7 +101,7 @@ def notes(tmp_path, name, what="end"):
     return sorted((tmp_path / "notes").glob(f"{name}.*.{what}"))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_killed_worker_fails_its_node_only(make, tmp_path):
     wf = make({"bad": "die", "after": "count", "good": "slow", "last": "count"}, [("bad", "after"), ("good", "last")])
     plugin = local()
@@ -119,7 +119,7 @@ def test_killed_worker_fails_its_node_only(make, tmp_path):
     assert [s.state for s in plugin.seen if s.name == "step bad"] == ["again", "failed"]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_second_attempt_runs_alone(make, tmp_path):
     wf = make({"frail": "die once", **dict.fromkeys(("s1", "s2", "s3"), "slow")})
     plugin = local()
@@ -132,7 +132,7 @@ def test_second_attempt_runs_alone(make, tmp_path):
         assert span["end"] <= retry["begin"] or span["begin"] >= retry["end"]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_other_deaths_are_named(make):
     wf = make({"a": "segfault", "b": "leave", "c": "exit", "d": "raise"})
     with pytest.raises(NodesFailed) as caught:
@@ -144,7 +144,7 @@ def test_other_deaths_are_named(make):
     assert why["step d"] == "ValueError: echoes differ"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_memory_error_is_tried_again(make, tmp_path):
     plugin = local()
     make({"hungry": "memory"}).run(plugin=plugin)
@@ -152,7 +152,7 @@ def test_memory_error_is_tried_again(make, tmp_path):
     assert [s.state for s in plugin.seen] == ["again", "done"]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_stop_on_first_crash(make, tmp_path):
     wf = make({"bad": "raise later", "slow": "for ever"})
     wf.config["execution"]["stop_on_first_crash"] = "true"
@@ -164,7 +164,7 @@ def test_stop_on_first_crash(make, tmp_path):
     assert not Path(f"/proc/{pid}").exists(), "no worker is left behind"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_resume_runs_only_what_is_missing(make, tmp_path):
     edges = [("a", "b"), ("b", "c")]
     with pytest.raises(NodesFailed):
@@ -175,7 +175,7 @@ def test_resume_runs_only_what_is_missing(make, tmp_path):
     assert {s.name: s.state for s in plugin.seen} == {"step a": "cached", "step b": "done", "step c": "done"}
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_progress_steps_and_table(make, tmp_path):
     plugin = local()
     make({"a": "count", "b": "count"}, [("a", "b")]).run(plugin=plugin)
@@ -193,7 +193,7 @@ def test_progress_line():
     assert str(step) == "[sub-01 run-1]   7/23  unwrap (ROMEO)  12.3 s"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_threads_and_concurrency(make, tmp_path):
     make({"a": "slow", "b": "slow"}, n_procs=2).run(plugin=local(itk_threads=1))
     spans = [json.loads((tmp_path / f"notes/{n}.1.end").read_text()) for n in "ab"]
@@ -203,7 +203,7 @@ def test_threads_and_concurrency(make, tmp_path):
     assert {s["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] for s in spans} == {"1"}
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_memory_is_not_overbooked(make, tmp_path, caplog):
     make({"a": "slow", "b": "slow"}, mem_gb=3.0).run(plugin=local(memory_gb=2.0))
     spans = sorted(json.loads((tmp_path / f"notes/{n}.1.end").read_text())["begin"] for n in "ab")
@@ -212,7 +212,7 @@ def test_memory_is_not_overbooked(make, tmp_path, caplog):
         make({"a": "count"}, mem_gb=3.0).run(plugin=local(memory_gb=2.0, raise_insufficient=True))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_map_node_with_a_dead_part_ends(make, tmp_path):
     wf = make({"good": "count"})
     parts = MapNode(Act(notes=str(tmp_path / "notes"), name="part"), iterfield=["what"], name="parts")
@@ -228,7 +228,7 @@ def _first(values):
     return values[0]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_worker_logs_reach_the_parent(make, caplog):
     nipype_log = logging.getLogger("nipype.interface")
     nipype_log.addHandler(caplog.handler)
@@ -271,7 +271,7 @@ def workers(tmp_path):
     return [Path("/proc") / file.read_text() for file in (tmp_path / "notes").glob("*.begin")]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_sigterm_ends_workers(tmp_path):
     run = start_run(tmp_path, {"a": "for ever", "b": "for ever"})
     run.send_signal(signal.SIGTERM)
@@ -280,7 +280,7 @@ def test_sigterm_ends_workers(tmp_path):
     assert workers(tmp_path) and not any(worker.exists() for worker in workers(tmp_path))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere workers end within seconds, not at once")
 def test_killed_run_leaves_no_worker_and_goes_on(tmp_path, make):
     run = start_run(tmp_path, {"a": "count", "b": "for ever"})

@@ -415,7 +415,6 @@ def execute(plan: RunPlan) -> Done:
         memory_gb=plan.limits.memory_gb,
         **({"itk_threads": 1} if settings.behaviour.deterministic else {}),
     )
-    wanted = node_names(workflow)
     stop, halt = None, ""
     try:
         workflow.run(plugin=plugin)
@@ -426,6 +425,7 @@ def execute(plan: RunPlan) -> Done:
     except OSError as error:
         halt = f"the run cannot go on: {error}"
         log.error("%s", halt)
+    wanted = plugin.nodes or node_names(workflow)
     ended = {step.node for step in plugin.steps if step.state in ("done", "cached")}
     return Done(tuple(plugin.steps), tuple(plugin.failures), tuple(sorted(wanted - ended)), stop, halt)
 

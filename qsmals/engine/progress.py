@@ -150,6 +150,8 @@ class Reporting:
         Every node that failed in the last run.
     peak_gb : dict
         Largest memory of any one node, by unit.
+    nodes : frozenset of str
+        Full names of all nodes of the last run's graph; empty before it began.
     """
 
     REPORTING_ARGS = frozenset({"progress", "naming"})
@@ -167,6 +169,7 @@ class Reporting:
         self.steps: list[Step] = []
         self.failures: list[Failure] = []
         self.peak_gb: dict[str, float] = {}
+        self.nodes: frozenset[str] = frozenset()
         self._measure = Measure()
         self._totals: dict[str, int] = {}
         self._counts: dict[str, int] = {}
@@ -178,6 +181,7 @@ class Reporting:
         Whatever ends the run, :meth:`_abandon` ends what it had started.
         """
         self._reset_reporting()
+        self.nodes = frozenset(node.fullname for node in graph.nodes())
         for node in graph.nodes():
             unit, step = self._naming(node)
             if step:
