@@ -13,11 +13,11 @@ run_qsmals() {
     else
         qsmals "$QSMALS_BIDS" "$QSMALS_OUT" "$level" "$@" &
     fi
-    # SLURM signals this shell (--signal=B:TERM): pass it on, and let the reports be written
+    # the batch system signals this shell before it kills: pass it on, and let the reports be written
     local child=$! code=0
-    trap 'kill -TERM $child 2>/dev/null' TERM INT
+    trap 'kill -TERM $child 2>/dev/null' TERM INT USR1 USR2 XCPU
     wait $child || code=$?
-    while kill -0 $child 2>/dev/null; do wait $child || code=$?; done
-    trap - TERM INT
+    while kill -0 $child 2>/dev/null; do code=0; wait $child || code=$?; done
+    trap - TERM INT USR1 USR2 XCPU
     return $code
 }

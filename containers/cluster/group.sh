@@ -1,0 +1,14 @@
+# The group level, after all tasks of the array have ended; sourced by $QSMALS_RUN/group.sh, which sets QSMALS_RUN.
+# shellcheck shell=bash
+set -euo pipefail
+# shellcheck source=/dev/null
+. "$QSMALS_RUN/settings"
+# shellcheck source=containers/cluster/run.sh
+. "$QSMALS_CLUSTER/run.sh"
+
+WORK=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/qsmals-group-XXXX")
+trap 'rm -rf "$WORK"' EXIT
+CODE=0
+run_qsmals group -w "$WORK" || CODE=$?
+"${PYTHON:-python3}" "$QSMALS_CLUSTER/status.py" "$QSMALS_OUT" --bids "$QSMALS_BIDS" || true
+exit $CODE

@@ -1,0 +1,35 @@
+# One subject of the array that submit.sh makes; sourced by $QSMALS_RUN/task.sh, which sets QSMALS_RUN.
+# shellcheck shell=bash
+set -euo pipefail
+# shellcheck source=/dev/null
+. "$QSMALS_RUN/settings"
+# shellcheck source=containers/cluster/run.sh
+. "$QSMALS_CLUSTER/run.sh"
+
+# the names of SLURM, Grid Engine, PBS Professional, Torque and LSF; PBS makes no array of one
+INDEX=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${PBS_ARRAYID:-${LSB_JOBINDEX:-}}}}
+[ -n "$INDEX" ] && [ "$INDEX" != 0 ] || INDEX=${SGE_TASK_ID:-1}
+[ "$INDEX" != undefined ] || INDEX=1
+JOB=${SLURM_JOB_ID:-${JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-0}}}}
+CPUS=${SLURM_CPUS_PER_TASK:-${NSLOTS:-${NCPUS:-${PBS_NUM_PPN:-${LSB_DJOB_NUMPROC:-$QSMALS_CPUS}}}}}
+
+SUBJECT=$(sed -n "${INDEX}p" "$QSMALS_RUN/subjects.txt")
+mapfile -d '' -t OPTIONS <"$QSMALS_RUN/options"
+[ "${#OPTIONS[@]}" -ne 1 ] || [ -n "${OPTIONS[0]}" ] || OPTIONS=()
+if [ -n "$QSMALS_WORK" ]; then
+    WORK=$QSMALS_WORK
+    mkdir -p "$WORK"
+else
+    WORK=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/qsmals-${JOB//[^A-Za-z0-9]/-}-XXXX")
+    trap 'rm -rf "$WORK"' EXIT
+fi
+# what the job has; inside an image with a clean environment qsmals could not see it
+LIMITS=(--nprocs "$CPUS" --mem "$((${SLURM_MEM_PER_NODE:-$QSMALS_MEM_MIB} * 9 / 10))MiB")
+
+echo "$(date +%FT%T) $SUBJECT on $(hostname), job $JOB, attempt $((${SLURM_RESTART_COUNT:-0} + 1))"
+rm -f "$QSMALS_RUN/ended/$INDEX"
+CODE=0
+run_qsmals participant --participant-label "$SUBJECT" -w "$WORK" "${LIMITS[@]}" "${OPTIONS[@]}" || CODE=$?
+echo "$CODE" >"$QSMALS_RUN/ended/$INDEX"
+echo "$(date +%FT%T) $SUBJECT ended with exit code $CODE"
+exit $CODE
