@@ -66,6 +66,15 @@ class Task:
         words = [line.strip() for line in lines[start:] if KILLED.search(line)]
         return words[-1] if words else None
 
+    def accounting(self):
+        """State and exit code in SLURM's accounting; None where there is none."""
+        try:
+            job = "{}_{}".format((self.run / "job").read_text().strip(), self.index)
+            command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", "--jobs", job]
+            return ask(command).strip().split("\n")[-1].replace("|", ", exit code ") or None
+        except OSError:
+            return None
+
     def changed(self):
         """When the log was last written, in seconds; 0 if there is none."""
         return self.log.stat().st_mtime if self.log.exists() else 0.0
@@ -88,15 +97,19 @@ def newest_tasks(output_dir):
     return tasks
 
 
-def slurm_queue():
-    """State, reason and node of each array task in the queue; empty where there is no SLURM."""
-    command = ["squeue", "--noheader", "--array", "--format=%F|%K|%T|%r|%N"]
+def ask(command):
+    """What a command prints; nothing where it is not there or fails."""
     try:
         shown = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
-        return {}
+        return ""
+    return shown.stdout.decode(errors="replace")
+
+
+def slurm_queue():
+    """State, reason and node of each array task in the queue; empty where there is no SLURM."""
     queue = {}
-    for line in shown.stdout.decode().splitlines():
+    for line in ask(["squeue", "--noheader", "--array", "--format=%F|%K|%T|%r|%N"]).splitlines():
         job, index, state, reason, node = line.split("|")
         if index.isdigit():
             queue[job, int(index)] = state.lower() + (" on " + node if node else f" ({reason})")
@@ -123,6 +136,9 @@ def describe(label, entry, task, queues):
     code = task.ended()
     if code is not None:
         return [f"{label}  failed  exit code {code} (see {task.log})"]
+    end = task.accounting()
+    if end:
+        return [f"{label}  killed  {end} (see {task.log})"]
     if task.log.exists():
         return [f"{label}  no result: running, or killed without a word (see {task.log})"]
     return [f"{label}  no result: its task has not started, or was taken out of the queue"]

@@ -13,6 +13,7 @@ import pytest
 from tests.system.machine import MARK, children, containers, mounts, simulate
 
 HERE = Path(__file__).parent
+SHARED = "/var/tmp/qsmals-system-"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,9 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No process, mount or container of these tests outlives them: all children inherit a marked environment."""
     os.environ[MARK] = uuid.uuid4().hex
+    places = (str(tmp_path_factory.getbasetemp()), SHARED)
     mounted, contained = mounts(), containers()
     yield
     for _ in range(50):  # a daemon that was told to end takes a moment
@@ -34,14 +36,15 @@ def nothing_is_left() -> Iterator[None]:
             break
         time.sleep(0.2)
     assert not left, f"processes are left: {left}"
-    assert mounts() <= mounted, f"mounts are left: {mounts() - mounted}"
+    left_mounts = {mount for mount in mounts() - mounted if mount.startswith(places)}
+    assert not left_mounts, f"mounts are left: {left_mounts}"
     assert containers() <= contained, f"containers are left: {containers() - contained}"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[Path]:
     """A folder that stands for the shared disk of a cluster: not below /tmp, which each node has for itself."""
-    folder = Path(tempfile.mkdtemp(prefix="qsmals-system-", dir="/var/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix=Path(SHARED).name, dir=Path(SHARED).parent))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tests.system.machine import call, must
@@ -107,20 +108,16 @@ class Cluster:
         must("unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", script, "sh", node, env=self.env)
 
     def kill_node(self, node: str) -> None:
-        """The power fails: the daemon and all that runs on the node are gone at once."""
-        mark = f"SLURMD_NODENAME={node}".encode()
-        ours = f"SLURM_CONF={self.lab}/slurm.conf".encode()
-        self._signal(self.lab / f"slurmd.{node}.pid", signal.SIGKILL)
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                environ = (folder / "environ").read_bytes().split(b"\0")
-                step = (folder / "comm").read_text().strip() == "slurmstepd" and node.encode() in (
-                    folder / "cmdline"
-                ).read_bytes()
-                if ours in environ and (mark in environ or step):
-                    os.kill(int(folder.name), signal.SIGKILL)
-            except (OSError, ProcessLookupError):
-                continue
+        """The power fails: the daemon and all that runs on the node are gone at once, and say nothing."""
+        try:
+            namespace = Path(f"/proc/{(self.lab / f'slurmd.{node}.pid').read_text().strip()}/ns/uts").readlink()
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for folder in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    if (folder / "ns/uts").readlink() == namespace:
+                        os.kill(int(folder.name), number)
 
     def idle(self) -> set[str]:
         """Names of the nodes that wait for work."""
