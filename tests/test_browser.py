@@ -105,6 +105,28 @@ def test_the_flicker_turns_and_can_be_stopped(browser, tree):
         assert page.evaluate("document.querySelector('.flicker button').textContent") == "Play"
 
 
+def test_a_region_is_found_by_its_name(browser, tree):
+    with browser.page(tree / "sub-01.html", 1440) as page:
+        shown = "[...document.querySelectorAll('.regions tbody tr')].filter((r) => r.offsetParent !== null).length"
+        every = page.evaluate(shown)
+        page.evaluate(SET.format("'.find input'", "'puta r'"))
+        assert page.evaluate(shown) == 1 < every
+        page.evaluate(SET.format("'.find input'", "''"))
+        assert page.evaluate(shown) == every
+
+
+def test_the_methods_text_can_be_copied(browser, tree):
+    with browser.page(tree / "sub-01.html", 1440) as page:
+        page.evaluate("document.addEventListener('copy', () => { window.taken = getSelection().toString(); })")
+        box = page.evaluate(
+            "(() => { const e = document.querySelector('[data-copy]'); e.scrollIntoView({block: 'center'});"
+            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        page.click(*box)
+        assert page.evaluate("document.querySelector('[data-copy]').textContent") == "Copied"
+        assert "Phase was unwrapped well" in page.evaluate("window.taken")
+
+
 BOX = """(() => { const b = document.querySelector("canvas").getBoundingClientRect();
   return [b.x, b.y, b.width, b.height]; })()"""
 SET = """(() => {{ const e = document.querySelector({}); e.value = {};

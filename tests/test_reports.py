@@ -20,7 +20,7 @@ from qsmals.reports.figures import Panel, Scale, Volume
 from qsmals.reports.published import EXPECTED, expected_at
 from qsmals.reports.subject import SubjectReport, write_subject_report
 from qsmals.roi.columns import COLUMN_NAMES
-from tests.report_trees import AFFINE, FACTS, RUN, SHAPE, images, make_scan, write_facts, write_quality
+from tests.report_trees import AFFINE, CLEAN, FACTS, RUN, SHAPE, images, make_scan, write_facts, write_quality
 
 
 class Page(HTMLParser):
@@ -129,6 +129,7 @@ def test_every_figure_is_there_and_has_words(tree):
         "sub-01_seg-als_desc-regions_MEGRE.png",
         "sub-01_seg-als_desc-deep_Chimap.png",
         "sub-01_seg-als_desc-regions_Chimap.svg",
+        "sub-01_seg-als_desc-otherregions_Chimap.svg",
     }
     html = (tree / "sub-01.html").read_text()
     assert html.count("<figcaption>") == len(names) - 1, "the flicker is one figure of two images"
@@ -172,8 +173,9 @@ def test_the_consensus_is_answered_with_evidence(tree):
     lines = {line.item: line for line in conformance(scan, steps, {"qsmals": "1.0"})}
     assert list(lines) == [*(f"C{n}" for n in range(1, 10)), *(f"R{n}" for n in range(1, 6))]
     assert lines["C3"].answer == lines["C4"].answer == lines["C5"].answer == lines["C8"].answer == "met"
-    assert lines["C6"].answer == "not met" and lines["C6"].evidence.startswith("lbv")
+    assert lines["C6"].answer == "not met" and lines["C6"].evidence.startswith("LBV")
     assert lines["C7"].answer == "unknown" and lines["C9"].answer == "not met" and "flip angle" in lines["C9"].evidence
+    assert lines["C3"].evidence == "ROMEO" and lines["C8"].evidence.startswith("whole brain mask; offsets to cerebro")
     assert lines["C1"].answer == "unknown", "2D or 3D is not in the sidecar"
 
 
@@ -188,7 +190,7 @@ def test_the_viewer_asks_for_nothing_and_is_the_same_twice(tree):
     report(tree)
     page = (tree / "sub-01/figures/sub-01_desc-viewer_Chimap.html").read_text()
     assert "http" not in re.sub(r"data:[a-z/]+;base64,[^\"']+", "", page).replace("http://www.w3.org", "")
-    assert "sub-01 (ppm)" in page
+    assert "sub-01, −0.1 to 0.2 ppm" in page
 
 
 def test_the_table_holds_every_column_and_marks_low_coverage(tree):
@@ -255,12 +257,57 @@ def test_a_failed_subject_says_what_failed_and_what_to_try(tmp_path):
     assert written.missing == ()
     assert written.verdict.word == "fail" and "unwrap failed: the worker was killed." in page.text
     assert trace in page.text and "What to try: The step ran out of memory" in page.text
-    assert "0 gradient-echo scans" in page.text
+    assert "No map" in page.text and "methods" not in page.ids, "nothing was computed that a paper could describe"
 
 
 def test_advice_of_the_caller_comes_first(tmp_path):
     _, page = report(tmp_path, errors=[{"step": "x", "message": "MemoryError", "advice": "Buy a computer."}])
     assert "Buy a computer." in page.text and "ran out of memory" not in page.text
+
+
+def test_a_run_that_was_stopped_is_told_from_a_failure(tmp_path):
+    _, page = report(
+        tmp_path, status="failed", errors=[{"step": "run", "message": "stopped by SIGTERM (63 steps left)"}]
+    )
+    assert "stopped from outside, not by a fault of this subject" in page.text
+
+
+def test_measures_that_do_not_apply_do_not_count(tree):
+    clean = [dict(FACTS["detected"][0])]
+    make_scan(tree, "sub-02", facts={"detected": clean, "warnings": []})
+    path = write_quality(tree / "sub-02/anat", "sub-02", **dict.fromkeys(CLEAN))
+    path.write_text(path.read_text().replace('"snr": [40.0, 32.0, 25.0]', '"snr": [null, null, null]'))
+    written = write_subject_report(tree, "02", run_facts=RUN)
+    assert written.verdict == Verdict("pass") and written.missing == ()
+    assert Page(written.path).text.count("n/a") > len(CLEAN)
+
+
+def test_one_echo_and_no_t1w_lack_nothing(tmp_path):
+    roles = {k: v for k, v in images("sub-01").items() if k in ("magnitude", "phase", "quality")}
+    acquisition = FACTS["acquisition"] | {"EchoTimes": [0.02]}
+    facts = {"images": roles, "acquisition": acquisition, "echoes": FACTS["echoes"][:1], "registration": {}}
+    make_scan(tmp_path, "sub-01", facts=facts)
+    (tmp_path / "sub-01/anat/sub-01_R2starmap.nii.gz").unlink()
+    written, page = report(tmp_path)
+    assert written.missing == () and "one echo: there is nothing to combine" in page.text
+
+
+def test_a_huge_table_is_shown_whole(tree):
+    path = tree / "sub-01/anat/sub-01_seg-als_desc-roi_Chimap.tsv"
+    header, *lines = path.read_text().splitlines()
+    many = [f"{n}\tarea_{n}\t" + line.split("\t", 2)[2] for n in range(1000) for line in lines[:3]]
+    path.write_text("\n".join([header, *many]) + "\n")
+    written, page = report(tree)
+    assert written.missing == () and page.text.count("area_") == 3000
+    assert not any("otherregions" in source for source in page.sources), "no plot can hold them"
+
+
+def test_what_single_steps_did_is_told_in_words(tmp_path):
+    other = {"cortex": {"lost_percent": 18.123456, "warnings": []}, "registration_failed": [], "novelty": 3}
+    make_scan(tmp_path, "sub-01", facts=other)
+    _, page = report(tmp_path)
+    assert "Cortical labels fitted to grey matter" in page.text and "voxels lost (%)18.12" in page.text
+    assert "registration failed" not in page.text and "Novelty" in page.text and "{" not in page.text
 
 
 def test_a_failure_without_words_points_to_the_log(tmp_path):
@@ -383,10 +430,28 @@ def test_the_region_plot_shows_sides_and_the_published_range():
     rows = [{"name": "pallidum", "hemisphere": side, "mean": mean} for side, mean in (("L", 0.1), ("R", 0.13))]
     rows += [{"name": "thalamus", "hemisphere": "L", "mean": np.nan}, {"name": "unknown", "hemisphere": "B", "mean": 1}]
     svg = figures.region_plot(rows, expected=EXPECTED).decode()
-    assert "pallidum" in svg and "thalamus" not in svg and "unknown" not in svg
+    assert "pallidum" in svg and "thalamus" in svg and "unknown" not in svg
+    assert svg.count("not measured") == 1, "a region that was lost keeps its line"
     assert "mean susceptibility (ppb)" in svg and "published mean" in svg and "<dc:date>" not in svg
     assert figures.region_plot(rows, expected=EXPECTED).decode() == svg
     assert "expected range" in figures.region_plot([], expected=EXPECTED).decode()
+
+
+def test_the_other_regions_are_drawn_too():
+    rows = [{"name": "pallidum", "hemisphere": "L", "mean": 0.1, "coverage": 1.0}]
+    rows += [{"name": f"gyrus_{n}", "hemisphere": h, "mean": 0.01, "coverage": 1.0} for n in range(5) for h in "LR"]
+    rows += [{"name": "insula", "hemisphere": "L", "mean": 0.01, "coverage": 0.7}]
+    rows += [{"name": "insula", "hemisphere": "R", "mean": np.nan, "coverage": 0.2}]
+    svg = figures.other_regions_plot(rows, without=EXPECTED).decode()
+    assert "pallidum" not in svg and "gyrus 4" in svg and "right not measured" in svg
+    assert figures.other_regions_plot([], without=EXPECTED).startswith(b"<?xml")
+
+
+def test_neighbouring_labels_differ_in_colour():
+    for labels in (np.arange(1, 30), np.array([0, *range(40021, 40033)]), np.array([0, 1002, 2002, 1003, 2003])):
+        colours = figures.colour_numbers(labels)[labels > 0] % len(figures.CONTOUR_COLOURS)
+        assert (colours[1:] != colours[:-1]).all() and (colours[2:] != colours[:-2]).all()
+    assert (figures.colour_numbers(np.array([[0, 5], [5, 0]])) == [[0, 2], [2, 0]]).all()
 
 
 def test_published_values_are_plausible():

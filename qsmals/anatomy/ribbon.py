@@ -128,5 +128,5 @@ def cortex_change(before: Labels, after: Labels) -> CortexChange:
         str(i) for i, part, n in zip(indices, left, counts, strict=True) if 100.0 * (1 - part) > LARGEST_LOSS_PERCENT
     ]
     if poor:
-        warnings.append(f"most of these cortical labels does not lie on grey matter: {', '.join(poor)}")
+        warnings.append(f"these cortical labels lie mostly outside grey matter: {', '.join(poor)}")
     return CortexChange(round(lost, 1), round(gained, 1), tuple(warnings))

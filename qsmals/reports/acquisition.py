@@ -40,7 +40,7 @@ ITEMS = (
     Item("Voxel size", ("VoxelSize",), "mm"),
     Item("Matrix", ("MatrixSize",)),
     Item("Field of view", ("FieldOfView",), "mm"),
-    Item("Tilt against the main field", ("TiltDegrees",)),
+    Item("Tilt against the main field", ("TiltDegrees",), "°"),
     Item("Acceleration in plane", ("ParallelReductionFactorInPlane",)),
     Item("Partial Fourier", ("PartialFourier",)),
     Item("Scan time", ("AcquisitionDuration",), "s"),
@@ -77,8 +77,14 @@ def _values(facts: ScanFacts | None) -> dict[str, Any]:
         values["FieldOfView"] = [v * n for v, n in zip(values["VoxelSize"], values["MatrixSize"], strict=False)]
     found = {entry.get("what"): entry.get("found") for entry in facts.detected}
     values.setdefault("Readout", found.get("readout"))
-    values.setdefault("TiltDegrees", found.get("tilt"))
+    values.setdefault("TiltDegrees", _degrees(found.get("tilt")))
     return values
+
+
+def _degrees(words: Any) -> Any:
+    """The number at the start of what was found about the tilt, else the words."""
+    number = str(words or "").split(" ")[0]
+    return float(number) if number.replace(".", "", 1).isdigit() else words
 
 
 def in_sentence(title: str) -> str:

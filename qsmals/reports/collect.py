@@ -29,6 +29,10 @@ NAMES = {
 }
 
 
+PARTLY = 0.9
+"""Regions of which less than this share was measured are marked."""
+
+
 @dataclass(frozen=True)
 class RegionTable:
     """A region table of one atlas and map: its file and its columns."""

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from qsmals.recon.stages import STAGES
 from qsmals.reports.acquisition import acquisition, reading
 from qsmals.reports.collect import Scan
+from qsmals.reports.tables import REFERENCE_NAMES
 
 Answer = Literal["met", "not met", "unknown"]
 
@@ -52,6 +54,7 @@ def conformance(scan: Scan, parameters: Mapping[str, Mapping[str, Any]], softwar
         _one_of(
             "C3",
             "Exact phase unwrapping (region growing, best path, graph cut), not Laplacian",
+            "unwrap",
             method.get("unwrap"),
             EXACT_UNWRAPPING,
         ),
@@ -60,11 +63,16 @@ def conformance(scan: Scan, parameters: Mapping[str, Mapping[str, Any]], softwar
         _one_of(
             "C6",
             "Background field removal by a SHARP-based method or PDF, within the brain mask",
+            "background",
             method.get("background"),
             SHARP_OR_PDF,
         ),
         _one_of(
-            "C7", "Dipole inversion as an optimisation with sparse regularisation", method.get("inversion"), SPARSE
+            "C7",
+            "Dipole inversion as an optimisation with sparse regularisation",
+            "inversion",
+            method.get("inversion"),
+            SPARSE,
         ),
         _reference(scan),
         _reporting(scan),
@@ -102,12 +110,17 @@ def _phase(scan: Scan) -> Line:
     return Line("C2", "Phase saved and exported", "unknown" if found.get("warning") else "met", words)
 
 
-def _one_of(item: str, asked: str, method: str | None, recommended: tuple[str, ...]) -> Line:
+def _title(step: str, method: str) -> str:
+    """A method as running text names it; the word itself where it is none of ours (given from elsewhere)."""
+    return STAGES[step][method].title if method in STAGES[step] else method
+
+
+def _one_of(item: str, asked: str, step: str, method: str | None, recommended: tuple[str, ...]) -> Line:
     if not method:
         return Line(item, asked, "unknown", "not recorded")
     met = method in recommended
     why = "" if met else "; docs/defaults.md compares it with the recommended ones on heads with known truth"
-    return Line(item, asked, "met" if met else "not met", f"{method}{why}")
+    return Line(item, asked, "met" if met else "not met", f"{_title(step, method)}{why}")
 
 
 def _combination(scan: Scan, method: str | None) -> Line:
@@ -115,7 +128,8 @@ def _combination(scan: Scan, method: str | None) -> Line:
     n_echoes = len(scan.facts.acquisition.get("EchoTimes") or scan.facts.echoes) if scan.facts else 0
     if n_echoes == 1:
         return Line("C4", asked, "not met", "one echo: there is nothing to combine")
-    return Line("C4", asked, "met" if method else "unknown", f"total field: {method}" if method else "not recorded")
+    words = f"total field: {_title('field', method)}" if method else "not recorded"
+    return Line("C4", asked, "met" if method else "unknown", words)
 
 
 def _mask(scan: Scan) -> Line:
@@ -135,7 +149,9 @@ def _reference(scan: Scan) -> Line:
         return Line("C8", asked, "unknown", "not recorded")
     offsets = [name for name, value in (reference.get("offsets_ppm") or {}).items() if value is not None]
     met = region == "brain" or "brain" in offsets
-    return Line("C8", asked, "met" if met else "not met", f"{region}; offsets to {', '.join(offsets) or 'none'}")
+    named = ", ".join(REFERENCE_NAMES.get(name, name) for name in offsets)
+    words = f"{REFERENCE_NAMES.get(region, region)}; offsets to {named or 'none'}"
+    return Line("C8", asked, "met" if met else "not met", words)
 
 
 def _reporting(scan: Scan) -> Line:
@@ -176,7 +192,9 @@ def _processing(scan: Scan, parameters: Mapping[str, Mapping[str, Any]], softwar
             "R4",
             "Unit, reference region, and its mean and SD under whole-brain reference",
             "met" if reference.get("region") and spread else "unknown",
-            f"ppm; mean and SD of {', '.join(spread)}" if spread else "not recorded",
+            f"ppm; mean and SD of {', '.join(REFERENCE_NAMES.get(name, name) for name in spread)}"
+            if spread
+            else "not recorded",
         ),
         Line(
             "R5",

@@ -5,7 +5,7 @@ anisotropic voxels keep their shape. The left of an image is the patient's left.
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from matplotlib.patheffects import withStroke
 from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
+from qsmals.reports.collect import PARTLY
 from qsmals.reports.published import Expected
 
 Array = NDArray[Any]
@@ -131,6 +132,7 @@ def mosaic(
     """
     shown = (around or outline or volume).data
     box = _bounding_box(shown, volume.size_mm)
+    labels = None if labels is None else Volume(colour_numbers(labels.data), labels.affine)
     tiles = _mosaic_tiles(volume, box, _bounding_box(shown, volume.size_mm, margin_mm=0), columns)
     width = max(t.left + t.width for t in tiles)
     height = max(t.top for t in tiles)
@@ -139,6 +141,23 @@ def mosaic(
             _draw_tile(axes, tile, volume, scale, outline, labels)
         _side_bar(figure, scale)
         return _png(figure)
+
+
+def colour_numbers(labels: Array) -> Array:
+    """A number for each label in their order, 0 for 0, whose remainders by the colours differ among neighbours.
+
+    Every second label differs as well, because left and right often take turns. The first two are green and vermilion.
+
+    Examples
+    --------
+    >>> colour_numbers(np.array([0, 40021, 40023, 40025, 40031]))
+    array([0, 2, 3, 4, 5])
+    """
+    values, places = np.unique(labels, return_inverse=True)
+    rank = np.cumsum(values > 0)
+    numbers = np.where(values > 0, rank + 1 + (rank - 1) // len(CONTOUR_COLOURS), 0)
+    coloured: Array = numbers[places].reshape(labels.shape)
+    return coloured
 
 
 def panels(
@@ -193,38 +212,97 @@ def region_plot(
     Parameters
     ----------
     rows : sequence of mapping
-        Rows of a region table with ``name``, ``hemisphere`` and ``mean`` (ppm); only those named in ``expected``
-        are drawn.
+        Rows of a region table with ``name``, ``hemisphere``, ``mean`` (ppm) and, where known, ``coverage`` (0 to 1);
+        only those named in ``expected`` are drawn. A region whose mean is NaN keeps its line and says so.
     expected : mapping of name to Expected
         Published values, ppb, in the order in which the regions appear from the top.
     unit_factor : float
         From the table's unit to ppb.
     """
-    drawn = [name for name in expected if any(r["name"] == name and np.isfinite(r["mean"]) for r in rows)]
+    named = {row["name"] for row in rows}
+    drawn = [name for name in expected if name in named]
     with style.context(["default", STYLE]):
-        figure = Figure(figsize=(8.0, 1.3 + 0.32 * max(len(drawn), 1)))
+        figure = Figure(figsize=(8.0, 1.45 + 0.32 * max(len(drawn), 1)))
         axes = figure.add_subplot()
         for place, name in enumerate(drawn):
             _draw_expected(axes, place, expected[name])
-            found = {row["hemisphere"]: row["mean"] for row in rows if row["name"] == name and np.isfinite(row["mean"])}
-            for side, mean in found.items():
-                if side != "B" or len(found) == 1:  # both together only where there is no left and right
-                    marker, colour, shift = _SIDES[side]
-                    axes.plot(unit_factor * mean, place + shift, marker, color=colour, ms=7, mec="white", mew=0.6)
-        axes.axvline(0, color="0.6", lw=0.8, zorder=0)
-        axes.set_yticks(range(len(drawn)), [name.replace("_", " ") for name in drawn])
-        axes.set_ylim(max(len(drawn), 1) - 0.4, -0.6)
-        axes.set_xlabel("mean susceptibility (ppb)")
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(left=False)
-        _region_legend(figure, axes)
+        _draw_regions(axes, drawn, rows, unit_factor, size=7)
+        _region_legend(figure, axes, expected=True)
         figure.subplots_adjust(
-            left=0.24, right=0.98, bottom=0.6 / figure.get_figheight(), top=1 - 0.45 / figure.get_figheight()
+            left=0.24, right=0.98, bottom=0.6 / figure.get_figheight(), top=1 - 0.62 / figure.get_figheight()
         )
         return _svg(figure)
 
 
+def other_regions_plot(
+    rows: Sequence[Mapping[str, Any]], *, without: Container[str], unit_factor: float = 1000.0
+) -> bytes:
+    """Mean of each region that has no published value, left and right, in two columns of one scale, as SVG.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        As for :func:`region_plot`.
+    without : container of str
+        Regions that are drawn elsewhere.
+    unit_factor : float
+        From the table's unit to ppb.
+    """
+    names = list(dict.fromkeys(row["name"] for row in rows if row["name"] not in without))
+    half = max((len(names) + 1) // 2, 1)
+    with style.context(["default", STYLE]):
+        figure = Figure(figsize=(11.0, 1.3 + 0.2 * half))
+        left, right = figure.subplots(1, 2, sharex=True)
+        for axes, drawn in ((left, names[:half]), (right, names[half:])):
+            _draw_regions(axes, drawn, rows, unit_factor, size=5)
+        _region_legend(figure, left, expected=False)
+        height = figure.get_figheight()
+        figure.subplots_adjust(left=0.2, right=0.985, wspace=0.56, bottom=0.6 / height, top=1 - 0.45 / height)
+        return _svg(figure)
+
+
 _SIDES = {"L": ("<", "#0072B2", -0.12), "R": (">", "#D55E00", 0.12), "B": ("D", "0.25", 0.0)}
+
+
+def _draw_regions(
+    axes: Any, names: Sequence[str], rows: Sequence[Mapping[str, Any]], unit_factor: float, *, size: float
+) -> None:
+    """A line for each region with the means of its two sides, or of both together where it has no sides."""
+    for place, name in enumerate(names):
+        sides = {row["hemisphere"]: row for row in rows if row["name"] == name}
+        shown = {side: row for side, row in sides.items() if side != "B" or len(sides) == 1}
+        lost = [side for side, row in shown.items() if not np.isfinite(row["mean"])]
+        for side, row in shown.items():
+            marker, colour, shift = _SIDES[side]
+            face = "white" if row.get("coverage", 1.0) < PARTLY else colour
+            edge, width = (colour, 1.2) if face == "white" else ("white", 0.6)
+            if side not in lost:
+                mean = unit_factor * row["mean"]
+                axes.plot(mean, place + shift, marker, color=colour, ms=size, mfc=face, mec=edge, mew=width)
+        if lost:
+            words = "not measured" if len(lost) == len(shown) else f"{SIDE_WORDS[lost[0]]} not measured"
+            axes.text(
+                0.995,
+                place,
+                words,
+                transform=axes.get_yaxis_transform(),
+                color=LOST,
+                fontsize=7.5,
+                ha="right",
+                va="center",
+            )
+    axes.axvline(0, color="0.6", lw=0.8, zorder=0)
+    axes.grid(axis="y", color="0.93", lw=0.6, zorder=-1)
+    axes.set_axisbelow(True)
+    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
+    axes.set_xlabel("mean susceptibility (ppb)")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+
+
+SIDE_WORDS = {"L": "left", "R": "right", "B": "both"}
+LOST = "#a40e26"
 
 
 def _draw_expected(axes: Any, place: int, values: Expected) -> None:
@@ -234,13 +312,17 @@ def _draw_expected(axes: Any, place: int, values: Expected) -> None:
         axes.plot([values.mean_ppb] * 2, [place - 0.31, place + 0.31], color="0.45", lw=1.5, zorder=1)
 
 
-def _region_legend(figure: Any, axes: Any) -> None:
+def _region_legend(figure: Any, axes: Any, *, expected: bool) -> None:
     axes.plot([], [], "<", color=_SIDES["L"][1], label="left")
     axes.plot([], [], ">", color=_SIDES["R"][1], label="right")
     axes.plot([], [], "D", color=_SIDES["B"][1], label="midline or both")
-    axes.bar(0, 0, color="0.88", label="expected range")
-    axes.plot([], [], color="0.45", lw=1.5, label="published mean")
-    figure.legend(loc="upper center", ncol=5, frameon=False, handletextpad=0.4, columnspacing=1.4)
+    axes.plot([], [], "D", color="0.25", mfc="white", label=f"less than {PARTLY:.0%} measured".replace("%", " %"))
+    if expected:
+        axes.bar(0, 0, color="0.88", label="expected range")
+        axes.plot([], [], color="0.45", lw=1.5, label="published mean")
+    handles, words = axes.get_legend_handles_labels()
+    columns = 3 if expected else 4
+    figure.legend(handles, words, loc="upper center", ncol=columns, frameon=False, handletextpad=0.4, columnspacing=1.4)
 
 
 @dataclass(frozen=True)

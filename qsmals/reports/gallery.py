@@ -17,6 +17,9 @@ from qsmals.reports.published import expected_at
 
 DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
 CHI_SCALE = Scale(-0.1, 0.2, "susceptibility (ppm)")
+CHI_COLUMNS = 5
+"""Fewer and larger slices than elsewhere: this is the figure that a reader judges."""
+
 PHASE_SCALE = Scale(-np.pi, np.pi, "phase (rad)")
 SHOWN_JUMPS_ML = 0.1
 """Smaller groups of residual jumps are usual, a few voxels in veins or next to the sinuses."""
@@ -112,7 +115,7 @@ def drawings(scan: Scan, *, age: float | None = None) -> Iterator[Drawing]:
     yield from _template_drawings(images)
     for table in scan.tables:
         if table.quantity == "Chimap":
-            yield _region_drawing(table, age)
+            yield from _region_drawings(table, age)
 
 
 OUTLINE = "The line is the border of the brain mask."
@@ -233,7 +236,11 @@ def _map_drawings(images: Images) -> Iterator[Drawing]:
             "Susceptibility",
             "Grey from −0.1 to 0.2 ppm for every subject; bright is paramagnetic (iron), dark is diamagnetic (myelin).",
             lambda: figures.mosaic(
-                images.inside("chi"), scale=CHI_SCALE, title=f"{images.prefix}: Susceptibility", around=images.mask
+                images.inside("chi"),
+                scale=CHI_SCALE,
+                title=f"{images.prefix}: Susceptibility",
+                around=images.mask,
+                columns=CHI_COLUMNS,
             ),
         )
     if images.has("r2star"):
@@ -388,20 +395,36 @@ def _deep_labels(image: Path) -> list[int]:
     return [int(entry["index"]) for entry in entries if any(name in entry.get("name", "").lower() for name in DEEP)]
 
 
-def _region_drawing(table: RegionTable, age: float | None) -> Drawing:
+MOST_REGIONS = 200
+"""A plot of more regions cannot be read; the table has them all."""
+
+
+def _region_drawings(table: RegionTable, age: float | None) -> Iterator[Drawing]:
+    known = expected_at(age)
     about = (
         f"Published means of pallidum, putamen and caudate are scaled to {age:g} years by the iron of Hallgren and "
         "Sourander (1958). "
         if age is not None
         else "The subject's age is not known. "
     )
-    return Drawing(
-        "regions",
-        f"seg-{table.atlas}_desc-regions_Chimap.svg",
-        f"Mean susceptibility of the regions ({table.atlas})",
-        f"{about}Published values come from other scanners, ages and reference regions: they orient and do not decide.",
-        lambda: figures.region_plot(table.rows, expected=expected_at(age)),
-    )
+    names = {row["name"] for row in table.rows}
+    if not names.isdisjoint(known):
+        yield Drawing(
+            "regions",
+            f"seg-{table.atlas}_desc-regions_Chimap.svg",
+            f"Mean susceptibility of the regions ({table.atlas})",
+            f"{about}Published values come from other scanners, ages and reference regions: they orient and do not "
+            "decide.",
+            lambda: figures.region_plot(table.rows, expected=known),
+        )
+    if 0 < len(names - known.keys()) <= MOST_REGIONS:
+        yield Drawing(
+            "regions",
+            f"seg-{table.atlas}_desc-otherregions_Chimap.svg",
+            f"Mean susceptibility of the other regions ({table.atlas})",
+            "Regions for which no published value is at hand.",
+            lambda: figures.other_regions_plot(table.rows, without=known),
+        )
 
 
 def _viewer_drawing(images: Images) -> Iterator[Drawing]:
@@ -423,4 +446,4 @@ def _viewer(images: Images) -> bytes:
 
     assert images.mask is not None
     labels = next((images.volume(role) for role in images.labels.values()), None)
-    return viewer(images.volume("chi"), images.mask, labels, scale=CHI_SCALE, title=f"{images.prefix} (ppm)")
+    return viewer(images.volume("chi"), images.mask, labels, scale=CHI_SCALE, title=f"{images.prefix}, −0.1 to 0.2 ppm")

@@ -15,6 +15,11 @@ ADVICE = (
         r"end-of-stream|EOFError|CRC check|could the file be damaged|not a gzip|damaged or cut",
         "An input image is damaged or cut off. Copy or convert it again.",
     ),
+    (
+        r"^stopped by SIG|^not run to its end",
+        "The run was stopped from outside, not by a fault of this subject. Run the same command again: it goes on from "
+        "there.",
+    ),
     (r"EchoTime", "Each gradient-echo image needs EchoTime in its sidecar. Convert again or add it."),
     (
         r"MagneticFieldStrength|field strength",

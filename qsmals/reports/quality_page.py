@@ -13,6 +13,9 @@ measure is beyond its limit to check, when the run warned of something, or when 
 otherwise. A subject has the worst verdict of its scans. Page, group page, `logs/summary.json` and
 `group/desc-qc_Chimap.tsv` show the same verdict, with each reason in one sentence.
 
+[planted_faults.md](planted_faults.md) has the verdicts on clean simulated heads and on one head with planted faults,
+and how far each measure stays from its limits there.
+
 A measure that does not apply (one echo, air blanked by the scanner, a template not used) is `null` in the file and
 does not count.
 

@@ -16,6 +16,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
     table.tBodies[0].append(...rows);
   }));
 }
+for (const field of document.querySelectorAll(".find input")) {
+  const rows = [...field.closest(".find").nextElementSibling.querySelectorAll("tbody tr")];
+  field.addEventListener("input", () => {
+    const wanted = field.value.trim().toLowerCase().split(/\s+/);
+    for (const row of rows) {
+      const words = `${row.cells[1].textContent.replaceAll("_", " ")} ${row.cells[1].textContent} ${row.cells[2].textContent}`.toLowerCase();
+      row.classList.toggle("off", !wanted.every((word) => words.includes(word)));
+    }
+  });
+}
 addEventListener("beforeprint", () => {
   document.querySelectorAll("details").forEach((d) => { d.open = true; });
   document.querySelectorAll(".stack").forEach((s) => s.classList.remove("moving", "second"));
@@ -30,6 +40,16 @@ for (const figure of document.querySelectorAll(".flicker")) {
   stack.addEventListener("click", () => stack.classList.toggle("second"));
   setInterval(() => { if (running) stack.classList.toggle("second"); }, 900);
   say();
+}
+for (const button of document.querySelectorAll("[data-copy]")) {
+  const source = document.getElementById(button.dataset.copy), label = button.textContent;
+  button.addEventListener("click", () => {
+    getSelection().selectAllChildren(source);
+    const done = document.execCommand("copy"); // pages from disk have no clipboard of their own
+    if (done) getSelection().removeAllRanges();
+    button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
+    setTimeout(() => { button.textContent = label; }, 2500);
+  });
 }
 const study = document.querySelector("table.study");
 if (study) {

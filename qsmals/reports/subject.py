@@ -16,7 +16,7 @@ from qsmals.qc.limits import LIMITS, Limit
 from qsmals.qc.verdict import Reason, Verdict
 from qsmals.reports.acquisition import acquisition, echo_table, with_unit
 from qsmals.reports.assess import assess_subject
-from qsmals.reports.collect import Scan, find_scans
+from qsmals.reports.collect import PARTLY, Scan, find_scans
 from qsmals.reports.conformance import conformance
 from qsmals.reports.gallery import FLICKER, Drawing, drawings
 from qsmals.reports.messages import GENERAL_ADVICE, UNEXPLAINED, with_advice
@@ -41,7 +41,7 @@ EARLIER_FIGURES = (
     ("desc-echoes_MEGRE.png", "phase", "First and last echo", ("magnitude", "phase")),
 )
 VERDICTS = {
-    "pass": {"kind": "good", "word": "Pass", "about": "No measure is beyond its limit."},
+    "pass": {"kind": "good", "word": "Pass", "about": "Fit for a study. No measure is beyond its limit."},
     "check": {"kind": "note", "word": "Check", "about": "A person should look before this subject goes into a study."},
     "fail": {"kind": "bad", "word": "Fail", "about": "Do not use this subject's numbers as they are."},
 }
@@ -102,8 +102,9 @@ def write_subject_report(
     missing = [*faults, *(entry for page in pages for entry in page["missing"])]
     if not scans and not errors:
         missing.append(f"sub-{label}: no susceptibility map and no facts of a run")
-    methods = _methods(output_dir, run_facts, scans)
-    if not methods and not errors:
+    mapped = any("chi" in scan.files for scan in scans)
+    methods = _methods(output_dir, run_facts, scans) if mapped else ""  # nothing to write a paper about
+    if mapped and not methods and not errors:
         missing.append("methods text (logs/CITATION.md)")
     verdict, of_scans = assess_subject(scans, run_facts, limits)
     page = _template().render(
@@ -116,6 +117,7 @@ def write_subject_report(
         errors=errors,
         missing=missing,
         scans=pages,
+        n_results=sum("chi" in scan.files for scan in scans),
         methods=_markdown(methods),
         citation_files=[p for p in ("logs/CITATION.md", "logs/CITATION.bib") if (output_dir / p).exists()],
         group_page="group.html" if (output_dir / "group.html").exists() else "",
@@ -123,6 +125,7 @@ def write_subject_report(
         times=[dict(t) for t in run_facts.get("times") or ()],
         parameters=run_facts.get("parameters") or {},
         minimum_coverage=MINIMUM_COVERAGE,
+        partly=PARTLY,
     )
     return SubjectReport(write_text(output_dir / f"sub-{label}.html", page), tuple(missing), verdict)
 
@@ -200,6 +203,9 @@ def _scan_page(
         "failed": scan.failed,
         "missing": [*scan.missing, *faults],
         "links": _links(scan, output_dir),
+        "mask_facts": _mask_facts(scan),
+        "registration": _registration(scan),
+        "details": _details(scan),
         "acquisition": acquisition(scan.facts),
         "echoes": echo_table(scan.facts, scan.quality),
         "sections": sections,
@@ -209,6 +215,58 @@ def _scan_page(
         "quality": quality_table(scan.quality, limits),
         "conformance": conformance(scan, parameters, software),
     }
+
+
+MASK_WORDS = {
+    "dropped_percent": "Left out of the T1w image's brain mask (%)",
+    "quality_threshold": "Least phase quality (0 to 1)",
+}
+REGISTRATION_WORDS = {
+    "brain dice": "overlap of the brains",
+    "jacobian low": "smallest volume change",
+    "jacobian high": "largest volume change",
+}
+DETAIL_WORDS = {
+    "inversion": "Dipole inversion",
+    "cortex": "Cortical labels fitted to grey matter",
+    "nuclei": "Deep nuclei fitted to the images",
+    "lost_percent": "voxels lost (%)",
+    "gained_percent": "voxels gained (%)",
+}
+
+
+def _mask_facts(scan: Scan) -> list[tuple[str, str]]:
+    """What is known of the mask beside its volume and source."""
+    facts = scan.facts.mask if scan.facts else {}
+    shown = {name: value for name, value in facts.items() if name not in ("volume_ml", "source")}
+    return [(MASK_WORDS.get(name, name.replace("_", " ")), _words(value)) for name, value in shown.items()]
+
+
+def _registration(scan: Scan) -> list[tuple[str, str]]:
+    """The registrations' own measures in words."""
+    facts = scan.facts.registration if scan.facts else {}
+    rows = []
+    for name, value in facts.items():
+        registration, _, measure = name.partition(", ")
+        words = REGISTRATION_WORDS.get(measure, measure)
+        if measure == "brain dice" and registration.startswith("GRE"):
+            words = "share of the brain with signal"
+        rows.append((f"{registration}: {words}" if words else name, _words(value)))
+    return rows
+
+
+def _details(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Facts of single steps that no other part of the page shows, by step."""
+    found = []
+    for step, values in (scan.facts.other if scan.facts else {}).items():
+        if isinstance(values, Mapping):
+            rows = [(name, value) for name, value in values.items() if value not in (None, "", [], {})]
+        else:
+            rows = [("value", values)] if values not in (None, "", [], {}) else []
+        words = [(DETAIL_WORDS.get(name, name.replace("_", " ")), _words(value)) for name, value in rows]
+        if words:
+            found.append((DETAIL_WORDS.get(step, step.replace("_", " ").capitalize()), words))
+    return found
 
 
 def _figures(

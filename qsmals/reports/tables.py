@@ -9,7 +9,7 @@ import numpy as np
 from qsmals.qc.limits import Limit
 from qsmals.qc.measures import MEASURES, shown
 from qsmals.reports.assess import Quality
-from qsmals.reports.collect import RegionTable, Scan, low_coverage
+from qsmals.reports.collect import PARTLY, RegionTable, Scan, low_coverage
 from qsmals.roi.table import COLUMNS, MAP_UNIT
 
 MAP_UNITS = {"Chimap": "ppm", "R2starmap": "1/s", "T2starmap": "s", "S0map": "arbitrary"}
@@ -30,9 +30,20 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
         column = COLUMNS.get(name)
         words = unit if column and column.unit == MAP_UNIT else column.unit if column else ""
         header.append(
-            {"name": name, "unit": "" if words == "1" else words, "about": column.description if column else ""}
+            {
+                "name": name,
+                "unit": "" if words == "1" else words.replace("^3", "³"),
+                "about": column.description if column else "",
+            }
         )
-    rows = [{"cells": [_table_cell(n, row[n]) for n in table.columns], "low": low_coverage(row)} for row in table.rows]
+    rows = [
+        {
+            "cells": [_table_cell(n, row[n]) for n in table.columns],
+            "low": low_coverage(row),
+            "part": not low_coverage(row) and row.get("coverage", 1.0) < PARTLY,
+        }
+        for row in table.rows
+    ]
     return {
         "title": f"{MAP_NAMES.get(table.quantity, table.quantity)}, {table.atlas}",
         "quantity": table.quantity,
@@ -40,6 +51,7 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
         "header": header,
         "rows": rows,
         "low": sum(row["low"] for row in rows),
+        "part": sum(row["part"] for row in rows),
     }
 
 

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 from matplotlib.colors import ListedColormap
 
-from qsmals.reports.figures import CONTOUR_COLOURS, Array, Scale, Volume
+from qsmals.reports.figures import CONTOUR_COLOURS, Array, Scale, Volume, colour_numbers
 
 NOT_COLOURED = (0, 2, 41)
 """Labels without a colour: outside, and cerebral white matter, under which the map should be seen."""
@@ -89,4 +89,4 @@ def viewer(chi: Volume, mask: Volume, labels: Volume | None, *, scale: Scale, ti
 def _colours(labels: Array) -> Array:
     """Number of the colour of each voxel from 1, 0 for none."""
     coloured = ~np.isin(labels, NOT_COLOURED)
-    return np.where(coloured, 1 + labels % len(CONTOUR_COLOURS), 0).astype(np.float32)
+    return np.where(coloured, 1 + colour_numbers(labels) % len(CONTOUR_COLOURS), 0).astype(np.float32)
