@@ -142,6 +142,21 @@ def test_an_unknown_participant_is_code_4(tmp_path: Path, capsys: pytest.Capture
     assert "99" in capsys.readouterr().out
 
 
+def test_reports_are_written_anew_without_the_input(tmp_path: Path) -> None:
+    truncate(write_tree(tmp_path / "bids", Visit()))
+    assert run(tmp_path) == 3
+    page = tmp_path / "out" / "sub-01.html"
+    text = page.read_text()
+    page.unlink()
+    shutil.rmtree(tmp_path / "bids" / "sub-01")
+    assert run(tmp_path, "--reports-only") == 0
+    assert page.read_text() == text and "damaged" in text
+    assert run(tmp_path, "--reports-only", "--participant-label", "02") == 4
+    assert run(tmp_path, "--reports-only", "--participant-label", "01", "02") == 5
+    next((tmp_path / "out" / "sub-01" / "log").glob("*/run.json")).write_text("{")
+    assert run(tmp_path, "--reports-only") == 5
+
+
 def test_a_derivative_as_input_is_code_3(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "bids", Visit())
     description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}

@@ -19,7 +19,7 @@ from qsmals.anatomy.custom import AtlasFile, UserAtlas, parse_atlas, read_user_a
 from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS
 from qsmals.bids.checks import CheckedSubject, check_subject
 from qsmals.bids.derivatives import check_dataset, prepare_output_dir
-from qsmals.bids.errors import Fault, InvalidInput, format_faults
+from qsmals.bids.errors import Fault, InvalidInput, NothingMatched, format_faults
 from qsmals.bids.filters import read_filter_file
 from qsmals.bids.given import (
     GivenGre,
@@ -33,6 +33,7 @@ from qsmals.bids.group import read_participants
 from qsmals.bids.images import BadImage, read_facts
 from qsmals.bids.layout import SubjectInputs, Unit, find_subjects
 from qsmals.bids.names import log_dir, missing_files, unit_outputs
+from qsmals.bids.naming import strip_prefix
 from qsmals.cli import writing
 from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
@@ -60,6 +61,8 @@ def participant(request: Request, run_id: str) -> int:
     """Process every chosen subject; returns the exit code."""
     settings = request.settings
     output_dir = Path(settings.output_dir)
+    if request.reports_only:
+        return reports_only(settings)
     if settings.resources.use_plugin:
         check_plugin(Path(settings.resources.use_plugin))
     if not settings.selection.skip_bids_validation:
@@ -72,8 +75,6 @@ def participant(request: Request, run_id: str) -> int:
         log.warning("%s; the ages in it are not used", error)
     for warning in prepare_output_dir(output_dir, Path(settings.bids_dir), environ=os.environ):
         log.warning("%s", warning)
-    if request.reports_only:
-        return reports_only(settings, [s.label for s in subjects])
     atlases = read_atlases(settings)
     checked = check_all(subjects, settings)
     checked, given = find_given(subjects, checked, settings, atlases)
@@ -461,16 +462,27 @@ def conclude(subject: SubjectPlan, done: Done) -> SubjectSummary:
     return SubjectSummary(name, "ok", **common)
 
 
-def reports_only(settings: Settings, labels: Iterable[str]) -> int:
-    """Write the reports anew from the outputs that are there, and their verdicts into the summary."""
+def reports_only(settings: Settings) -> int:
+    """Write the reports anew from the outputs that are there, and their verdicts into the summary; no input is read.
+
+    Raises
+    ------
+    NothingMatched
+        None of the chosen subjects was processed.
+    """
     output_dir = Path(settings.output_dir)
+    processed = writing.subjects_with_runs(output_dir)
+    chosen = [strip_prefix(label, "sub") for label in settings.selection.participant_label]
+    labels = list(dict.fromkeys(chosen)) or processed
+    if not set(labels) & set(processed):
+        raise NothingMatched(f"no report to write anew: none of the subjects was processed in {output_dir}")
     summary = output_dir / "logs" / "summary.json"
     known = read_summary(summary)
     complete = True
     for label in labels:
         try:
             report = writing.rewrite_report(output_dir, label, settings)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:
             log.warning("%s", error)
             complete = False
             continue

@@ -13,6 +13,7 @@ from qsmals.bids.checks import CheckedSubject
 from qsmals.bids.errors import InvalidInput
 from qsmals.bids.group import read_participants
 from qsmals.bids.names import log_dir, logs_dir
+from qsmals.bids.naming import natural_key
 from qsmals.bids.sidecars import acquisition_metadata, strict_json
 from qsmals.cli.methods import anatomy_words, chosen_methods, given_words, preset_words
 from qsmals.cli.parser import Request
@@ -169,12 +170,30 @@ def warnings_of(subject: SubjectPlan) -> Iterator[str]:
             yield from (f"{facts.prefix}: {text}" for text in dict.fromkeys(facts.warnings))
 
 
+def subjects_with_runs(output_dir: Path) -> list[str]:
+    """Labels of the subjects of whom a run left what ``--reports-only`` needs, in natural order."""
+    found = {path.parents[2].name.removeprefix("sub-") for path in output_dir.glob(f"sub-*/log/*/{RUN_FACTS}")}
+    return sorted(found, key=natural_key)
+
+
 def rewrite_report(output_dir: Path, label: str, settings: Settings) -> "SubjectReport":
-    """The subject's page anew, with what its latest run wrote about itself."""
+    """The subject's page anew, with what its latest run wrote about itself.
+
+    Raises
+    ------
+    FileNotFoundError
+        No run of the subject left anything.
+    ValueError
+        What it left is not JSON.
+    """
     logs = sorted((output_dir / f"sub-{label}" / "log").glob(f"*/{RUN_FACTS}"))
     if not logs:
         raise FileNotFoundError(f"no run of sub-{label} left {RUN_FACTS}: process the subject first")
-    return _page(output_dir, label, json.loads(logs[-1].read_text()), settings)
+    try:
+        facts = json.loads(logs[-1].read_text())
+    except ValueError as error:
+        raise ValueError(f"{logs[-1]} cannot be read ({error}): process sub-{label} again") from None
+    return _page(output_dir, label, facts, settings)
 
 
 def _page(output_dir: Path, label: str, facts: dict[str, Any], settings: Settings) -> "SubjectReport":
