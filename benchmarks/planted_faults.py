@@ -378,8 +378,10 @@ def document(clean: dict[str, Result], unseen: dict[str, Result], faulty: dict[s
     for title, about, heads, every in parts:
         rows = [[name, verdict.word, " ".join(r.text for r in verdict.reasons)] for name, (_, verdict) in heads.items()]
         passed = sum(verdict.word == "pass" for _, verdict in heads.values())
-        lines += [f"## {title}", "", f"{about} {passed} of {len(heads)} pass.", ""]
-        lines += [markdown(["head", "verdict", "reasons"], rows), ""]
+        lines += [f"## {title}", ""]
+        if rows:
+            lines += [f"{about} {passed} of {len(heads)} pass.", ""]
+            lines += [markdown(["head", "verdict", "reasons"], rows), ""]
         if left := [name for name in every if name not in heads]:
             lines += [f"Not run: {'; '.join(left)}.", ""]
     rows = []

@@ -177,7 +177,7 @@ def test_contrast_symmetry_and_plausibility():
     assert value == pytest.approx(40) and place == "pallidum"
     assert regions.implausible(rows(), plausible_ranges()) == []
     strange = regions.implausible(rows(pallidum=-60.0), plausible_ranges())
-    assert strange == ["left pallidum -60 ppb", "right pallidum -60 ppb"]
+    assert strange == ["left pallidum −60 ppb", "right pallidum −60 ppb"]
 
 
 def test_lost_regions_are_named():

@@ -12,6 +12,7 @@ import pytest
 from qsmals.bids.errors import InvalidInput
 from qsmals.qc.verdict import Verdict
 from qsmals.reports import figures
+from qsmals.reports.acquisition import with_unit
 from qsmals.reports.assess import read_limits
 from qsmals.reports.collect import find_scans
 from qsmals.reports.conformance import conformance
@@ -177,6 +178,11 @@ def test_the_consensus_is_answered_with_evidence(tree):
     assert lines["C7"].answer == "unknown" and lines["C9"].answer == "not met" and "flip angle" in lines["C9"].evidence
     assert lines["C3"].evidence == "ROMEO" and lines["C8"].evidence.startswith("whole brain mask; offsets to cerebro")
     assert lines["C1"].answer == "unknown", "2D or 3D is not in the sidecar"
+
+
+def test_units_stand_behind_numbers_only():
+    assert with_unit(15.0, "°") == "15°" and with_unit("not known", "°") == "not known"
+    assert with_unit([1.5, 1.5, 2.0], "mm") == "1.5 × 1.5 × 2 mm" and with_unit(0.004, "ms") == "4 ms"
 
 
 def test_published_means_follow_age():

@@ -79,7 +79,8 @@ def implausible(rows: Sequence[Row], ranges_ppb: Mapping[str, tuple[float, float
         mean = 1000.0 * float(row["mean"])
         if (row["hemisphere"] == "B" and row["name"] in sided) or not np.isfinite(mean) or low <= mean <= high:
             continue
-        found.append(f"{words[row['hemisphere']]}{row['name'].replace('_', ' ')} {mean:.0f} ppb")
+        shown = f"{round(mean):d}".replace("-", "−")
+        found.append(f"{words[row['hemisphere']]}{row['name'].replace('_', ' ')} {shown} ppb")
     return found
 
 

@@ -98,7 +98,8 @@ def with_unit(value: Any, unit: str) -> str:
     items = value if isinstance(value, list | tuple) else [value]
     words = [f"{factor * v:.4g}" if isinstance(v, int | float) and not isinstance(v, bool) else str(v) for v in items]
     joined = (" × " if unit in ("mm", "") and len(words) == 3 else ", ").join(words)
-    return f"{joined} {unit}".replace(" °", "°").strip()
+    measured = any(isinstance(v, int | float) for v in items)
+    return f"{joined} {unit}".replace(" °", "°").strip() if measured else joined
 
 
 def echo_table(facts: ScanFacts | None, quality: Quality | None) -> dict[str, Any]:
