@@ -16,7 +16,7 @@ COMMANDS = {
     "Torque": ("qsub", "qstat", "qdel"),
     "LSF": ("bsub", "bjobs", "bkill"),
     "OAR": ("oarsub", "oarstat", "oardel"),
-    "Condor": ("condor_submit", "condor_q", "condor_history", "condor_rm"),
+    "Condor": ("condor_submit", "condor_submit_dag", "condor_q", "condor_history", "condor_rm"),
 }
 
 PROGRAM = r"""
@@ -178,6 +178,28 @@ else:
     "Condor": r'''
 if name == "condor_submit":
     submit("ERROR: Executable file does not exist", "ERROR: Failed to connect to local queue manager", "{0}.0 - {0}.0")
+elif name == "condor_submit_dag":
+    text, told, ends = pathlib.Path(args[-1]).read_text(), "", {}
+    (here / "dag").write_text(text)
+    before = {}
+    for parents, child in re.findall(r"PARENT (.+) CHILD (\S+)", text):
+        before[child] = parents.split()
+    for node, description in re.findall(r"JOB (\S+) (\S+)", text):
+        spec = pathlib.Path(description).read_text()
+        if any(ends[other] != 5 for other in before.get(node, [])):
+            ends[node], why = 7, ""
+        elif "vanishes" in spec:
+            ends[node], why = 6, "Job proc (7.0.0) failed with signal 9"
+        else:
+            done = subprocess.run(["bash", re.search(r"'(.+)'", spec)[1]], capture_output=True)
+            ends[node], why = (6 if done.returncode else 5), ""
+        told += f'[\n  Type = "NodeStatus";\n  Node = "{node}";\n  NodeStatus = {ends[node]}; /* "X" */\n'
+        told += f'  StatusDetails = "{why}";\n  RetryCount = 0;\n]\n'
+    pathlib.Path(re.search(r"NODE_STATUS_FILE (\S+)", text)[1]).write_text(told)
+    note("7", "WAITS")
+    print("1 job(s) submitted to cluster 7.")
+elif name == "condor_q" and args[0].isdigit() and len(args) == 4:
+    print("7 2")
 elif name == "condor_q" and args[0].isdigit():
     if jobs[args[0]] == "STUCK":
         print("5, \"Job has gone over memory limit of 512 megabytes\", undefined, undefined, undefined")

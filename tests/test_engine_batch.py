@@ -1,8 +1,10 @@
 """Plugin files, and nipype graphs on batch systems that behave as real ones do on a bad day."""
 
 import os
+import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nipype import Node, Workflow
@@ -181,6 +183,75 @@ def test_a_job_waits_for_others(name, words):
     assert " ".join(QUEUES[name]().after(["7", "8"])) == words
 
 
+@pytest.mark.timeout(120)
+def test_dagman_runs_the_graph_and_tells_of_each_node(tmp_path, monkeypatch):
+    folder = use("Condor", tmp_path, monkeypatch)
+    plugin = make_plugin(PluginSettings("CondorDAGMan", FAST), progress=lambda step: None)
+    wf = chain(tmp_path, "a", "vanishes", "b")
+    with pytest.raises(NodesFailed, match="failed with signal 9"):
+        wf.run(plugin=plugin)
+    assert {step.name: step.state for step in plugin.steps} == {"a": "done", "vanishes": "failed"}
+    dag = (folder / "dag").read_text()
+    assert "PARENT N0 CHILD N1" in dag and "PARENT N1 CHILD N2" in dag
+    assert "DAGNodeName" in (folder / "cancelled").read_text()  # what was behind the failed one
+
+
+class Task:
+    """A task of an IPython cluster that has ended before it is asked for."""
+
+    def __init__(self, function, *args):
+        self.answer = function(*args)
+
+    def ready(self):
+        return True
+
+    def get(self):
+        return self.answer
+
+    def abort(self):
+        raise AssertionError("nothing is left to abort")
+
+
+class Lost(Task):
+    """One whose engine died."""
+
+    def get(self):
+        raise RuntimeError("Engine 0 died while running task")
+
+
+class Waits(Task):
+    """One that no engine takes."""
+
+    def ready(self):
+        return False
+
+    def abort(self):
+        pass
+
+
+@pytest.mark.parametrize(("kind", "message"), [(Task, None), (Lost, "Engine 0 died"), (Waits, "has had no engine for")])
+def test_an_ipython_cluster_that_loses_its_engines(kind, message, tmp_path, monkeypatch):
+    view = SimpleNamespace(apply_async=kind)
+    client = SimpleNamespace(ids=[] if kind is Waits else [0], load_balanced_view=lambda: view)
+    monkeypatch.setitem(sys.modules, "ipyparallel", SimpleNamespace(Client=lambda **words: client))
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    plugin = make_plugin(PluginSettings("IPython", {"outage_s": 0.1}), progress=lambda step: None)
+    wf = graph(tmp_path, ["a"])
+    wf.config["execution"]["poll_sleep_duration"] = 0.05
+    if message is None:
+        wf.run(plugin=plugin)
+        assert [step.state for step in plugin.steps] == ["done"]
+    else:
+        with pytest.raises(NodesFailed, match=message):
+            wf.run(plugin=plugin)
+
+
+def test_an_ipython_cluster_that_is_not_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipyparallel", None)
+    with pytest.raises(ValueError, match="pip install ipyparallel"):
+        make_plugin(PluginSettings("IPython"))
+
+
 def test_arguments_of_the_user_win(tmp_path):
     def asked(name, given, **args):
         queue = QUEUES[name](args)
@@ -229,6 +300,7 @@ def test_plugin_file_as_fmriprep_has_it(tmp_path, cluster):
         ("plugin: MultiProc\nplugin_args: 3", "plugin_args must be"),
         ("plugin: Dask", "no engine Dask; use MultiProc"),
         ("plugin: Debug", "runs a Python function"),
+        ("plugin: SomaFlow", "no longer has"),
     ],
 )
 def test_plugin_file_refused(tmp_path, text, message):

@@ -12,7 +12,7 @@ from qsmals.engine.queues import QUEUES
 LOCAL = ("MultiProc", "LegacyMultiProc", "Local")
 # those that hand the whole graph over at once, by the batch system that they use
 GRAPHS = {"SLURMGraph": "SLURM", "SGEGraph": "SGE", "PBSGraph": "PBS"}
-NAMES = (*LOCAL, "Linear", *QUEUES, *GRAPHS)
+NAMES = (*LOCAL, "Linear", *QUEUES, *GRAPHS, "CondorDAGMan", "IPython")
 
 
 class UnusablePlugin(ValueError):
@@ -91,6 +91,10 @@ def _check_name(name: str, path: Path | None) -> None:
     if name in NAMES:
         return
     where = f"plugin settings {path}: " if path else ""
+    if name == "SomaFlow":
+        raise ValueError(
+            f"{where}SomaFlow needs soma.workflow, which soma-workflow no longer has; use {', '.join(NAMES)}"
+        )
     if name == "Debug":
         raise ValueError(f"{where}Debug runs a Python function in place of the nodes; use {', '.join(NAMES)}")
     raise ValueError(f"{where}there is no engine {name}; use {', '.join(NAMES)}")
@@ -107,11 +111,18 @@ def _local(settings: PluginSettings, defaults: Mapping[str, Any]) -> Any:
 
 def _batch(name: str, args: dict[str, Any]) -> Any:
     """An engine on a batch system."""
-    from qsmals.engine.batch import BatchPlugin, GraphPlugin
+    if name == "IPython":
+        from qsmals.engine.ipython import IPythonEngine
 
-    queue = QUEUES[GRAPHS.get(name, name)](args)
+        return IPythonEngine(args)
+    from qsmals.engine.batch import BatchPlugin, GraphPlugin
+    from qsmals.engine.dagman import DagMan, DagManPlugin
+
+    queue = DagMan(args) if name == "CondorDAGMan" else QUEUES[GRAPHS.get(name, name)](args)
     if shutil.which(queue.submit_command) is None:
         raise ValueError(
             f"the {name} engine needs the command {queue.submit_command}: start qsmals where jobs can be submitted"
         )
+    if isinstance(queue, DagMan):
+        return DagManPlugin(queue, args)
     return (GraphPlugin if name in GRAPHS else BatchPlugin)(queue, args)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.machine import MARK, children, containers, mounts, simulate
+from tests.system.machine import MARK, children, containers, mounts, need, need_root, simulate
+from tests.system.slurm import COMMANDS, Cluster
 
 HERE = Path(__file__).parent
 SHARED = "/var/tmp/qsmals-system-"
@@ -51,6 +52,19 @@ def shared() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def study(shared: Path) -> Path:
-    """A BIDS data set of six coarse simulated people."""
-    return simulate(shared / "bids", participants=6)
+def subject(shared: Path) -> Path:
+    """A BIDS data set of one coarse simulated person."""
+    return simulate(shared / "bids")
+
+
+@pytest.fixture(scope="session")
+def cluster(shared: Path) -> Iterator[Cluster]:
+    """Two nodes."""
+    need_root()
+    need(*COMMANDS)
+    found = Cluster(shared / "slurm")
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()

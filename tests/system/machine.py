@@ -13,6 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "QSMALS_SYSTEM_TEST"
 SLOPPY = ("--sloppy", "--deterministic", "--skip-bids-validation")
+# the least that a whole run can cost
+CHEAP = (*SLOPPY, "--nprocs", "2", "--inversion", "tkd",
+         "--background", "v-sharp", "--refinement", "none", "--cortex", "atlas")  # fmt: skip
 
 
 def need_root() -> None:
@@ -93,3 +96,11 @@ def files_of(folder: Path, leave_out: Sequence[str] = ()) -> dict[str, bytes]:
         for relative, path in files.items()
         if not any(relative.match(pattern) for pattern in leave_out)
     }
+
+
+def record(name: str, text: str, **places: Path) -> None:
+    """Keep a transcript for the manual, where QSMALS_TRANSCRIPTS names a folder; ``places`` give paths short names."""
+    if folder := os.environ.get("QSMALS_TRANSCRIPTS"):
+        for word, path in places.items():
+            text = text.replace(str(path), f"/{word}")
+        Path(folder, f"{name}.txt").write_text(text)

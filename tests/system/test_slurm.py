@@ -1,13 +1,10 @@
 """Studies on a real SLURM: an array with its group job, tasks that are cancelled, killed or lose their node."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.system.machine import ROOT, must, need, need_root
-from tests.system.slurm import COMMANDS, Cluster
+from tests.system.machine import ROOT, must, record
+from tests.system.slurm import Cluster
 
 SUBMIT = ROOT / "containers/slurm/submit.sh"
 STATUS = ROOT / "containers/cluster/status.py"
@@ -51,19 +48,6 @@ sys.exit(bad)
 """
 
 
-@pytest.fixture(scope="module")
-def cluster(shared: Path) -> Iterator[Cluster]:
-    """Two nodes."""
-    need_root()
-    need(*COMMANDS)
-    found = Cluster(shared / "slurm")
-    try:
-        found.start()
-        yield found
-    finally:
-        found.stop()
-
-
 class Study:
     """Subjects that behave as they are told, submitted with the scripts of this repository."""
 
@@ -105,6 +89,7 @@ class Study:
 
 
 def test_nodes_share_neither_name_nor_tmp(cluster: Cluster, shared: Path) -> None:
+    """The nodes of the test cluster have nothing in common but the shared disk."""
     out = shared / "names"
     wait = ("--wait", "--mem=50", "--output=/dev/null")
     script = f"#!/bin/sh\nhostname >> {out}; ls /tmp | wc -l >> {out}\n"
@@ -115,7 +100,7 @@ def test_nodes_share_neither_name_nor_tmp(cluster: Cluster, shared: Path) -> Non
 
 
 def test_a_study_in_which_much_goes_wrong(cluster: Cluster, shared: Path) -> None:
-    """One of six fails, one is cancelled, one killed for memory, and a node goes down under another."""
+    """SLURM scripts: of six tasks one fails, one is cancelled, one killed for memory, one loses its node; again."""
     ways = {"sub-01": "ok", "sub-02": "wait", "sub-03": "ok", "sub-04": "fail", "sub-05": "sleep", "sub-06": "eat"}
     study = Study(shared / "study", cluster, ways)
     array, group = study.submit()
@@ -137,6 +122,7 @@ def test_a_study_in_which_much_goes_wrong(cluster: Cluster, shared: Path) -> Non
     assert "sub-06  killed" in said and "memory limit" in said
     (log,) = (study.out / "logs/slurm").glob("*/group.log")
     assert log.read_text() == said, "the group job has said it in its log"
+    record("status", f"$ containers/cluster/status.py /data/out --bids /data/bids\n{said}", data=study.bids.parent)
     # the node is back, the causes are gone: the same command runs what is missing, and only that
     cluster.start_node(lost)
     must("scontrol", "update", f"NodeName={lost}", "State=RESUME", env=cluster.env)
@@ -154,7 +140,7 @@ def test_a_study_in_which_much_goes_wrong(cluster: Cluster, shared: Path) -> Non
 
 
 def test_time_that_is_over_is_told_before(cluster: Cluster, shared: Path) -> None:
-    """SLURM signals the task before its time is over: it ends by itself, with its own word for it."""
+    """SLURM scripts: a task that is signalled before its time is over ends by itself and says so."""
     study = Study(shared / "late", cluster, {"sub-01": "sleep"})
     array, group = study.submit()
     study.wait_until_running("sub-01")
@@ -165,6 +151,7 @@ def test_time_that_is_over_is_told_before(cluster: Cluster, shared: Path) -> Non
 
 
 def test_what_is_in_the_queue_is_not_submitted_again(cluster: Cluster, shared: Path) -> None:
+    """SLURM scripts: a second submission leaves out what still runs."""
     study = Study(shared / "twice", cluster, {"sub-01": "wait", "sub-02": "ok"})
     study.submit()
     study.wait_until_running("sub-01")

@@ -1,0 +1,65 @@
+"""Run the system tests of clusters and containers, and write what they showed into docs/clusters.md.
+
+    python benchmarks/clusters.py        # as root on Debian, after tests/system/prepare.sh
+
+The table between the marks ``tried`` has a line a test: what it does (its docstring), what became of it here.
+The blocks between the marks ``transcript NAME`` are what the tests printed.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/clusters.md"
+FILES = ("test_slurm.py", "test_slurm_study.py", "test_images.py")
+
+
+def main() -> int:
+    """Run, write; returns pytest's exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder, "results.xml")
+        tests = [ROOT / "tests/system" / name for name in FILES]
+        command = [sys.executable, "-m", "pytest", *tests, "-rs", f"--junit-xml={results}"]
+        done = subprocess.run(command, env={**os.environ, "QSMALS_TRANSCRIPTS": folder}, cwd=ROOT, check=False)
+        text = replace_block(PAGE.read_text(), "tried", table(results))
+        for file in sorted(Path(folder).glob("*.txt")):
+            text = replace_block(text, f"transcript {file.stem}", f"```\n{file.read_text().rstrip()}\n```")
+    PAGE.write_text(text)
+    return done.returncode
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """``text`` with ``content`` between the marks of ``name``."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name.split()[0]} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"{PAGE} has no block {name}")
+    return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text, count=1)
+
+
+def table(results: Path) -> str:
+    """A line for each test."""
+    words = {name: line for file in FILES for name, line in docstrings(ROOT / "tests/system" / file).items()}
+    rows = ["| what was tried for real | here |", "|---|---|"]
+    for case in ElementTree.parse(results).iter("testcase"):
+        skipped = case.find("skipped")
+        bad = case.find("failure") is not None or case.find("error") is not None
+        outcome = "failed" if bad else f"not run: {skipped.get('message')}" if skipped is not None else "as it should"
+        name = str(case.get("name")).split("[")[0]
+        rows.append(f"| {words[name].rstrip('.')} | {outcome}, {float(case.get('time', 0)):.0f} s |")
+    return "\n".join(rows)
+
+
+def docstrings(path: Path) -> dict[str, str]:
+    """First lines of the docstrings of a file's tests."""
+    functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+    return {f.name: (ast.get_docstring(f) or f.name).splitlines()[0] for f in functions if f.name.startswith("test_")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
