@@ -21,6 +21,7 @@ What nipype 1.11 and 1.12 do wrong, and what is done here instead, on every syst
 import logging
 import math
 import os
+import re
 import shlex
 import sys
 import time
@@ -45,6 +46,8 @@ RESULT_WAIT_S = 60.0  # until a network share shows what another machine wrote
 QUICK_WAIT_S = 2.0  # the same, for a job of which it is known that it ended badly
 SUBMIT_TRIES = 5
 MIN_MEM_MIB = 512
+# as SLURM, Grid Engine and PBS, OAR, and HTCondor say it
+_ENDED_WELL = re.compile(r"^COMPLETED|exit_status 0\b|^state Terminated|ExitCode 0\b", re.IGNORECASE)
 # nipype's script catches what its node raises: the batch system must see that the job failed, and its log why
 _TAIL = """
 if traceback is not None:
@@ -211,8 +214,8 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
         """Nothing while a network share may still be late; then the failure, in the system's word for the end."""
         now = time.monotonic()
         end = self._stuck.get(taskid) or self.queue.end_of(taskid)
-        doubtful = end == UNKNOWN or end.upper().startswith(("COMPLETED", "FAILED 0"))
-        patience = self._result_wait_s if doubtful else min(QUICK_WAIT_S, self._result_wait_s)
+        well = end == UNKNOWN or _ENDED_WELL.search(end)
+        patience = self._result_wait_s if well else min(QUICK_WAIT_S, self._result_wait_s)
         if now - self._ended_at.setdefault(taskid, now) < patience:
             return None
         return _failed(f"job {taskid} ended without a result: {end}", _tail_of(self._logs[taskid]))
