@@ -116,8 +116,8 @@ def medi(
     weights W of voxels whose misfit is beyond six standard deviations are divided, every ``merit_every`` iterations,
     by the square of their excess.
 
-    The objective is that of the papers; it is minimised by ADMM, as FANSI's, which reaches in seconds what the papers'
-    Gauss-Newton steps with conjugate gradients, on an absolute value with a rounded corner, approach in a minute.
+    The objective is minimised by ADMM, as FANSI's, in place of the papers' Gauss-Newton steps with conjugate gradients
+    on an absolute value with a rounded corner.
 
     Parameters
     ----------

@@ -28,11 +28,8 @@ class WeakHarmonicParameters:
     """Settings of :func:`weak_harmonic`."""
 
     regularisation: float = field(
-        default=4.5e-5,
-        metadata={
-            "unit": "mm, at fields in ppm whose noise is reference_noise_ppm, and voxels of 1 mm^3",
-            "source": "docs/ablation.md",
-        },
+        default=5e-5,
+        metadata={"unit": "mm, at fields in ppm whose noise is reference_noise_ppm", "source": "docs/ablation.md"},
     )
     reference_noise_ppm: float = field(
         default=8e-4, metadata={"unit": "ppm", "source": "6 echoes at 3 T, 1 mm, peak SNR 80 (docs/reconstruction.md)"}
@@ -41,7 +38,7 @@ class WeakHarmonicParameters:
         default=5e-4, metadata={"unit": "ppm", "source": "design choice: what the model itself leaves unexplained"}
     )
     edge_ppm_per_mm: float = field(
-        default=0.002, metadata={"unit": "ppm/mm", "source": "a tenth of the slope at the cortex's borders at 1 mm"}
+        default=0.004, metadata={"unit": "ppm/mm", "source": "a fifth of the slope at the cortex's borders at 1 mm"}
     )
     outlier_factor: float = field(
         default=3.0,
@@ -63,7 +60,8 @@ class WeakHarmonicParameters:
         default=0.3, metadata={"unit": "1", "source": "design choice: it decides the speed, not the map"}
     )
     harmonic_penalty: float = field(
-        default=1.0, metadata={"unit": "mm^4", "source": "design choice: it decides the speed, not the map"}
+        default=0.2,
+        metadata={"unit": "mm^2 per square of the voxel's edge", "source": "design choice: it decides the speed"},
     )
     padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "design choice"})
     tolerance: float = field(default=0.002, metadata={"unit": "relative change", "source": "design choice"})
@@ -89,18 +87,16 @@ def weak_harmonic(
     by its variation alone. The method therefore depends little on how the background was removed.
 
     The weights V make up for total variation's pull on strong edges: after ``reweight_every`` iterations they are
-    ``1 / (1 + |grad chi| / edge_ppm_per_mm)`` of the map so far. At the same time voxels whose misfit is beyond
-    ``outlier_factor`` standard deviations lose weight in proportion to its square.
+    ``1 / (1 + (grad chi / edge_ppm_per_mm)^2)`` of the map so far, each difference by itself. At the same time voxels
+    whose misfit is beyond ``outlier_factor`` standard deviations lose weight in proportion to its square.
 
-    The noise of a voxel decides how much regularisation the difference between two neighbours needs, whatever their
-    distance: lambda, which belongs to differences per mm, is ``regularisation`` times the field's median noise over
-    ``reference_noise_ppm``, the noise counting as at least ``least_noise_ppm``, and times the voxel's edge in mm, the
-    cube root of its volume.
+    Noise decides how much regularisation a field needs: lambda is ``regularisation`` times the field's median noise
+    over ``reference_noise_ppm``, the noise counting as at least ``least_noise_ppm``.
 
     Parameters
     ----------
     field_ppm : (x, y, z) float32
-        Local field, ppm; any field that differs from it by a harmonic one gives the same map.
+        Local field, ppm; at the minimum, any field that differs from it by a harmonic one gives the same map.
     mask : (x, y, z) bool
         Where it is known. It may, and should, reach beyond the brain.
     grid : Grid
@@ -137,8 +133,7 @@ def weak_harmonic(
     nx, ny, nz = grid.shape
     inside[:nx, :ny, :nz] = mask
     noise = params.reference_noise_ppm if noise_ppm is None else median_noise_ppm(noise_ppm, mask, params)
-    edge_mm = float(np.prod(grid.voxel_size_mm)) ** (1 / 3)
-    params = replace(params, regularisation=params.regularisation * noise / params.reference_noise_ppm * edge_mm)
+    params = replace(params, regularisation=params.regularisation * noise / params.reference_noise_ppm)
     chi, explained, convergence = _solve(padded(local, shape), padded(weight, shape), inside, grid, params)
     residual = local - np.where(mask, explained[:nx, :ny, :nz], np.float32(0))
     return Susceptibility(
@@ -197,7 +192,7 @@ def _solve(
         shape,
         field_penalty=params.field_penalty,
         slope_penalty=params.gradient_penalty * params.regularisation,
-        harmonic_penalty=params.harmonic_penalty,
+        harmonic_penalty=params.harmonic_penalty * float(np.prod(grid.voxel_size_mm)) ** (2 / 3),
     )
     inverse_size = (np.float32(1.0) / np.asarray(grid.voxel_size_mm, dtype=np.float32)).astype(np.float32)
     threshold = np.float32(1.0 / params.gradient_penalty)
@@ -245,9 +240,13 @@ def _update_charge(laplacian: Volume, inside: NDArray[np.bool_], excess: Volume,
 
 
 def edge_thresholds(chi: Volume, grid: Grid, threshold: np.float32, edge_ppm_per_mm: float) -> Volume:
-    """Threshold of each difference, lower where the map has an edge."""
-    result = np.abs(fourier.gradient(chi, grid.voxel_size_mm))
+    """Threshold of each difference, lower where the map has an edge.
+
+    The square parts the slopes of noise, which keep theirs, from those of the cortex better than the slope itself.
+    """
+    result = fourier.gradient(chi, grid.voxel_size_mm)
     result /= np.float32(edge_ppm_per_mm)
+    np.square(result, out=result)
     result += np.float32(1.0)
     np.divide(threshold, result, out=result)
     return result
@@ -272,8 +271,8 @@ WEAK_HARMONIC = Method(
     parameters=WeakHarmonicParameters,
     sentence=(
         "Dipole inversion estimated susceptibility together with a harmonic residual field, with total variation "
-        "regularisation (weight {regularisation:g} mm at fields with a noise of {reference_noise_ppm:g} ppm and voxels "
-        "of 1 mm^3, in proportion to noise and voxel edge, reweighted {reweightings} times at edges above "
+        "regularisation (weight {regularisation:g} mm at fields with a noise of {reference_noise_ppm:g} ppm and in "
+        "proportion to the noise, reweighted {reweightings} times at edges above "
         "{edge_ppm_per_mm:g} ppm/mm and at misfits above {outlier_factor:g} standard deviations; relative change below "
         "{tolerance:g} or {max_iterations} iterations)."
     ),
