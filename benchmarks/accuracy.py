@@ -130,6 +130,11 @@ SNR of 80, 6 echoes from 4 to 29 ms, a monopolar readout and images as Siemens s
   percent of the field of the brain's own sources, with which it is compared. A background removal that works beyond
   the brain keeps the sources around it as well, and none can tell a harmonic part of the brain's own field from
   background; an inversion that finds the background together with the susceptibility corrects both.
+- What each method's parameters were chosen on stands with them in [methods.md](methods.md). Those of the default
+  inversion were chosen on the first two heads here, and heads of other voxel sizes; all other conditions, and the person
+  with ALS, are a check. At 1 mm the images are computed on the scan's own voxels and with the dipole that the inversion
+  has: real scans agree less with it, as do the images by qsm-forward, whose dipole is the continuous one and whose
+  field therefore rings at sharp edges.
 - *GB* is the peak of the process that ran background removal and inversion, libraries included. A star marks an
   inversion that stopped at its largest number of iterations. `benchmarks/speed.py` measures times.
 """

@@ -149,11 +149,13 @@ def test_from_stored_images_to_susceptibility(n_echoes: int, parts: str, tmp_pat
             noise_ppm=field.noise_ppm,
             mask=background.mask,
             method=INVERSION.default,
+            detected_background=background.detected,
         ),
         tmp_path,
     )
     assert inverted.facts["iterations"] > 1
-    (taken,) = inverted.detected
+    reached, taken = inverted.detected
+    assert reached["what"] == "background field removal" and "warning" not in reached
     assert taken["what"] == "dipole inversion" and "mm, noise" in taken["found"] and taken["found"].endswith(" ppm")
     labels = np.where(NUCLEUS, 13, np.where(CSF, 4, 2)) * BRAIN
     referenced = run(
@@ -296,6 +298,23 @@ def test_an_inversion_that_stops_early_is_logged(tmp_path: Path, caplog: pytest.
     )
     assert run(step, tmp_path).facts["converged"] is False
     (record,) = [r for r in caplog.records if r.name == "qsmals.inversion"]
+    assert "largest number of iterations" in record.getMessage()
+
+
+def test_background_removal_that_stops_early_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    field = np.where(BRAIN, dipole_field(CHI_PPM, GRID), 0).astype(np.float32)
+    mask = write(tmp_path / "mask.nii", BRAIN.astype(np.uint8))
+    step = RemoveBackground(
+        field_ppm=write(tmp_path / "field.nii", field),
+        noise_ppm=write(tmp_path / "noise.nii", np.full(SHAPE, 0.01, np.float32)),
+        brain_mask=mask,
+        reliable_mask=mask,
+        method="lbv",
+        parameters={"max_iterations": 1},
+    )
+    (entry,) = run(step, tmp_path).detected
+    assert entry["warning"] is True and entry["found"].startswith("1 iterations")
+    (record,) = [r for r in caplog.records if r.name == "qsmals.background"]
     assert "largest number of iterations" in record.getMessage()
 
 

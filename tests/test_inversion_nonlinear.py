@@ -497,6 +497,11 @@ def test_merit_takes_weight_from_voxels_of_large_misfit() -> None:
         for m in (False, True)
     ]
     assert errors[1] < 0.8 * errors[0]
+    params = replace(MEDI.make_parameters(), merit=True, tolerance=0.9)
+    reached = medi(wrong, mask=mask, grid=grid, params=params).convergence.iterations
+    assert reached == params.merit_every * params.merit_times + 1  # it waits for the last of them
+    with pytest.raises(ValueError, match="more than"):
+        medi(wrong, mask=mask, grid=grid, params=replace(params, max_iterations=50))
 
 
 def brain_with_ventricle() -> tuple[Grid, NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]:

@@ -100,7 +100,7 @@ def test_a_preset_states_every_parameter_that_could_move_it(name: str) -> None:
             params = method.make_parameters(preset["parameters"].get(method.name))
             free = set(asdict(params)) - set(preset["parameters"].get(method.name, {}))
             # radii in voxels stand for those in mm; MEDI's lambda for the regularisation, and its phase is the scan's
-            told = {"padding_mm", "largest_radius_mm", "step_mm"}
+            told = {"largest_radius_mm", "step_mm"}
             told |= {"regularisation", "rad_per_ppm"} if method.name == "medi" else set()
             free -= told
             assert free <= {"csf_weight", "fluid_penalty"}, method.name  # of MEDI+0

@@ -178,7 +178,9 @@ def _add_two_steps(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: 
         (workflow.get_node("masks"), background, [
             ("brain_mask", "brain_mask"), ("reliable_mask", "reliable_mask"),
         ]),
-        (background, invert, [("local_field_ppm", "local_field_ppm"), ("mask", "mask")]),
+        (background, invert, [
+            ("local_field_ppm", "local_field_ppm"), ("mask", "mask"), ("detected", "detected_background"),
+        ]),
     ])  # fmt: skip
     return invert
 

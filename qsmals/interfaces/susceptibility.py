@@ -21,6 +21,7 @@ from qsmals.interfaces.base import (
     save,
 )
 
+BACKGROUND_NOT_CONVERGED = "background field removal stopped at its largest number of iterations before its tolerance"
 NOT_CONVERGED = "the dipole inversion stopped at its largest number of iterations before its tolerance"
 
 
@@ -87,6 +88,7 @@ class _BackgroundInput(StepInput):
 class _BackgroundOutput(TraitedSpec):
     local_field_ppm = File(desc="local field, ppm")
     mask = File(desc="where the local field is known")
+    detected = traits.List(traits.Dict, desc="what an iterative method reached")
 
 
 class RemoveBackground(Step):
@@ -111,9 +113,12 @@ class RemoveBackground(Step):
             weights=inverse_noise(load(self.inputs.noise_ppm), mask),
             params=method.make_parameters(self.inputs.parameters),
         )
+        if local.convergence is not None and not local.convergence.converged:
+            log_warnings("background", [BACKGROUND_NOT_CONVERGED], folder)
         return {
             "local_field_ppm": save(local.field_ppm, affine, folder / "local_field.nii"),
             "mask": save(local.mask, affine, folder / "mask.nii"),
+            "detected": _reached(local.convergence),
         }
 
 
@@ -129,6 +134,7 @@ class _CommonInversionInput(StepInput):
 
 class _InversionInput(_CommonInversionInput):
     local_field_ppm = File(exists=True, mandatory=True, desc="local field, ppm")
+    detected_background = traits.List(traits.Dict, usedefault=True, desc="what background field removal reached")
 
 
 class _InversionOutput(TraitedSpec):
@@ -151,7 +157,8 @@ class InvertDipole(Step):
         solution = self._solution(local)
         if finds_background(self.inputs.method):
             local = self._brain_field(solution)
-        return self._saved(solution, local, folder)
+        results = self._saved(solution, local, folder)
+        return results | {"detected": [*map(dict, self.inputs.detected_background), *results["detected"]]}
 
     def _brain_field(self, solution: Any) -> Float:
         """Local field of the brain, as far as it was measured."""
@@ -228,6 +235,16 @@ class InvertTotalField(InvertDipole):
         """See :mod:`qsmals.recon.inversion`; the local field is that of the map, for there is no other."""
         solution = self._solution(load(self.inputs.field_ppm))
         return self._saved(solution, self._brain_field(solution), folder)
+
+
+def _reached(convergence: Any) -> list[dict[str, Any]]:
+    """What background field removal reached, as a line for report and sidecar; none of a method without iterations."""
+    if convergence is None:
+        return []
+    found = f"{convergence.iterations} iterations to a relative residual of {convergence.reached:.2g}"
+    asked = f"tolerance {convergence.tolerance:g}"
+    entry = {"what": "background field removal", "found": found, "evidence": asked}
+    return [entry if convergence.converged else entry | {"warning": True}]
 
 
 def _adapted(adapted: Mapping[str, float]) -> list[dict[str, str]]:

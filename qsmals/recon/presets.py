@@ -105,6 +105,7 @@ PRESETS: Mapping[str, Preset] = {
                         "harmonic_weight": 150.0,
                         "harmonic_penalty": 3.0,
                         "gradient_weighting": "vector-field",
+                        "padding_mm": 16.0,
                         "tolerance": 1e-3,
                         "max_iterations": 400,
                     },
@@ -124,6 +125,7 @@ PRESETS: Mapping[str, Preset] = {
                         "medi_lambda": 2000.0,
                         "edge_fraction": 0.3,  # 90 percent, of which the toolbox counts three a voxel
                         "smv_radius_mm": 5.0,
+                        "padding_mm": 16.0,
                         "merit": True,
                         "merit_every": 5,
                         "merit_times": 10,

@@ -50,6 +50,7 @@ def least_variation(
     update: Callable[[Volume, Volume, Volume], None],
     tolerance: float,
     max_iterations: int,
+    least_iterations: int = 1,
     dipole: Volume | None = None,
     own_penalty: float = 0.0,
     own_target: Callable[[Volume], Volume] | None = None,
@@ -61,8 +62,9 @@ def least_variation(
     which is given the explained field, u and the next target y - u and changes the last two.
 
     The threshold of the shrinkage may be a volume for each difference, (3, x, y, z), and the dipole another than that
-    of the grid. What else the objective says of the susceptibility itself comes in by ``own_target``: it is given chi
-    and returns the next target w - s of a copy w of chi with the multiplier s, whose penalty is ``own_penalty``.
+    of the grid. It does not stop before ``least_iterations``, so that an ``update`` may change with them. What else
+    the objective says of the susceptibility itself comes in by ``own_target``: it is given chi and returns the next
+    target w - s of a copy w of chi with the multiplier s, whose penalty is ``own_penalty``.
     """
     shape = local.shape
     thresholds = np.full((1, 1, 1, 1), threshold, np.float32) if isinstance(threshold, float) else threshold
@@ -84,7 +86,7 @@ def least_variation(
         explained = spectrum * dipole
         previous, chi = chi, fourier.inverse(spectrum, shape)
         changes.append(relative_change(chi, previous))
-        if changes[-1] <= tolerance:
+        if changes[-1] <= tolerance and len(changes) >= least_iterations:
             break
         update(fourier.inverse(explained, shape), multiplier, target)
         update_gradient(chi, thresholds, inverse_size, dual, split)

@@ -134,7 +134,8 @@ def medi(
         MEDI's lambda, which multiplies the data term and belongs to phase in radians, is
         ``1 / (2 rad_per_ppm regularisation)``, and can be given itself.
     magnitude : (x, y, z) float32, optional
-        Image that gives the edges, any unit, finite in the mask. Without it the weights give them, and without those
+        Image that gives the edges, any unit, finite in the mask. The border of the mask is none, other than in the
+        MEDI toolbox, which sets the image to 0 beyond it. Without an image the weights give them, and without those
         there are none: the method is then total variation.
     csf_mask : (x, y, z) bool, optional
         Cerebrospinal fluid of the ventricles. Voxels outside the mask do not count.
@@ -233,6 +234,11 @@ def _check(params: MEDIParameters) -> None:
     )
     if min(numbers) <= 0 or min(params.max_iterations, params.merit_every, params.merit_times) < 1:
         raise ValueError(f"MEDI needs positive parameters, not {params}")
+    if params.merit and params.max_iterations <= params.merit_every * params.merit_times:
+        raise ValueError(
+            f"MERIT {params.merit_times} times every {params.merit_every} iterations needs more than "
+            f"{params.max_iterations} iterations"
+        )
     if min(params.medi_lambda, params.smv_radius_mm) < 0:
         raise ValueError(f"lambda and radius of MEDI are 0 or more, not {params}")
     if not 0 <= params.edge_fraction <= 1:
@@ -287,6 +293,7 @@ def _solve(
         update=update,
         tolerance=params.tolerance,
         max_iterations=params.max_iterations,
+        least_iterations=params.merit_every * params.merit_times + 1 if params.merit else 1,
         dipole=dipole,
         own_penalty=0.0 if fluid is None else params.fluid_penalty,
         own_target=None if fluid is None else _FluidTarget(fluid, params.csf_weight, params.fluid_penalty),
