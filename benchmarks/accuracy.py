@@ -68,6 +68,8 @@ CHANGES: dict[str, dict[str, str]] = {
     "tilt40": {"--tilt-deg": "40"},
     "7t": {"--field-strength": "7"},
     "voxel": {},
+    "fine": {},
+    "coarse": {},
     "snr40": {"--snr": "40"},
     "echoes3": {"--echo-times-ms": "4 14 24"},
     "bipolar": {"--readout": "bipolar"},
@@ -84,6 +86,8 @@ TITLES = {
     "tilt40": "tilt 40 degrees",
     "7t": "7 T",
     "voxel": "slices twice as thick",
+    "fine": "voxels of 0.8 times the edge",
+    "coarse": "voxels of 1.5 times the edge",
     "snr40": "peak SNR 40",
     "echoes3": "3 echoes (4, 14, 24 ms)",
     "bipolar": "bipolar readout",
@@ -94,7 +98,7 @@ TITLES = {
     "als-none": "the same person without",
 }
 REFERENCES = ("reference", "template")
-THICK = {"voxel": (1.0, 1.0, 2.0)}
+THICK = {"voxel": (1.0, 1.0, 2.0), "fine": (0.8, 0.8, 0.8), "coarse": (1.5, 1.5, 1.5)}
 """Factors on the voxel edges."""
 
 REGIONS = (
@@ -131,10 +135,10 @@ SNR of 80, 6 echoes from 4 to 29 ms, a monopolar readout and images as Siemens s
   the brain keeps the sources around it as well, and none can tell a harmonic part of the brain's own field from
   background; an inversion that finds the background together with the susceptibility corrects both.
 - What each method's parameters were chosen on stands with them in [methods.md](methods.md). Those of the default
-  inversion were chosen on the first two heads here, and heads of other voxel sizes; all other conditions, and the person
-  with ALS, are a check. At 1 mm the images are computed on the scan's own voxels and with the dipole that the inversion
-  has: real scans agree less with it, as do the images by qsm-forward, whose dipole is the continuous one and whose
-  field therefore rings at sharp edges.
+  inversion were chosen on the first two heads here and at other voxel sizes; all other conditions, and the person with
+  ALS, are a check. At 1 mm and below the images are computed on the scan's own voxels and with the dipole that the
+  inversion has: real scans agree less with it, as do the images by qsm-forward, whose continuous dipole rings at sharp
+  edges.
 - *GB* is the peak of the process that ran background removal and inversion, libraries included. A star marks an
   inversion that stopped at its largest number of iterations. `benchmarks/speed.py` measures times.
 """
