@@ -15,7 +15,6 @@ from scipy import fft
 from qsmals.engine import resources
 from qsmals.engine.resources import (
     cpu_limit,
-    estimate_gb,
     memory_limit,
     oom_kills,
     parse_mem,
@@ -113,12 +112,6 @@ def test_cpus_of_cgroup_v1(machine, monkeypatch):
 def test_oom_kills(machine):
     machine("0::/job", {"job/memory.events": "oom 1\noom_kill 3"})
     assert oom_kills() == 3
-
-
-def test_estimate_follows_the_arrays():
-    one = estimate_gb(1_000_000, 6, 4, n_series=2, base_gb=0.0, margin=1.0)
-    assert one == pytest.approx(4e6 * 16 / 1e9)
-    assert estimate_gb(0) == resources.BASE_GB
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")

@@ -213,6 +213,32 @@ def test_memory_is_not_overbooked(make, tmp_path, caplog):
 
 
 @pytest.mark.timeout(300)
+def test_memory_planned_never_exceeds_the_limit(make, tmp_path):
+    """At every submission: what running nodes ask for, and what idle and used workers hold beyond it."""
+    wf = make(dict.fromkeys("abcdefgh", "count"))
+    for i, node in enumerate(wf._get_all_nodes()):
+        node.mem_gb, node.qsmals_base_gb = (0.2, 0.45, 0.7)[i % 3], 0.01
+    plugin, planned = local(n_procs=4, memory_gb=1.2), []
+    hand_out = plugin._hand_out
+
+    def watched(task_id):
+        hand_out(task_id)
+        busy = [plugin._jobs[w.task_id].node.mem_gb for w in plugin._workers if w.task_id is not None]
+        planned.append(sum(busy) + sum(map(plugin._held_gb, plugin._workers)))
+
+    plugin._hand_out = watched
+    wf.run(plugin=plugin)
+    assert len(planned) == 8 and max(planned) <= 1.2 + 1e-9, planned
+    assert max(planned) > 0.7, "some ran side by side"
+
+
+@pytest.mark.timeout(300)
+def test_workers_are_replaced_after_so_many_nodes(make, tmp_path):
+    make({"a": "count", "b": "count", "c": "count"}, [("a", "b"), ("b", "c")]).run(plugin=local(maxtasksperchild=1))
+    assert len({file.read_text() for file in (tmp_path / "notes").glob("*.begin")}) == 3
+
+
+@pytest.mark.timeout(300)
 def test_map_node_with_a_dead_part_ends(make, tmp_path):
     wf = make({"good": "count"})
     parts = MapNode(Act(notes=str(tmp_path / "notes"), name="part"), iterfield=["what"], name="parts")

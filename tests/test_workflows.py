@@ -18,6 +18,7 @@ from qsmals.cli.methods import step_parameters
 from qsmals.cli.writing import failed_registrations
 from qsmals.recon.inversion import INVERSION
 from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
+from qsmals.workflows.memory import NEEDS, Sizes, need_of
 from qsmals.workflows.participant import init_run_wf, init_scan_wf, known_facts, run_folder
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
 from tests.bids_trees import Gre, Visit, write_tree
@@ -146,6 +147,14 @@ def test_every_node_says_what_it_needs(tmp_path: Path) -> None:
         assert 1 <= node.n_procs <= 2, node.fullname
         if type(node.interface).__name__ != "IdentityInterface":
             assert hasattr(node, "qsmals_step"), node.fullname
+
+
+def test_memory_grows_with_the_images() -> None:
+    small, large = Sizes(300_000, 4, 1_300_000, 300_000), Sizes(7_600_000, 6, 10_400_000, 950_000)
+    for key in NEEDS:
+        assert need_of(key).gigabytes(small) <= need_of(key).gigabytes(large) < 4
+    with pytest.raises(LookupError, match="nowhere"):
+        need_of("nowhere_else")
 
 
 def test_the_options_reach_the_steps(tmp_path: Path) -> None:

@@ -47,7 +47,6 @@ def init_anatomy_wf(
         ),
         "extract_brain",
         step="brain extraction",
-        volumes=30,
         parallel=True,
     )
     spaces = settings.anatomy.output_spaces
@@ -61,7 +60,7 @@ def init_anatomy_wf(
         ]),
     ])  # fmt: skip
     if settings.anatomy.cortex == "grey-matter":
-        tissues = maker.make(SegmentTissues(**ants), "tissues", step="grey and white matter", volumes=40, parallel=True)
+        tissues = maker.make(SegmentTissues(**ants), "tissues", step="grey and white matter", parallel=True)
         workflow.connect([
             (extract, tissues, [("brain", "brain"), ("mask", "mask")]),
             (tissues, outputnode, [("tissues", "tissues")]),
@@ -84,16 +83,16 @@ def _template_node(space: str, maker: NodeMaker, given: GivenT1w, ants: dict[str
     if space not in given.transforms:
         register = RegisterTemplate(template=space, **ants)
         step = f"registration to {space} (SyN)"
-        return maker.make(register, f"register_{space}", step=step, volumes=60, parallel=True)
+        return maker.make(register, f"register_{space}", step=step, parallel=True)
     forward, inverse = (str(path) for path in given.transforms[space])
     known = GivenTemplate(template=space, forward=forward, inverse=inverse, **ants)
-    return maker.make(known, f"register_{space}", step=f"given transforms to {space}", volumes=20)
+    return maker.make(known, f"register_{space}", step=f"given transforms to {space}")
 
 
 def _add_brain_on_template(workflow: Workflow, maker: NodeMaker, space: str, ants: dict[str, Any]) -> None:
     """The brain on a template's grid, for the page to show one over the other."""
     as_list = maker.join("as_list")
-    move = maker.make(Resample(template=space, **ants), "brain_on_template", volumes=30)
+    move = maker.make(Resample(template=space, **ants), "brain_on_template")
     workflow.connect([
         (workflow.get_node(f"register_{space}"), as_list, [("forward", "first")]),
         (workflow.get_node("extract_brain"), move, [("brain", "in_file")]),
@@ -125,8 +124,8 @@ def init_coregistration_wf(
     register = _rigid_node(t1w, maker, given, ants)
     links = ("magnitude", "brain", "mask") if given.to_t1w or given.to_gre else inputnode.outputs.copyable_trait_names()
     as_list = maker.join("as_list")
-    move_mask = maker.make(Resample(kind="mask", **ants), "move_mask", volumes=16)
-    move_t1w = maker.make(Resample(in_file=str(t1w.file), **ants), "move_t1w", volumes=16)
+    move_mask = maker.make(Resample(kind="mask", **ants), "move_mask")
+    move_t1w = maker.make(Resample(in_file=str(t1w.file), **ants), "move_t1w")
     outputs = ["to_t1w", "to_gre", "facts", "brain_mask", "t1w_on_gre"]
     outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
     workflow = Workflow(name=name)
@@ -149,7 +148,7 @@ def _rigid_node(t1w: T1wScan, maker: NodeMaker, given: GivenGre, ants: dict[str,
     files = {name: str(path) for name, path in (("to_t1w", given.to_t1w), ("to_gre", given.to_gre)) if path}
     if files:
         step = "given transform of the GRE scan to the T1w image"
-        return maker.make(GivenRigid(**files, **ants), "register_gre", step=step, volumes=20)
+        return maker.make(GivenRigid(**files, **ants), "register_gre", step=step)
     register = RegisterGre(t1w=str(t1w.file), **ants)
     step = "registration of the GRE scan to the T1w image (rigid)"
-    return maker.make(register, "register_gre", step=step, volumes=40, parallel=True)
+    return maker.make(register, "register_gre", step=step, parallel=True)

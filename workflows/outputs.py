@@ -75,7 +75,7 @@ class _Saver:
         """What a map depends on: the brain mask comes from the T1w image."""
         self.workflow = Workflow(name=name)
         self.inputnode = Node(IdentityInterface(fields=list(self._fields())), name="inputnode")
-        self.facts = maker.make(SidecarFacts(), "sidecar_facts", volumes=0.1)
+        self.facts = maker.make(SidecarFacts(), "sidecar_facts")
         self.workflow.connect([
             (self.inputnode, self.facts, [
                 ("reference", "reference"), ("mask_facts", "mask"), *((name, name) for name in DETECTED),
@@ -128,7 +128,7 @@ class _Saver:
         node = self.maker.make(
             interface(out_file=str(self.plan.outputs[key].path), sidecar=content, **settings),
             "save_" + "".join(c if c.isalnum() else "_" for c in key),
-            volumes=6,
+            need=_need(key, interface),
         )
         links = [(field, "in_file")]
         links += [("brain_mask", "mask")] if masked else []
@@ -304,7 +304,7 @@ def init_more_outputs_wf(
     )
 
     def save(name: str, links: list[tuple[str, str]], interface: Any) -> None:
-        node = maker.make(interface, f"save_{name}", volumes=6)
+        node = maker.make(interface, f"save_{name}", need=_need(name, type(interface)))
         if links:
             workflow.connect([(inputnode, node, links)])
         else:
@@ -350,9 +350,17 @@ def init_anatomy_outputs_wf(
             )
             key = f"xfm/{space}" if way == "to" else f"xfm/from-{space}"
             save = SaveFile(out_file=str(plan.outputs[key].path), sidecar=with_software(sidecar, plan.software))
-            node = maker.make(save, f"save_{way}_{space}")
+            node = maker.make(save, f"save_{way}_{space}", need="save file")
             workflow.connect([(inputnode, node, [(f"{way}_{space}", "in_file")])])
     return workflow
+
+
+def _need(key: str, interface: type) -> str:
+    """What :mod:`qsmals.workflows.memory` calls the saving of an output: by the grid that its image lies on."""
+    if interface is not SaveImage:
+        return "save file"
+    grid = key.rpartition("/")[2]
+    return {"T1w": "save T1w", **dict.fromkeys(TEMPLATE_SPACES, "save template")}.get(grid, "save")
 
 
 def _parameters(plan: ScanPlan, *steps: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from qsmals.interfaces.outputs import SaveFacts
 from qsmals.interfaces.utility import SLOTS
 from qsmals.settings import Settings
 from qsmals.workflows.anatomy import init_anatomy_wf, init_coregistration_wf
+from qsmals.workflows.memory import Sizes
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.outputs import DETECTED, init_anatomy_outputs_wf, init_more_outputs_wf, init_outputs_wf
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
@@ -42,9 +43,6 @@ from qsmals.workflows.regions import (
 
 ATLAS_LINKS = (("labels", "atlas"), ("table", "labels_table"), ("parts", "parts"), ("parts_table", "parts_table"))
 """Outputs of the atlas's node to inputs of a scan's graph."""
-
-T1W_VOXELS = 256**3
-"""For the memory of anatomical steps: as many voxels as a usual T1w image of 1 mm or less has."""
 
 
 def run_folder(settings: Settings) -> Path:
@@ -82,7 +80,7 @@ def init_run_wf(plan: RunPlan) -> Workflow:
     behaviour = plan.settings.behaviour
     # named after a subject whose lock this process holds: no other run works in the node's folder
     first = subject_graph(plan.subjects[0].label).removesuffix("_wf")
-    maker = NodeMaker("", T1W_VOXELS, 1, plan.limits.omp_nthreads)
+    maker = NodeMaker("", Sizes(0, 0, 0), plan.limits.omp_nthreads)
     atlas = init_atlas_node(maker, settings=plan.settings, name=f"atlas_{first}")
     atlas.config = nipype_settings(Path(plan.settings.output_dir) / "logs")
     bridge = None
@@ -133,14 +131,14 @@ def init_subject_wf(plan: SubjectPlan, *, settings: Settings, limits: Limits) ->
 
 def _anatomy(plan: ScanPlan, settings: Settings, limits: Limits) -> Workflow:
     prefix = plan.t1w.prefix
-    maker = NodeMaker(unit_label(prefix), T1W_VOXELS, 1, limits.omp_nthreads)
+    maker = NodeMaker(unit_label(prefix), plan.sizes, limits.omp_nthreads)
     name = graph_name(prefix, "anatomy")
     return init_anatomy_wf(plan.t1w, maker, settings=settings, given=plan.given_t1w, name=name)
 
 
 def _anatomy_outputs(plan: ScanPlan, settings: Settings, limits: Limits) -> Workflow:
     prefix = plan.t1w.prefix
-    maker = NodeMaker(unit_label(prefix), T1W_VOXELS, 1, limits.omp_nthreads)
+    maker = NodeMaker(unit_label(prefix), plan.sizes, limits.omp_nthreads)
     uris = Uris(Path(settings.bids_dir), Path(settings.output_dir))
     name = graph_name(prefix, "anatomy_outputs")
     return init_anatomy_outputs_wf(plan, maker, uris=uris, spaces=settings.anatomy.output_spaces, name=name)
@@ -163,8 +161,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     of :func:`~qsmals.workflows.regions.init_atlas_node`.
     """
     prefix, spaces = plan.unit.gre.prefix, settings.anatomy.output_spaces
-    maker = NodeMaker(unit_label(prefix), plan.n_voxels, len(plan.facts.te_s), limits.omp_nthreads)
-    ants_maker = NodeMaker(unit_label(prefix), max(plan.n_voxels, T1W_VOXELS // 2), 1, limits.omp_nthreads)
+    maker = NodeMaker(unit_label(prefix), plan.sizes, limits.omp_nthreads)
     recon = settings.reconstruction
     maps = [suffix for suffix in MAPS if suffix in map_names(len(plan.facts.te_s))]
     uris = Uris(Path(settings.bids_dir), Path(settings.output_dir))
@@ -174,12 +171,12 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
     prepare = init_prepare_node(plan, maker)
     field = init_field_wf(plan, maker, acquisition=settings.acquisition, recon=recon)
-    coregister = init_coregistration_wf(plan.t1w, ants_maker, settings=settings, given=plan.given)
+    coregister = init_coregistration_wf(plan.t1w, maker, settings=settings, given=plan.given)
     segmentation = str(plan.given_t1w.segmentation or "")
-    labels = init_labels_wf(ants_maker, settings=settings, segmentation=segmentation)
+    labels = init_labels_wf(maker, settings=settings, segmentation=segmentation)
     chi = init_susceptibility_wf(plan, maker, recon=recon)
     reference = init_reference_node(maker, recon=recon)
-    measures = init_measures_wf(ants_maker, maps=maps, settings=settings)
+    measures = init_measures_wf(maker, maps=maps, settings=settings)
     outputs = init_outputs_wf(plan, maker, uris=uris, anatomy=settings.anatomy)
     template_facts, registrations = maker.join("template_facts"), maker.join("registrations")
     save_facts = SaveFacts(
@@ -275,7 +272,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             (inputnode, facts, [("tissues", "tissues")]),
         ])  # fmt: skip
     for atlas in plan.atlases:
-        _add_atlas(workflow, atlas, plan, ants_maker, maps, settings, uris)
+        _add_atlas(workflow, atlas, plan, maker, maps, settings, uris)
     return workflow
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from qsmals.bids.given import NO_GRE, NO_T1W, GivenGre, GivenT1w
 from qsmals.bids.layout import T1wScan, Unit
 from qsmals.bids.names import Output
 from qsmals.settings import Settings
+from qsmals.workflows.memory import Sizes, block_voxels
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class ScanPlan:
         What other pipelines have done already.
     atlases : tuple of AtlasPlan
         Those beside the built-in one.
+    t1w_voxels : int
+        Voxels of the T1w image.
     """
 
     unit: Unit
@@ -78,6 +82,7 @@ class ScanPlan:
     given_t1w: GivenT1w = NO_T1W
     given: GivenGre = NO_GRE
     atlases: tuple[AtlasPlan, ...] = ()
+    t1w_voxels: int = 256**3
 
     @property
     def t1w(self) -> T1wScan:
@@ -86,10 +91,11 @@ class ScanPlan:
         return self.unit.t1w
 
     @property
-    def n_voxels(self) -> int:
-        """Voxels of one volume."""
-        x, y, z = self.facts.shape
-        return x * y * z
+    def sizes(self) -> Sizes:
+        """Voxels of its images, for the memory that its steps ask for."""
+        facts = self.facts
+        blocks = block_voxels(facts.shape, facts.voxel_size_mm)
+        return Sizes(prod(facts.shape), len(facts.te_s), self.t1w_voxels, blocks)
 
 
 @dataclass(frozen=True)

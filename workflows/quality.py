@@ -18,9 +18,9 @@ def init_quality_node(plan: ScanPlan, maker: NodeMaker, *, settings: Settings) -
     measure = MeasureQuality(
         te_s=[float(te) for te in plan.facts.te_s], b0_tesla=float(plan.facts.b0_tesla), **ants_settings(settings)
     )
-    return maker.make(measure, "quality", step="quality measures", series=4, volumes=24)
+    return maker.make(measure, "quality", step="quality measures")
 
 
 def init_save_quality_node(plan: ScanPlan, maker: NodeMaker) -> Node:
     """The measures under their final name: input in_file."""
-    return maker.make(SaveFile(out_file=str(plan.outputs["qc"].path)), "save_quality")
+    return maker.make(SaveFile(out_file=str(plan.outputs["qc"].path)), "save_quality", need="save file")

@@ -35,7 +35,7 @@ def init_prepare_node(plan: ScanPlan, maker: NodeMaker) -> Node:
         units=facts.phase_units or "",
         manufacturer=str(gre.metadata.get("Manufacturer", "")),
     )
-    return maker.make(prepare, "prepare", step="magnitude, and phase in radians", series=4, volumes=8)
+    return maker.make(prepare, "prepare", step="magnitude, and phase in radians")
 
 
 def init_field_wf(
@@ -60,16 +60,12 @@ def init_field_wf(
         RemovePhaseOffset(te_s=te_s, readout=acquisition.readout, **_method(plan, recon, "phase_offset")),
         "offset",
         step=f"phase offset ({recon.phase_offset})",
-        series=3,
-        volumes=16,
         parallel=True,
     )
     unwrap = maker.make(
         UnwrapPhase(te_s=te_s, **_method(plan, recon, "unwrap")),
         "unwrap",
         step=f"unwrapping ({recon.unwrap})",
-        series=3,
-        volumes=12,
         parallel=True,
     )
     known = {"given": str(plan.given.total_field)} if plan.given.total_field else {}
@@ -78,8 +74,6 @@ def init_field_wf(
         EstimateField(te_s=te_s, b0_tesla=b0_tesla, sign=acquisition.phase_sign, **known, **method),
         "field",
         step=f"total field ({recon.field})",
-        series=2,
-        volumes=12,
         parallel=True,
     )
     outputs = ["unwrapped", "quality", "field_ppm", "noise_ppm", "detected_offset", "detected_field"]
@@ -123,9 +117,7 @@ def init_susceptibility_wf(
     """
     inputs = ["magnitude", "quality", "field_ppm", "noise_ppm", "brain_mask"]
     inputnode = Node(IdentityInterface(fields=inputs), name="inputnode")
-    masks = maker.make(
-        MakeFieldMasks(**_method(plan, recon, "mask")), "masks", step=f"masks ({recon.mask})", series=1, volumes=10
-    )
+    masks = maker.make(MakeFieldMasks(**_method(plan, recon, "mask")), "masks", step=f"masks ({recon.mask})")
     outputs = [
         *("chi_ppm", "local_field_ppm", "r2star_hz", "t2star_s", "s0", "mask", "brain_mask", "quality_mask"),
         *("mask_facts", "inversion_facts", "detected_inversion"),
@@ -163,14 +155,14 @@ def _add_two_steps(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: 
         RemoveBackground(**_method(plan, recon, "background")),
         "background",
         step=f"background field removal ({recon.background})",
-        volumes=24,
+        need=f"background {recon.background}",
         parallel=True,
     )
     invert = maker.make(
         InvertDipole(**_method(plan, recon, "inversion")),
         "invert",
         step=f"dipole inversion ({recon.inversion})",
-        volumes=60,
+        need=f"invert {recon.inversion}",
         parallel=True,
     )
     workflow.connect([
@@ -191,7 +183,7 @@ def _add_single_step(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon
         InvertTotalField(**_method(plan, recon, "inversion")),
         "invert",
         step=f"inversion of the total field ({recon.inversion})",
-        volumes=60,
+        need=f"invert {recon.inversion}",
         parallel=True,
     )
     workflow.connect([
@@ -208,7 +200,7 @@ def init_reference_node(maker: NodeMaker, *, recon: Reconstruction) -> Node:
     white_matter; facts; sidecar.
     """
     reference = ReferenceSusceptibility(region=recon.reference)
-    return maker.make(reference, "reference", step="reference region", volumes=8)
+    return maker.make(reference, "reference", step="reference region")
 
 
 def _add_relaxometry(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: Reconstruction) -> Node:
@@ -217,8 +209,7 @@ def _add_relaxometry(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon
         FitRelaxation(te_s=[float(te) for te in plan.facts.te_s], **_method(plan, recon, "relaxometry")),
         "relax",
         step=f"relaxometry ({recon.relaxometry})",
-        series=1,
-        volumes=8,
+        need=f"relax {recon.relaxometry}",
         parallel=True,
     )
     workflow.connect([

@@ -28,13 +28,13 @@ UNITS = {"Chimap": "ppm", "R2starmap": "1/s"}
 def init_atlas_node(maker: NodeMaker, *, settings: Settings, name: str = "atlas") -> Node:
     """The atlas on its template, made once for all subjects: ``labels``, ``table``, ``parts``, ``parts_table``."""
     atlas = AtlasImage(atlas=settings.anatomy.atlas, **ants_settings(settings))
-    return maker.make(atlas, name, step="atlas", volumes=40, parallel=True)
+    return maker.make(atlas, name, step="atlas", parallel=True)
 
 
 def init_bridge_node(maker: NodeMaker, *, settings: Settings, name: str) -> Node:
     """The registration of the other template to the atlas's, once for all subjects: output ``forward``."""
     register = RegisterTemplates(fixed=ATLAS_SPACE, moving=TEMPLATE_SPACES[1], **ants_settings(settings))
-    return maker.make(register, name, step="registration of the templates", volumes=60, parallel=True)
+    return maker.make(register, name, step="registration of the templates", parallel=True)
 
 
 def init_more_regions_wf(
@@ -64,9 +64,7 @@ def init_more_regions_wf(
     fields = ["labels", *(f"{word}_{suffix}" for suffix in maps for word in ("table", "columns"))]
     outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
     kind = "probabilities" if atlas.probabilistic else "labels"
-    move = maker.make(
-        Resample(in_file=str(atlas.file), kind=kind, **ants), "move", step=f"regions of {atlas.name}", volumes=40
-    )
+    move = maker.make(Resample(in_file=str(atlas.file), kind=kind, **ants), "move", step=f"regions of {atlas.name}")
     workflow = Workflow(name=name)
     workflow.connect([
         (inputnode, move, [("reference", "reference")]),
@@ -84,7 +82,6 @@ def init_more_regions_wf(
             MeasureRegions(regions=regions, probabilistic=atlas.probabilistic, unit=UNITS[suffix]),
             f"measure_{suffix}",
             step=f"region table of the {suffix} ({atlas.name})",
-            volumes=24,
         )
         workflow.connect([
             (inputnode, measure, [
@@ -125,11 +122,11 @@ def init_labels_wf(
     outputs = ["labels", "parts", "t1w_labels", "tissues_on_gre", "cortex_facts", "nuclei_facts", "refined"]
     outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
     chain = maker.join("to_gre_chain")
-    move = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid", volumes=24)
-    move_parts = maker.make(Resample(kind="labels", **ants), "parts_to_gre", volumes=24)
-    nuclei = maker.make(FitNuclei(), "nuclei", step="borders of the deep nuclei" if refined else "", volumes=40)
+    move = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid")
+    move_parts = maker.make(Resample(kind="labels", **ants), "parts_to_gre")
+    nuclei = maker.make(FitNuclei(), "nuclei", step="borders of the deep nuclei" if refined else "")
     back = maker.join("to_t1w_chain")
-    to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w", volumes=24)
+    to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w")
 
     workflow = Workflow(name=name)
     workflow.add_nodes([inputnode, outputnode])
@@ -167,11 +164,10 @@ def _add_refinement(
         RefineNuclei(template=ATLAS_SPACE, **ants),
         "refine_nuclei",
         step="deep nuclei placed by susceptibility",
-        volumes=30,
         parallel=True,
     )
     brain_chain = maker.join("brain_chain")
-    brain = maker.make(Resample(**ants), "brain_to_gre", volumes=16)
+    brain = maker.make(Resample(**ants), "brain_to_gre")
     workflow.connect([
         (inputnode, refine, [
             ("chi_ppm", "chi"), ("brain", "brain"), ("atlas", "labels"), ("to_t1w", "to_t1w"),
@@ -191,7 +187,7 @@ def _add_refinement(
 def _add_segmentation(workflow: Workflow, maker: NodeMaker, nuclei: Node, file: str, ants: dict[str, Any]) -> None:
     """Another pipeline's labels on the GRE grid, from their own grid in one interpolation."""
     chain = maker.join("segmentation_chain")
-    move = maker.make(Resample(in_file=file, kind="labels", **ants), "segmentation_to_gre", volumes=30)
+    move = maker.make(Resample(in_file=file, kind="labels", **ants), "segmentation_to_gre")
     inputnode = workflow.get_node("inputnode")
     workflow.connect([
         (inputnode, chain, [("to_gre", "first")]),
@@ -204,8 +200,8 @@ def _add_segmentation(workflow: Workflow, maker: NodeMaker, nuclei: Node, file: 
 def _add_cortex(workflow: Workflow, maker: NodeMaker, move: Node, nuclei: Node, ants: dict[str, Any]) -> None:
     """Cortex fitted to grey matter between the atlas's labels and the fit of the nuclei."""
     tissue_chain = maker.join("tissue_chain")
-    move_tissues = maker.make(Resample(kind="labels", **ants), "tissues_to_gre", volumes=24)
-    cortex = maker.make(FitCortex(), "cortex", volumes=16)
+    move_tissues = maker.make(Resample(kind="labels", **ants), "tissues_to_gre")
+    cortex = maker.make(FitCortex(), "cortex")
     inputnode, outputnode = workflow.get_node("inputnode"), workflow.get_node("outputnode")
     workflow.connect([
         (inputnode, tissue_chain, [("to_gre", "first")]),
@@ -255,7 +251,6 @@ def _add_table(workflow: Workflow, maker: NodeMaker, suffix: str, atlas: str) ->
         MeasureRegions(atlas=atlas, unit=UNITS[suffix]),
         f"measure_{suffix}",
         step=f"region table of the {suffix}",
-        volumes=16,
     )
     workflow.connect([
         (workflow.get_node("inputnode"), measure, [
@@ -271,8 +266,8 @@ def _add_table(workflow: Workflow, maker: NodeMaker, suffix: str, atlas: str) ->
 def _add_move(workflow: Workflow, maker: NodeMaker, suffix: str, space: str, settings: Settings) -> None:
     inputnode = workflow.get_node("inputnode")
     transforms = maker.join(f"transforms_{suffix}_{space}")
-    template = {} if space == "T1w" else {"template": space}
-    move = maker.make(Resample(**template, **ants_settings(settings)), f"move_{suffix}_{space}", volumes=30)
+    template, need = ({}, "move T1w") if space == "T1w" else ({"template": space}, "move template")
+    move = maker.make(Resample(**template, **ants_settings(settings)), f"move_{suffix}_{space}", need=need)
     workflow.connect([
         (inputnode, transforms, [("to_t1w", "first")]),
         (inputnode, move, [(MAPS[suffix], "in_file")]),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,14 @@ class CheckedSubject:
         Those of the names and of the contents; the subject can be run when there are none.
     facts : mapping of str to ScanFacts
         Prefix of each gradient-echo scan without faults to what its voxels say.
+    t1w_voxels : mapping of Path to int
+        Number of voxels of each T1w image.
     """
 
     label: str
     faults: tuple[Fault, ...]
     facts: Mapping[str, ScanFacts] = field(default_factory=dict)
+    t1w_voxels: Mapping[Path, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -108,7 +111,7 @@ def check_subject(subject: SubjectInputs, *, b0_tesla: float | None = None) -> C
         checker.check_gre(unit.gre)
     for t1w in subject.t1w_scans:
         checker.check_t1w(t1w)
-    return CheckedSubject(subject.label, (*subject.faults, *checker.faults), checker.facts)
+    return CheckedSubject(subject.label, (*subject.faults, *checker.faults), checker.facts, checker.t1w_voxels)
 
 
 class _Checker:
@@ -119,6 +122,7 @@ class _Checker:
         self.b0_tesla = b0_tesla
         self.faults: list[Fault] = []
         self.facts: dict[str, ScanFacts] = {}
+        self.t1w_voxels: dict[Path, int] = {}
 
     def fault(self, code: str, what: str, remedy: str, files: Iterable[Path] = ()) -> None:
         fault = Fault(self.label, code, what, remedy, tuple(files))
@@ -140,7 +144,8 @@ class _Checker:
 
     def check_t1w(self, t1w: T1wScan) -> None:
         self._check_sidecars(t1w.sidecars)
-        self._check_image(t1w.file)
+        if facts := self._check_image(t1w.file):
+            self.t1w_voxels[t1w.file] = prod(facts.shape)
 
     # sidecars
 

@@ -289,6 +289,7 @@ def make_plan(
                 given_t1w=own(unit).t1w,
                 given=own(unit).gre,
                 atlases=own(unit).atlases,
+                t1w_voxels=checked[subject.label].t1w_voxels[unit.t1w.file] if unit.t1w else 0,
             )
             for unit in subject.units
         )
@@ -302,7 +303,11 @@ def limits(settings: Settings) -> Limits:
     omp = settings.resources.omp_nthreads or min(nprocs, MAX_OMP_NTHREADS)
     if omp > nprocs:
         log.warning("--omp-nthreads %d is more than --nprocs %d: %d is used", omp, nprocs, nprocs)
-    memory_gb = settings.resources.memory_gb or memory_limit().value * MEMORY_SHARE
+    allowed, asked = memory_limit(), settings.resources.memory_gb
+    if asked and asked > allowed.value:
+        text = "--mem %.1f GB is more than %s allows (%.1f GB): steps may be killed"
+        log.warning(text, asked, allowed.source, allowed.value)
+    memory_gb = asked or allowed.value * MEMORY_SHARE
     return Limits(nprocs, min(omp, nprocs), memory_gb)
 
 

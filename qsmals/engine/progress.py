@@ -6,6 +6,7 @@ of steps and failures in one way, whichever engine runs them.
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ class Step:
         What the node had asked for.
     why : str
         Cause, when it failed.
+    ended : float
+        When that was known, s since the epoch.
     """
 
     unit: str
@@ -64,6 +67,7 @@ class Step:
     mem_gb: float = 0.0
     n_procs: int = 1
     why: str = ""
+    ended: float = 0.0
 
     def __str__(self) -> str:
         where = f"[{self.unit}]" if self.unit else "[all]"
@@ -246,6 +250,7 @@ class Reporting:
             mem_gb=float(node.mem_gb),
             n_procs=int(node.n_procs or 1),
             why=why,
+            ended=time.time(),
         )
         self.steps.append(step)
         if name or state in ("failed", "again"):

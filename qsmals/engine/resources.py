@@ -15,10 +15,8 @@ except ImportError:  # not on Windows, where there is no limit to read either
 GB = 1e9
 MIB = 1024**2
 
-# A worker without data, measured: 0.2 GB with nipype, scipy and numba, 0.4 GB once ANTs is loaded too.
-BASE_GB = 0.4
-# Allocations that a model of the arrays does not see: temporaries of FFTs, fragmentation.
-MARGIN = 1.2
+# A worker with compiled kernels and without data, where the maker of a node does not say
+BASE_GB = 0.25
 
 
 def base_of(node: Any) -> float:
@@ -79,40 +77,6 @@ def cpu_limit(environ: Mapping[str, str] | None = None) -> Limit:
     """The least of the limits on processors (a whole number): affinity, cgroup quota, batch job."""
     environ = os.environ if environ is None else environ
     return min(_cpu_limits(environ), key=lambda limit: limit.value)
-
-
-def estimate_gb(
-    n_voxels: int,
-    n_echoes: int = 0,
-    n_volumes_float32: float = 0.0,
-    *,
-    n_series: int = 1,
-    base_gb: float = BASE_GB,
-    margin: float = MARGIN,
-) -> float:
-    """Memory that a node needs at its peak, in GB.
-
-    Parameters
-    ----------
-    n_voxels : int
-        Voxels of one volume as the node holds it (padded, where it pads).
-    n_echoes : int
-        Echoes of a series; 0 where the node holds single volumes only.
-    n_volumes_float32 : float
-        Single volumes alive at once, counted as float32: a float64 volume counts 2, a
-        complex64 spectrum 2, a Boolean mask 1/4.
-    n_series : int
-        Multi-echo float32 series alive at once (magnitude and phase: 2).
-    base_gb, margin : float
-        The worker itself, and a factor on the arrays for what the count does not see.
-
-    Examples
-    --------
-    >>> round(estimate_gb(6_000_000, 6, 10, n_series=3), 2)
-    1.21
-    """
-    arrays = 4.0 * n_voxels * (n_series * n_echoes + n_volumes_float32)
-    return base_gb + margin * arrays / GB
 
 
 def peak_memory_gb(pid: int | str = "self") -> float | None:

@@ -1,0 +1,32 @@
+"""Damaged data sets by the hundred, and a few that are accepted, run for real to the failure of their nodes."""
+
+import json
+import sys
+from pathlib import Path
+
+from tests.bids_trees import Visit, write_tree
+from tests.system.machine import ROOT, call, qsmals
+
+FIRST, SEEDS = 1000, 300
+"""Other trees than those of the quick tests."""
+
+
+def test_three_hundred_damaged_trees(shared: Path) -> None:
+    done = call(sys.executable, "-m", "tests.fuzzing", FIRST, SEEDS, shared / "fuzz", cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith(f"{SEEDS} trees with ")
+
+
+def test_an_image_of_a_few_voxels_fails_in_its_nodes_and_says_which(shared: Path) -> None:
+    """What passes every check and cannot be processed: exit code 1, a page, crash files, and nothing else."""
+    bids = write_tree(shared / "tiny", Visit("01"), Visit("02"))
+    out = shared / "tiny-out"
+    done = qsmals(bids, out, "participant", "--sloppy", "--skip-bids-validation", "-w", shared / "tiny-work")
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert "Traceback" not in said, said
+    subjects = json.loads((out / "logs" / "summary.json").read_text())["subjects"]
+    for label in ("sub-01", "sub-02"):
+        assert subjects[label]["status"] == "failed" and subjects[label]["why"]
+        assert (out / f"{label}.html").is_file()
+        assert all(Path(failure["crash_file"]).is_file() for failure in subjects[label]["failures"])
