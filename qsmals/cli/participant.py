@@ -390,12 +390,12 @@ class Done:
     halt: str = ""
 
     def of_subject(self, label: str) -> "Done":
-        """The part that concerns one subject; a failure of what all share (the atlas) concerns everyone."""
+        """The part that concerns one subject; what all share (the atlas) concerns everyone."""
         from qsmals.workflows.participant import subject_graph
 
         name, graph = f"sub-{label}", f".{subject_graph(label)}."
         return Done(
-            tuple(step for step in self.steps if step.unit.split(" ")[0] == name),
+            tuple(step for step in self.steps if step.unit.split(" ")[0] in (name, "")),
             tuple(failure for failure in self.failures if failure.unit.split(" ")[0] in (name, "")),
             tuple(node for node in self.unfinished if graph in f".{node}."),
             self.stop,

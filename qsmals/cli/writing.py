@@ -108,7 +108,7 @@ def write_report(
         "warnings": ["low effort (--sloppy): not for a study"] if request.settings.behaviour.sloppy else [],
         "errors": errors,
         "times": [
-            {"step": f"{s.unit}: {s.name}", "seconds": s.seconds, "memory_gb": s.peak_gb}
+            {"step": f"{s.unit or 'all'}: {s.name}", "seconds": s.seconds, "memory_gb": s.peak_gb}
             for s in steps
             if s.state == "done" and s.name
         ],
