@@ -217,7 +217,7 @@ def test_memory_planned_never_exceeds_the_limit(make, tmp_path):
     """At every submission: what running nodes ask for, and what idle and used workers hold beyond it."""
     wf = make(dict.fromkeys("abcdefgh", "count"))
     for i, node in enumerate(wf._get_all_nodes()):
-        node.mem_gb, node.qsmals_base_gb = (0.2, 0.45, 0.7)[i % 3], 0.01
+        node._mem_gb, node.qsmals_base_gb = (0.2, 0.45, 0.7)[i % 3], 0.01
     plugin, planned = local(n_procs=4, memory_gb=1.2), []
     hand_out = plugin._hand_out
 
