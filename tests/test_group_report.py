@@ -49,7 +49,7 @@ def test_every_subject_has_a_row_with_its_verdict(study):
     assert words == ["pass"] * 5 + ["check"] + ["fail"] * 3
     assert written.verdicts == {"pass": 5, "check": 1, "fail": 3}
     assert "SNR of the first echo is 12.0, below 15" in rows["sub-06"]["reasons"]
-    assert "unwrap failed: killed." in rows["sub-07"]["reasons"]
+    assert "Unwrap failed: killed." in rows["sub-07"]["reasons"]
     assert rows["sub-08"]["reasons"] == "Not processed: there is no result."
     assert rows["sub-09"]["reasons"] == "Invalid: no EchoTime"
     assert (

@@ -261,9 +261,17 @@ def test_a_failed_subject_says_what_failed_and_what_to_try(tmp_path):
     error = {"step": "unwrap", "message": "the worker was killed", "traceback": trace}
     written, page = report(tmp_path, status="failed", errors=[error])
     assert written.missing == ()
-    assert written.verdict.word == "fail" and "unwrap failed: the worker was killed." in page.text
+    assert written.verdict.word == "fail" and "Unwrap failed: the worker was killed." in page.text
     assert trace in page.text and "What to try: The step ran out of memory" in page.text
     assert "No map" in page.text and "methods" not in page.ids, "nothing was computed that a paper could describe"
+
+
+def test_a_scan_that_failed_early_shows_no_empty_sections(tmp_path):
+    write_facts(tmp_path, "sub-01", {"errors": [{"step": "x", "message": "it broke"}]})
+    _, page = report(tmp_path)
+    assert "This scan has no map and no table." in page.text
+    assert not {"sub-01-consensus", "sub-01-acquisition", "sub-01-files"} & page.ids
+    assert all(link[1:] in page.ids for link in page.links if link.startswith("#"))
 
 
 def test_advice_of_the_caller_comes_first(tmp_path):

@@ -95,9 +95,7 @@ def assess_scan(scan: "Scan", limits: Mapping[str, Limit] = LIMITS) -> Verdict:
 def _beside_measures(scan: "Scan") -> Iterable[Reason]:
     facts = scan.facts
     for error in facts.errors if facts else ():
-        yield Reason(
-            "fail", f"{error.get('step') or 'A step'} failed: {_first_line(error.get('message'))}.", "messages"
-        )
+        yield _failure(error)
     if scan.failed and not (facts and facts.errors):
         yield Reason("fail", "The scan was not processed to its end.", "messages")
     if "chi" not in scan.files and not scan.failed:
@@ -152,7 +150,9 @@ def _with_prefix(verdict: Verdict, prefix: str) -> Verdict:
 
 
 def _failure(error: Mapping[str, Any]) -> Reason:
-    return Reason("fail", f"{error.get('step') or 'A step'} failed: {_first_line(error.get('message'))}.", "messages")
+    step = str(error.get("step") or "A step")
+    text = f"{step[:1].upper()}{step[1:]} failed: {_first_line(error.get('message'))}."
+    return Reason("fail", text, "messages")
 
 
 def _first_line(message: Any) -> str:

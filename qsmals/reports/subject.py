@@ -147,7 +147,8 @@ def _place(reason: Reason, pages: Sequence[Mapping[str, Any]]) -> str:
         return f"#{found}"
     if name == "flicker":
         return f"#{page['prefix']}-{'flicker' if page['flicker'] else 'registration'}"
-    return f"#{page['prefix']}-{name if name in ('regions', 'acquisition') else 'quality'}"
+    place = name if name in ("regions", "acquisition") else "quality"
+    return "#messages" if page["empty"] else f"#{page['prefix']}-{place}"
 
 
 def _all(run_facts: Mapping[str, Any], scans: Sequence[Scan], key: str) -> list[Any]:
@@ -201,6 +202,7 @@ def _scan_page(
         "prefix": scan.prefix,
         "facts": scan.facts,
         "failed": scan.failed,
+        "empty": scan.failed and "chi" not in scan.files,
         "missing": [*scan.missing, *faults],
         "links": _links(scan, output_dir),
         "mask_facts": _mask_facts(scan),
