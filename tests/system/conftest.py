@@ -47,6 +47,7 @@ def shared() -> Iterator[Path]:
     """A folder that stands for the shared disk of a cluster: not below /tmp, which each node has for itself."""
     folder = Path(tempfile.mkdtemp(prefix=Path(SHARED).name, dir=Path(SHARED).parent))
     folder.chmod(0o755)
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / "numba"))  # compiled once for all runs
     yield folder
     shutil.rmtree(folder)
 
