@@ -1,9 +1,10 @@
 """Run the system tests of clusters and containers, and write what they showed into docs/clusters.md.
 
-    python benchmarks/clusters.py        # as root on Debian, after tests/system/prepare.sh
+    python benchmarks/clusters.py [FILE ...]     # as root on Debian, after tests/system/prepare.sh
 
-The table between the marks ``tried`` has a line a test: what it does (its docstring), what became of it here.
-The blocks between the marks ``transcript NAME`` are what the tests printed.
+FILE: names in tests/system (default: all that start clusters and images). The table between the marks ``tried``
+has a line a test: what it does (its docstring), and what became of it here. The blocks between the marks
+``transcript NAME`` are what the tests printed, where the page has such a block.
 """
 
 import ast
@@ -24,12 +25,13 @@ def main() -> int:
     """Run, write; returns pytest's exit code."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.xml")
-        tests = [ROOT / "tests/system" / name for name in FILES]
+        tests = [ROOT / "tests/system" / name for name in sys.argv[1:] or FILES]
         command = [sys.executable, "-m", "pytest", *tests, "-rs", f"--junit-xml={results}"]
         done = subprocess.run(command, env={**os.environ, "QSMALS_TRANSCRIPTS": folder}, cwd=ROOT, check=False)
         text = replace_block(PAGE.read_text(), "tried", table(results))
         for file in sorted(Path(folder).glob("*.txt")):
-            text = replace_block(text, f"transcript {file.stem}", f"```\n{file.read_text().rstrip()}\n```")
+            if f"<!-- transcript {file.stem} -->" in text:
+                text = replace_block(text, f"transcript {file.stem}", f"```\n{file.read_text().rstrip()}\n```")
     PAGE.write_text(text)
     return done.returncode
 
