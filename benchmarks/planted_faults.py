@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -26,6 +27,7 @@ from measuring import cell, markdown
 
 from qsmals import __version__
 from qsmals.engine.files import write_text
+from qsmals.qc import phase, signal
 from qsmals.qc.limits import LIMITS
 from qsmals.qc.measures import MEASURES
 from qsmals.qc.verdict import Verdict
@@ -86,6 +88,10 @@ would have to look.
 The first ten heads and those with faults were run with `--sloppy`, whose own note for the page is left out of the
 verdicts here.
 """
+GIVEN = (
+    "Written with `--measured-only`: what was run, may have been by an earlier state of the program, and is judged by "
+    "the present limits."
+)
 SET_ON = """The limits were set so that these heads pass; that they do is no test of them."""
 NOT_SET_ON = (
     """None of these had a part in setting the limits. They were run as a study would be, without `--sloppy`."""
@@ -149,6 +155,9 @@ class Study:
 
 
 MODULE = [sys.executable, "-m"]
+PARTS = ("mag", "phase")
+RAD_PER_UNIT = np.pi / 4096
+ImageFault = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def call(command: list[str], folder: Path, *, fails: bool = False) -> int:
@@ -192,17 +201,46 @@ def flipped_sign(study: Study) -> None:
     study.run_first("--phase-sign", "negative")
 
 
-def wrong_scale(study: Study) -> None:
-    """Phase stored in radians with half of its size."""
-    paths = images(study, "phase")
-    sidecars = [path.with_name(path.name.replace(".nii.gz", ".json")) for path in paths]
-    with kept(*paths, *sidecars):
-        for path, sidecar in zip(paths, sidecars, strict=True):
-            stored = np.asarray(nib.load(path).dataobj, dtype=float)
-            turn = stored.max() - stored.min()
-            change(path, (stored - 0.5 * (stored.max() + stored.min())) / turn * np.pi)
-            content = json.loads(sidecar.read_text())
-            sidecar.write_text(json.dumps({**content, "Units": "rad"}))
+def echoes(study: Study) -> tuple[np.ndarray, np.ndarray]:
+    """Magnitude, and phase in rad, of the first head as stored, echoes last."""
+    parts = [np.stack([np.asarray(nib.load(p).dataobj, dtype=float) for p in images(study, x)], -1) for x in PARTS]
+    return parts[0], parts[1] * RAD_PER_UNIT
+
+
+def half_scale(magnitude: np.ndarray, phase_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Phase of half of its size."""
+    return magnitude, phase_rad / 2
+
+
+def dead_echo(magnitude: np.ndarray, phase_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The third echo holds noise alone."""
+    shape, rng = magnitude.shape[:3], np.random.default_rng(SEED)
+    level = 0.02 * np.percentile(magnitude[..., 2], 99)
+    noise = level * (rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
+    magnitude, phase_rad = magnitude.copy(), phase_rad.copy()
+    magnitude[..., 2], phase_rad[..., 2] = np.abs(noise), np.angle(noise)
+    return magnitude, phase_rad
+
+
+def strong_noise(magnitude: np.ndarray, phase_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Complex noise of a sixth of the brain's signal in every echo."""
+    rng, first = np.random.default_rng(SEED), magnitude[..., 0]
+    level = np.median(first[first > 0.3 * np.percentile(first, 99)]) / 6
+    noise = level * (rng.standard_normal(magnitude.shape) + 1j * rng.standard_normal(magnitude.shape))
+    signal = magnitude * np.exp(1j * phase_rad) + noise
+    return np.abs(signal), np.angle(signal)
+
+
+def in_images(fault: ImageFault, study: Study) -> None:
+    """Store the first head's images with a fault in them, phase in radians, and process it."""
+    paths = [images(study, part) for part in PARTS]
+    sidecars = [path.with_name(path.name.replace(".nii.gz", ".json")) for path in paths[1]]
+    with kept(*paths[0], *paths[1], *sidecars):
+        for part, values in zip(paths, fault(*echoes(study)), strict=True):
+            for number, path in enumerate(part):
+                change(path, values[..., number])
+        for sidecar in sidecars:
+            sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"Units": "rad"}))
         study.run_first()
 
 
@@ -251,37 +289,6 @@ def cut_mask(study: Study) -> None:
         study.run_first()
 
 
-def dead_echo(study: Study) -> None:
-    """The third echo holds noise alone."""
-    magnitude, phase = images(study, "mag")[2], images(study, "phase")[2]
-    rng = np.random.default_rng(SEED)
-    with kept(magnitude, phase):
-        stored = np.asarray(nib.load(magnitude).dataobj, dtype=float)
-        level = 0.02 * np.percentile(stored, 99)
-        noise = level * (rng.standard_normal(stored.shape) + 1j * rng.standard_normal(stored.shape))
-        change(magnitude, np.abs(noise))
-        angles = np.asarray(nib.load(phase).dataobj, dtype=float)
-        change(phase, np.rint(angles.min() + (np.angle(noise) / np.pi + 1) / 2 * (angles.max() - angles.min())))
-        study.run_first()
-
-
-def strong_noise(study: Study) -> None:
-    """Complex noise of a sixth of the brain's signal in every echo."""
-    rng = np.random.default_rng(SEED)
-    pairs = list(zip(images(study, "mag"), images(study, "phase"), strict=True))
-    first = np.asarray(nib.load(pairs[0][0]).dataobj)
-    level = np.median(first[first > 0.3 * np.percentile(first, 99)]) / 6
-    with kept(*(path for pair in pairs for path in pair)):
-        for magnitude, phase in pairs:
-            stored, angles = (np.asarray(nib.load(path).dataobj, dtype=float) for path in (magnitude, phase))
-            scale = np.pi / 4096
-            signal = stored * np.exp(1j * angles * scale)
-            signal = signal + level * (rng.standard_normal(stored.shape) + 1j * rng.standard_normal(stored.shape))
-            change(magnitude, np.abs(signal))
-            change(phase, np.clip(np.rint(np.angle(signal) / scale), -4096, 4095))
-        study.run_first()
-
-
 def vein_of_jumps(study: Study) -> None:
     """A tube of 3 mm radius and 60 mm length in which the unwrapped phase is one turn too high."""
     path = study.node("gre_wf/field_wf/unwrap/unwrapped.nii")
@@ -313,9 +320,9 @@ FAULTS = {
         "Failed registration (transform off by 12 mm and 10°)", failed_registration, ("gre_overlap", "gre_sharpness")
     ),
     "mask": Fault("Mask without the motor cortex", cut_mask, ("motor_coverage", "motor_in_mask")),
-    "scale": Fault("Wrong phase scale (half)", wrong_scale, ("phase_span",)),
-    "echo": Fault("Dead echo", dead_echo, ("echo_signal",)),
-    "noise": Fault("Strong noise", strong_noise, ("snr_first", "phase_noise", "field_noise")),
+    "scale": Fault("Wrong phase scale (half)", partial(in_images, half_scale), ("phase_span",)),
+    "echo": Fault("Dead echo", partial(in_images, dead_echo), ("echo_signal",)),
+    "noise": Fault("Strong noise", partial(in_images, strong_noise), ("snr_first", "phase_noise", "field_noise")),
     "t1w": Fault(
         "Failed registration (T1w header turned by 90°)",
         turned_t1w,
@@ -323,6 +330,8 @@ FAULTS = {
     ),
 }
 
+
+IMAGE_FAULTS: dict[str, ImageFault] = {"scale": half_scale, "echo": dead_echo, "noise": strong_noise}
 
 Result = tuple[Scan, Verdict]
 IGNORED = shutil.ignore_patterns("figures", "*.h5", "*_space-MNI*", "*_space-T1w*")
@@ -366,14 +375,60 @@ def _words(verdict: Verdict) -> str:
     return " ".join([verdict.word + ".", *(f"[{r.level}] {r.text}" for r in verdict.reasons)])
 
 
+def image_measures(study: Study) -> dict[str, dict[str, float]]:
+    """Measures that need no processing, of the first head's images as they are and with each fault of images."""
+    scan = find_scans(study.root / "clean-01", "01")[0][0]
+    brain = np.asarray(nib.load(scan.files["mask"]).dataobj) > 0
+    sidecars = [path.with_name(path.name.replace(".nii.gz", ".json")) for path in images(study, "mag")]
+    te_s = [json.loads(path.read_text())["EchoTime"] for path in sidecars]
+    found = {}
+    for title, fault in {"clean": None, **IMAGE_FAULTS}.items():
+        arrays = echoes(study) if fault is None else fault(*echoes(study))
+        magnitude, phase_rad = (array.astype(np.float32) for array in arrays)
+        found[title] = {
+            "snr_first": float(signal.snr_of_echoes(magnitude, brain)[0]),
+            "echo_signal": float(np.min(signal.echo_share(signal.echo_levels(magnitude, brain), te_s))),
+            "phase_noise": float(np.max(signal.phase_noise(phase_rad, brain))),
+            "phase_span": phase.phase_span(phase_rad, brain, te_s=te_s, b0_tesla=3.0),
+        }
+    return found
+
+
+def _image_table(measured: dict[str, dict[str, float]]) -> list[str]:
+    """The same as a table, bold beyond a limit."""
+    rows = []
+    for name in next(iter(measured.values())):
+        words = [cell(values[name], MEASURES[name].digits) for values in measured.values()]
+        levels = [LIMITS[name].level(values[name]) for values in measured.values()]
+        marked = [f"**{word}** ({level})" if level else word for word, level in zip(words, levels, strict=True)]
+        rows.append([MEASURES[name].title, *marked])
+    return [
+        "Faults of the images are seen before any processing, in the stored images inside the brain mask of the clean "
+        "run:",
+        "",
+        markdown(["measure", *measured], rows),
+        "",
+    ]
+
+
 def naming(fault: Fault, verdict: Verdict) -> list[str]:
     """The reasons of the verdict that name the fault."""
     return [reason.text for reason in verdict.reasons if reason.measure in fault.named_by]
 
 
-def document(clean: dict[str, Result], unseen: dict[str, Result], faulty: dict[str, Result], voxel_mm: float) -> str:
+def document(
+    clean: dict[str, Result],
+    unseen: dict[str, Result],
+    faulty: dict[str, Result],
+    of_images: dict[str, dict[str, float]],
+    voxel_mm: float,
+    *,
+    measured_only: bool,
+) -> str:
     """The page of the manual."""
     lines = [INTRODUCTION.format(version=__version__, voxel=voxel_mm)]
+    if measured_only:
+        lines += [GIVEN, ""]
     parts = (("Clean heads", SET_ON, clean, CLEAN), ("Other clean heads", NOT_SET_ON, unseen, UNSEEN))
     for title, about, heads, every in parts:
         rows = [[name, verdict.word, " ".join(r.text for r in verdict.reasons)] for name, (_, verdict) in heads.items()]
@@ -393,7 +448,8 @@ def document(clean: dict[str, Result], unseen: dict[str, Result], faulty: dict[s
     found = sum(verdict.word != "pass" for _, verdict in faulty.values())
     named = sum(bool(naming(FAULTS[name], verdict)) for name, (_, verdict) in faulty.items())
     lines += ["## Planted faults", "", f"{found} of {len(faulty)} are found, {named} are named.", ""]
-    lines += [markdown(["fault", "verdict", "what names it", "further reasons"], rows), "", "## Measures", ""]
+    lines += [markdown(["fault", "verdict", "what names it", "further reasons"], rows), "", *_image_table(of_images)]
+    lines += ["## Measures", ""]
     lines += [
         "Range over the ten clean heads and over the others, the limits, and the value with each fault. Bold is beyond "
         "a limit; a dash is a measure that does not apply.",
@@ -439,7 +495,8 @@ def main(argv: list[str] | None = None) -> int:
         others = Study(options.work_dir / "unseen", UNSEEN, sloppy=False)
         unseen = clean_verdicts(others, voxel_mm, measured_only=given)
         clean = clean_verdicts(study, voxel_mm, measured_only=given)
-        write_text(options.docs / "planted_faults.md", document(clean, unseen, faulty, voxel_mm))
+        page = document(clean, unseen, faulty, image_measures(study), voxel_mm, measured_only=given)
+        write_text(options.docs / "planted_faults.md", page)
     missed = [name for name, (_, v) in faulty.items() if v.word == "pass" or not naming(FAULTS[name], v)]
     doubted = [name for name, (_, v) in (clean | unseen).items() if v.word != "pass"]
     print(
