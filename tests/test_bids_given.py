@@ -60,6 +60,16 @@ def test_freesurfer_of_the_same_head_is_taken(tmp_path, unit):
     assert found.destrieux is None
 
 
+@pytest.mark.parametrize("name", ["aparc.DKTatlas+aseg.mgz", "aparc.DKTatlas+aseg.deep.withCC.mgz"])
+def test_the_dkt_atlas_serves_where_there_is_no_other_and_destrieux_comes_along(tmp_path, unit, name):
+    mri = freesurfer(tmp_path / "fs" / "sub-01", 1) / "mri"
+    (mri / "aparc+aseg.mgz").rename(mri / name)
+    (mri / "aparc.a2009s+aseg.mgz").write_bytes((mri / name).read_bytes())
+    found, faults = given_for_t1w(unit.t1w, {"fastsurfer": tmp_path / "fs"}, spaces=[SPACE])
+    assert not faults
+    assert (found.segmentation, found.destrieux) == (mri / name, mri / "aparc.a2009s+aseg.mgz")
+
+
 @pytest.mark.parametrize("name", ["sub-01", "01"])
 def test_a_folder_without_the_session_serves_all(tmp_path, unit, name):
     freesurfer(tmp_path / "fs" / name, 1)

@@ -1,12 +1,17 @@
 """Region tables and the fit of the deep nuclei as the graph runs them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
+import pytest
 
 from qsmals.anatomy.atlases import ALS, MIDBRAIN
+from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS
+from qsmals.cli.participant import atlas_plan
 from qsmals.interfaces.anatomy import FitNuclei, GivenRigid, Resample
 from qsmals.interfaces.base import load_labels, save
 from qsmals.interfaces.regions import MeasureRegions
@@ -99,13 +104,63 @@ def test_a_segmentation_replaces_the_labels_but_for_the_midbrain_nuclei(tmp_path
     assert not (found == 504).any()  # outside the brainstem
 
 
+def in_blocks(numbers: Sequence[int], path: Path) -> np.ndarray:
+    """A made-up segmentation with every number in a block of 8 voxels, as FreeSurfer writes it."""
+    data = np.zeros((16, 16, 32), np.int32)
+    places = [(x, y, z) for x in range(0, 16, 2) for y in range(0, 16, 2) for z in range(0, 32, 2)]
+    for number, (x, y, z) in zip(numbers, places, strict=False):
+        data[x : x + 2, y : y + 2, z : z + 2] = number
+    nib.save(nib.MGHImage(data, AFFINE), path)
+    return data
+
+
+def measured(file: Path, truth: np.ndarray, folder: Path, **atlas: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    """The table of a map that has each voxel's number as its value, by name and side."""
+    values = save(truth.astype(np.float32) / 1000, AFFINE, folder / "map.nii")
+    moved = run(Resample(in_file=str(file), reference=values, kind="labels"), folder)
+    assert np.array_equal(load_labels(moved.out_file), truth)
+    images = {name: save(np.ones(truth.shape, bool), AFFINE, folder / f"{name}.nii") for name in ("mask", "white")}
+    step = MeasureRegions(
+        in_file=values, mask=images["mask"], white_matter=images["white"], labels=moved.out_file, unit="ppm", **atlas
+    )
+    table = read_table(Path(run(step, folder).table).read_text())
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    return {(row["name"], row["hemisphere"]): row for row in rows}
+
+
+def test_labels_of_the_dkt_atlas_are_measured_under_their_names(tmp_path: Path) -> None:
+    absent = (1, 4, 32, 33)  # DKT has no banks of the superior temporal sulcus and no poles
+    gyri = [side + n for side in (1000, 2000) for n in range(1, 36) if n not in absent]
+    inner = [2, 41, 4, 43, 10, 49, 11, 50, 12, 51, 13, 52, 16, 17, 53, 18, 54, 26, 58, 28, 60, 77, 85]
+    file = tmp_path / "aparc.DKTatlas+aseg.mgz"
+    rows = measured(file, in_blocks([*gyri, *inner], file), tmp_path, atlas="als")
+    for name, left, right in (("precentral", 1024, 2024), ("insula", 1035, 2035), ("pallidum", 13, 52)):
+        for side, index in (("L", left), ("R", right)):
+            row = rows[name, side]
+            assert (row["index"], row["n_voxels"]) == (index, 8)
+            assert row["mean"] == pytest.approx(index / 1000)
+    gone = [rows[name, "L"] for name in ("bankssts", "frontal_pole", "temporal_pole")]
+    assert [row["n_voxels"] for row in gone] == [0, 0, 0] and np.isnan([row["mean"] for row in gone]).all()
+
+
+def test_labels_of_destrieux_are_measured_under_their_names(tmp_path: Path) -> None:
+    plan = atlas_plan(DESTRIEUX_ATLAS, tmp_path / "aparc.a2009s+aseg.mgz")
+    numbers = [side + n for side in (11100, 12100) for n in range(76) if n != 42]  # 0 is unknown cortex
+    rows = measured(plan.file, in_blocks([*numbers, 2, 41, 13, 52], plan.file), tmp_path, regions=list(plan.regions))
+    central, precentral = rows["s_central", "L"], rows["g_precentral", "R"]
+    assert [central["index"], precentral["index"]] == [11146, 12129]
+    assert (central["n_voxels"], precentral["mean"]) == (8, pytest.approx(12.129))
+    assert rows["g_precentral", "B"]["n_voxels"] == 16
+    assert rows["pallidum", "L"]["mean"] == pytest.approx(0.013)
+    empty = {name for (name, _), row in rows.items() if row["n_voxels"] == 0}
+    assert not {name for name in empty if name.startswith(("g_", "s_", "lat_", "pole_"))}
+
+
 def test_volumes_of_probabilities_stay_apart(tmp_path: Path) -> None:
     members = np.random.default_rng(1).random((*SHAPE, 3)).astype(np.float32) / 3
     file = save(members, AFFINE, tmp_path / "in.nii")
     reference = save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii")
     made = run(Resample(in_file=file, reference=reference, kind="probabilities"), tmp_path)
-    import nibabel as nib
-
     assert np.allclose(np.asanyarray(nib.load(made.out_file).dataobj), members, atol=1e-6)
 
 
