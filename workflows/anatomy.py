@@ -86,7 +86,7 @@ def _template_node(space: str, maker: NodeMaker, given: GivenT1w, ants: dict[str
         return maker.make(register, f"register_{space}", step=step, parallel=True)
     forward, inverse = (str(path) for path in given.transforms[space])
     known = GivenTemplate(template=space, forward=forward, inverse=inverse, **ants)
-    return maker.make(known, f"register_{space}", step=f"given transforms to {space}")
+    return maker.make(known, f"register_{space}", step=f"given transforms to {space}", need="register given")
 
 
 def _add_brain_on_template(workflow: Workflow, maker: NodeMaker, space: str, ants: dict[str, Any]) -> None:

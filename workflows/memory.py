@@ -11,7 +11,7 @@ from math import prod
 VOLUME_BYTES = 4
 """One float32 volume is the unit; a float64 volume counts 2, a complex64 spectrum 2, a Boolean mask 1/4."""
 
-PLAIN_GB, KERNEL_GB, ANTS_GB = 0.17, 0.25, 0.36
+PLAIN_GB, KERNEL_GB, ANTS_GB = 0.165, 0.25, 0.36
 """A worker with nipype and nibabel; with scipy and compiled kernels; with ANTs."""
 
 TEMPLATE_GB = 0.22
@@ -81,7 +81,7 @@ NEEDS: dict[str, Need] = {
     # phase and field
     "prepare": Need(PLAIN_GB, volumes=14, series=4.5),
     "offset": Need(KERNEL_GB, volumes=10, series=2.5, blocks=125),
-    "unwrap": Need(KERNEL_GB, volumes=4, series=4),
+    "unwrap": Need(0.21, volumes=4, series=4),
     "field": Need(0.38, volumes=8, series=3),
     "masks": Need(PLAIN_GB, volumes=8, series=1),
     # susceptibility
@@ -96,6 +96,7 @@ NEEDS: dict[str, Need] = {
     "extract_brain": Need(0.55, t1w=38),
     "tissues": Need(ANTS_GB, t1w=17),
     "register": Need(ANTS_GB, t1w=9, template_gb=0.46),
+    "register given": Need(ANTS_GB, template_gb=TEMPLATE_GB),
     "register_gre": Need(ANTS_GB, volumes=5.5, t1w=16),
     "templates": Need(ANTS_GB, template_gb=0.9),
     "atlas": Need(ANTS_GB, template_gb=0.9),
@@ -114,10 +115,10 @@ NEEDS: dict[str, Need] = {
     "move template": Need(ANTS_GB, volumes=9, template_gb=TEMPLATE_GB),
     "brain_on_template": Need(ANTS_GB, t1w=8, template_gb=TEMPLATE_GB),
     # labels, tables and quality
-    "cortex": Need(KERNEL_GB, volumes=16),
-    "nuclei": Need(KERNEL_GB, volumes=14),
-    "measure": Need(KERNEL_GB, volumes=7),
-    "quality": Need(0.33, volumes=7, series=2.5),
+    "cortex": Need(PLAIN_GB, volumes=16),
+    "nuclei": Need(PLAIN_GB, volumes=14),
+    "measure": Need(0.235, volumes=7),
+    "quality": Need(0.50, volumes=7, series=2.5),
     "facts": Need(PLAIN_GB),
     "sidecar_facts": Need(PLAIN_GB),
     # files
