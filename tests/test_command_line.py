@@ -1,5 +1,6 @@
 """What a user gets to read when the input is wrong: message, exit code, and what happens to the others."""
 
+import errno
 import gzip
 import json
 import shutil
@@ -195,3 +196,25 @@ def test_an_uncompressed_image_is_as_good(tmp_path: Path) -> None:
             shutil.copyfileobj(stream, plain)
         packed.unlink()
     assert run(tmp_path, "--boilerplate-only") == 0
+
+
+def test_a_full_disk_is_code_5_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from qsmals.cli import participant
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out" / "x"))
+
+    monkeypatch.setattr(participant.writing, "write_citation", full)
+    write_tree(tmp_path / "bids", Visit())
+    assert run(tmp_path) == 5
+    said = capsys.readouterr().out
+    assert "No space left on device" in said and "Traceback" not in said
+
+
+def test_a_broken_participants_table_costs_the_ages_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_tree(tmp_path / "bids", Visit("01"))
+    (root / "participants.tsv").write_text("age\n5\n")
+    assert run(tmp_path, "--boilerplate-only") == 0
+    assert "participants.tsv has no column participant_id; the ages in it are not used" in capsys.readouterr().out
