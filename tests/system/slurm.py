@@ -58,8 +58,9 @@ COMMANDS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "s
 class Cluster:
     """The cluster in ``lab``; started by :meth:`start` and ended by :meth:`stop`."""
 
-    def __init__(self, lab: Path, *, n_nodes: int = 2, port: int = 17817, min_job_age_s: int = 60) -> None:
-        self.lab, self.nodes, self.port = lab, [f"n{i + 1}" for i in range(n_nodes)], port
+    def __init__(self, lab: Path, *, n_nodes: int = 2, min_job_age_s: int = 60) -> None:
+        self.lab, self.nodes = lab, [f"n{i + 1}" for i in range(n_nodes)]
+        self.port = 17000 + 10 * (os.getpid() % 1000)  # two runs on one machine do not meet
         self.min_job_age_s = min_job_age_s
         self.env = {"SLURM_CONF": str(lab / "slurm.conf")}
 
