@@ -89,8 +89,8 @@ The first ten heads and those with faults were run with `--sloppy`, whose own no
 verdicts here.
 """
 GIVEN = (
-    "Written with `--measured-only`: what was run, may have been by an earlier state of the program, and is judged by "
-    "the present limits."
+    "Written with `--measured-only`: what was run may have been run by an earlier state of the program; it is judged "
+    "by the present limits."
 )
 SET_ON = """The limits were set so that these heads pass; that they do is no test of them."""
 NOT_SET_ON = (
