@@ -351,6 +351,8 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSu
         merge_summary(output_dir / "logs" / "summary.json", entries)
     except OSError:
         say(entries)
+        if done.stop is not None:
+            raise done.stop from None
         raise
     if done.stop is not None:
         say(entries)

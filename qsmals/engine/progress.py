@@ -224,7 +224,8 @@ class Reporting:
         try:
             crash_file = super()._report_crash(node, result={"result": None, "traceback": lines})  # type: ignore[misc]
         except Exception as error:
-            log.error("no crash file for %s: %s\n%s", node.fullname, error, "".join(lines))
+            log.error("no crash file for %s: %s", node.fullname, error)
+            log.debug("%s", "".join(lines))
         unit, step = self._naming(node)
         self.failures.append(Failure(unit, step or node.name.replace("_", " "), why, crash_file))
         self._ended.add(node.fullname)
