@@ -64,16 +64,9 @@ VARIANTS = (
     Variant("regularisation not following the noise", noise=False),
 )
 
-COLUMNS = {
-    "xsim": ("xSIM", 3),
-    "nrmse_percent": ("NRMSE %", 1),
-    "correlation": ("correlation", 3),
-    "kept": ("kept", 3),
-    "deep_nuclei_mae_ppb": ("deep nuclei", 1),
-    "slope": ("slope", 3),
-    "rim_rms_ppb": ("rim", 1),
-    "core_rms_ppb": ("core", 1),
-    **{f"{name}_error": (name.replace("_", " "), 1) for name in ("precentral", "paracentral", "substantia_nigra")},
+LEFT_OUT = ("rim_kept", "total_field_rms_ppb", "local_field_nrmse_percent", "iterations", "peak_gb")
+COLUMNS = {key: column for key, column in accuracy.MAP_COLUMNS.items() if key not in LEFT_OUT} | {
+    f"{name}_error": (name.replace("_", " "), 1) for name in ("precentral", "paracentral", "substantia_nigra")
 }
 
 INTRODUCTION = """# What each part of the reconstruction is worth

@@ -98,7 +98,7 @@ TITLES = {
     "als-none": "the same person without",
 }
 REFERENCES = ("reference", "template")
-THICK = {"voxel": (1.0, 1.0, 2.0), "fine": (0.8, 0.8, 0.8), "coarse": (1.5, 1.5, 1.5)}
+EDGE_FACTORS = {"voxel": (1.0, 1.0, 2.0), "fine": (0.8, 0.8, 0.8), "coarse": (1.5, 1.5, 1.5)}
 """Factors on the voxel edges."""
 
 REGIONS = (
@@ -197,7 +197,7 @@ class Scan:
 
 def condition(name: str, folder: Path, head: list[str], voxel_size_mm: tuple[float, ...]) -> Condition:
     """A condition by its name; other words make another folder."""
-    size = [v * factor for v, factor in zip(voxel_size_mm, THICK.get(name, (1.0, 1.0, 1.0)), strict=True)]
+    size = [v * factor for v, factor in zip(voxel_size_mm, EDGE_FACTORS.get(name, (1.0, 1.0, 1.0)), strict=True)]
     options = REFERENCE | CHANGES[name] | {"--voxel-size-mm": " ".join(f"{s:g}" for s in size)}
     words = [word for option, value in options.items() for word in (option, *value.split(" "))]
     words += [] if name == "template" else head

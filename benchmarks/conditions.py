@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 from compare_with_truth import Comparison, compare, draw
+from measuring import markdown
 
 from qsmals import __version__
 
@@ -93,12 +94,10 @@ def regions_table(results: dict[str, Comparison]) -> pd.DataFrame:
     return table.reset_index()
 
 
-def markdown(table: pd.DataFrame, digits: int) -> str:
+def rounded(table: pd.DataFrame, digits: int) -> str:
     """A table with rounded numbers."""
-    rounded = table.round(digits)
-    lines = ["| " + " | ".join(rounded.columns) + " |", "|" + "---|" * len(rounded.columns)]
-    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in rounded.itertuples(index=False)]
-    return "\n".join(lines)
+    rows = table.round(digits).itertuples(index=False)
+    return markdown(list(table.columns), [[str(value) for value in row] for row in rows])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -119,9 +118,9 @@ def main(argv: list[str] | None = None) -> int:
     results = {name: comparison for name, (comparison, _) in made.items()}
     source = "a real head with FreeSurfer's segmentation" if head else "the packaged template head"
     text = [INTRODUCTION.format(version=__version__, source=source), "## The whole map", ""]
-    text += [markdown(figures_table(results), 3), "", "## Regions, both hemispheres, ppb", ""]
+    text += [rounded(figures_table(results), 3), "", "## Regions, both hemispheres, ppb", ""]
     text += ["`change` is the difference of the measured mean from the reference condition.", ""]
-    text += [markdown(regions_table(results), 2), "", "## Picture", "", "![map, truth, difference](accuracy.png)", ""]
+    text += [rounded(regions_table(results), 2), "", "## Picture", "", "![map, truth, difference](accuracy.png)", ""]
     times = ", ".join(f"{name} {seconds:.0f} s" for name, (_, seconds) in made.items() if seconds)
     if times:
         text += [f"Wall time of the whole participant level, on {platform.machine()}: {times}.", ""]

@@ -73,3 +73,17 @@ def _solve_frequencies(
                 a[i, j, k] = chi
                 b[i, j, k] = dipole[i, j, k] * chi + rest
                 c[i, j, k] = -minus_laplacian[i, j, k] * rest
+
+
+@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
+def update_charge(
+    laplacian: Volume, inside: NDArray[np.bool_], kept: np.float32, excess: Volume, charge: Volume
+) -> None:
+    """q, the part ``kept`` of L h + t in the mask and all of it elsewhere, its multiplier t, and the target q - t."""
+    for i in prange(laplacian.shape[0]):
+        for j in range(laplacian.shape[1]):
+            for k in range(laplacian.shape[2]):
+                value = laplacian[i, j, k] + excess[i, j, k]
+                q = kept * value if inside[i, j, k] else value
+                excess[i, j, k] = value - q
+                charge[i, j, k] = q - excess[i, j, k]

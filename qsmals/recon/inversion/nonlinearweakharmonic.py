@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit, prange
 from numpy.typing import NDArray
 
 from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import adjoint_gradient, padded, relative_change, update_gradient
-from qsmals.recon.inversion.harmonic import HarmonicSystem
+from qsmals.recon.inversion.harmonic import HarmonicSystem, update_charge
 from qsmals.recon.inversion.nonlinear import update_phase
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -196,21 +195,7 @@ def _solve(
             return x, Convergence(len(changes), tuple(changes), params.tolerance)
         update_gradient(x, thresholds, inverse_size, dual, split)
         adjoint_gradient(split, inverse_size, source)
-        _update_charge(laplacian, inside, kept, excess, charge)
-
-
-@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
-def _update_charge(
-    laplacian: Volume, inside: NDArray[np.bool_], kept: np.float32, excess: Volume, charge: Volume
-) -> None:
-    """q, the part ``kept`` of L h + t in the mask and all of it elsewhere, its multiplier t, and the target q - t."""
-    for i in prange(laplacian.shape[0]):
-        for j in range(laplacian.shape[1]):
-            for k in range(laplacian.shape[2]):
-                value = laplacian[i, j, k] + excess[i, j, k]
-                q = kept * value if inside[i, j, k] else value
-                excess[i, j, k] = value - q
-                charge[i, j, k] = q - excess[i, j, k]
+        update_charge(laplacian, inside, kept, excess, charge)
 
 
 NONLINEAR_WEAK_HARMONIC = Method(

@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numba import njit, prange
 from numpy.typing import NDArray
 
 from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import adjoint_gradient, padded, relative_change, update_field, update_gradient
-from qsmals.recon.inversion.harmonic import HarmonicSystem
+from qsmals.recon.inversion.harmonic import HarmonicSystem, update_charge
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
@@ -220,23 +219,8 @@ def _solve(
         update_field(explained, local, power, mu, multiplier, target)
         update_gradient(chi, thresholds, inverse_size, dual, split)
         adjoint_gradient(split, inverse_size, source)
-        _update_charge(laplacian, inside, excess, charge)
+        update_charge(laplacian, inside, np.float32(0), excess, charge)
     return chi, explained, Convergence(len(changes), tuple(changes), params.tolerance)
-
-
-@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
-def _update_charge(laplacian: Volume, inside: NDArray[np.bool_], excess: Volume, charge: Volume) -> None:
-    """q = 0 in the mask and L h elsewhere, its multiplier t, and the next target q - t."""
-    for i in prange(laplacian.shape[0]):
-        for j in range(laplacian.shape[1]):
-            for k in range(laplacian.shape[2]):
-                value = laplacian[i, j, k] + excess[i, j, k]
-                if inside[i, j, k]:
-                    excess[i, j, k] = value
-                    charge[i, j, k] = -value
-                else:
-                    excess[i, j, k] = 0.0
-                    charge[i, j, k] = value
 
 
 def edge_thresholds(chi: Volume, grid: Grid, threshold: np.float32, edge_ppm_per_mm: float) -> Volume:
