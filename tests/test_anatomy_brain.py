@@ -6,6 +6,7 @@ import pytest
 from qsmals.anatomy import brain as extraction
 from qsmals.anatomy.bias import correct_bias
 from qsmals.anatomy.compute import Compute, ants_session
+from qsmals.anatomy.gradient_echo import decay_image, extract_gre_brain
 from qsmals.anatomy.images import to_ants, with_data
 from qsmals.anatomy.search import similarity_matrix
 from tests.anatomy_heads import SmallHead, dice, moved, small_head, template
@@ -47,6 +48,26 @@ def test_the_brain_of_a_tilted_head_is_found(head, compute):
     assert (mask & tissue).sum() > 0.93 * tissue.sum()
     assert not found.image.numpy()[~mask].any()
     assert found.to_template.is_file()
+
+
+def test_the_brain_of_a_gradient_echo_is_found_by_its_signal(head, compute):
+    motion = similarity_matrix(np.array([0.2, -0.1, 0.1, 5.0, 10.0, -8.0]), np.zeros(3))
+    scan = moved(head.gre, motion)
+    found = extract_gre_brain(scan, scan, template(), compute=compute)
+    truth = moved(with_data(head.gre, head.brain), motion).numpy() > 0.5
+    mask = found.mask.numpy() > 0
+    assert not found.skull_stripped
+    assert dice(mask, truth) > 0.88  # the 3 mm of fluid around it belong to the mask
+    assert (mask & truth).sum() > 0.99 * truth.sum()
+    assert not found.image.numpy()[~mask].any()
+
+
+def test_decay_rates_are_cut_and_kept_inside():
+    rates = np.array([0.0, 20.0, 20.0, 20.0, 400.0, 300.0], dtype=np.float32)
+    brain = np.array([True, True, True, True, True, False])
+    assert decay_image(rates, brain).tolist() == [0.0, 20.0, 20.0, 20.0, 50.0, 0.0]
+    with pytest.raises(ValueError, match="no voxel of the brain"):
+        decay_image(rates * 0, brain)
 
 
 def test_a_brain_without_skull_is_seen_and_kept(head, compute):

@@ -262,9 +262,9 @@ def test_all_faults_at_once(anat: Path) -> None:
     damage_nothing_but_cut(anat / MAG.format(1))
     put_nan(anat / PHASE.format(2))
     change_sidecar(anat / MAG.format(3), EchoTime=None)
-    (anat / "sub-01_T1w.nii.gz").unlink()
+    damage_nothing_but_cut(anat / "sub-01_T1w.nii.gz")
     checked = check(anat)
-    assert {fault.code for fault in checked.faults} == {"truncated", "nan", "echo-time", "no-t1w"}
+    assert sorted(fault.code for fault in checked.faults) == ["echo-time", "nan", "truncated", "truncated"]
     assert len(format_faults(checked.faults).splitlines()) == 4
 
 

@@ -120,6 +120,24 @@ def test_masks_transforms_and_fields_are_found_by_their_names(tmp_path, unit):
     assert SPACE not in str(fault)
 
 
+def test_a_scan_without_t1w_takes_masks_and_transforms_of_its_own(tmp_path):
+    bids = write_tree(tmp_path / "bids", Visit("01", t1ws=()), empty=True)
+    alone = find_subjects(bids)[0].units[0]
+    anat = tmp_path / "other" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    mask = anat / "sub-01_space-MEGRE_desc-brain_mask.nii.gz"
+    there, back = (anat / f"sub-01_from-{a}_to-{b}_mode-image_xfm.h5" for a, b in (("MEGRE", SPACE), (SPACE, "MEGRE")))
+    for path in (mask, there, back, anat / f"sub-01_from-T1w_to-{SPACE}_mode-image_xfm.h5"):
+        path.touch()
+    gre = given_for_gre(alone.gre, {"other": tmp_path / "other"}, spaces=[SPACE], alone=True)
+    assert (gre.brain_mask, dict(gre.transforms)) == (mask, {SPACE: (there, back)})
+    assert set(gre.files) == {mask, there, back}
+    assert missing_transforms(alone, GivenT1w(), gre, spaces=[SPACE]) is None
+    fault = missing_transforms(alone, GivenT1w(), GivenGre(), spaces=[SPACE])
+    assert f"from-MEGRE_to-{SPACE} and from-{SPACE}_to-MEGRE" in str(fault) and "T1w" not in str(fault)
+    assert given_for_gre(alone.gre, {"other": tmp_path / "other"}).brain_mask is None
+
+
 def test_nothing_given_is_nothing_found(unit, tmp_path):
     assert given_for_t1w(unit.t1w, {}, spaces=[SPACE]) == (GivenT1w(), [])
     assert given_for_gre(unit.gre, {"other": tmp_path}) == GivenGre()

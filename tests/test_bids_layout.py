@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from qsmals.bids.errors import InvalidInput, NothingMatched
 from qsmals.bids.filters import merged_queries, read_filter_file
-from qsmals.bids.layout import SubjectInputs, find_subjects
+from qsmals.bids.layout import NO_T1W_NOTE, SubjectInputs, find_subjects
 from tests.bids_trees import Gre, Visit, change_sidecar, sidecar_of, snapshot, visits, write_json, write_tree
 
 
@@ -113,12 +113,12 @@ def test_subject_without_megre_is_a_fault_and_the_other_goes_on(tmp_path: Path) 
     assert codes(second) == ["no-megre"] and "Name them" in second.faults[0].remedy
 
 
-def test_subject_without_t1w_says_what_to_do(tmp_path: Path) -> None:
+def test_subject_without_t1w_is_processed_with_a_warning(tmp_path: Path) -> None:
     write_tree(tmp_path, Visit("01", t1ws=()), empty=True)
     (subject,) = find_subjects(tmp_path)
-    assert codes(subject) == ["no-t1w"] and "anat folder" in str(subject.faults[0])
-    (subject,) = find_subjects(tmp_path, t1w_required=False)
-    assert subject.faults == ()
+    assert subject.faults == () and subject.t1w_scans == ()
+    assert subject.units[0].t1w is None
+    assert subject.units[0].notes == (NO_T1W_NOTE,)
 
 
 def test_subject_without_phase_says_what_to_do(tmp_path: Path) -> None:

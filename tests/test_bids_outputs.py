@@ -144,12 +144,15 @@ def test_names_of_outputs(tmp_path: Path) -> None:
     assert outputs["dseg/aparc"].sidecar == Path(f"{start}_space-MEGRE_seg-aparc_dseg.json")
 
 
-def test_a_single_echo_gives_no_relaxation_and_no_t1w_no_transform(tmp_path: Path) -> None:
+def test_a_single_echo_gives_no_relaxation_and_a_scan_alone_reaches_the_template_itself(tmp_path: Path) -> None:
     raw = write_tree(tmp_path, Visit("01", gres=(Gre(te_s=(0.02,)),), t1ws=()), empty=True)
     (unit,) = units_of(raw)
-    keys = unit_outputs(Path("o"), unit, atlases=["a"], templates=[TEMPLATE]).keys()
-    assert not [key for key in keys if "R2" in key or "S0" in key or "xfm" in key or TEMPLATE in key]
-    assert {"Chimap", "roi/a/Chimap"} <= keys
+    outputs = unit_outputs(Path("o"), unit, atlases=["a"], templates=[TEMPLATE])
+    assert not [key for key in outputs if "R2" in key or "S0" in key or "T1w" in key]
+    assert {"Chimap", "roi/a/Chimap", f"Chimap/{TEMPLATE}"} <= outputs.keys()
+    there, back = (outputs[key].path.name for key in (f"xfm/{TEMPLATE}", f"xfm/from-{TEMPLATE}"))
+    assert there == f"sub-01_from-MEGRE_to-{TEMPLATE}_mode-image_xfm.h5"
+    assert back == f"sub-01_from-{TEMPLATE}_to-MEGRE_mode-image_xfm.h5"
 
 
 def test_names_are_taken_apart_and_built_again() -> None:

@@ -171,6 +171,31 @@ def test_a_second_run_repeats_no_step_and_restores_what_was_lost(
     shutil.rmtree(newest)
 
 
+def test_a_subject_without_t1w_is_processed_on_the_gradient_echo(bids: Path, tmp_path: Path) -> None:
+    filters = tmp_path / "filters.json"
+    filters.write_text(json.dumps({"t1w": {"suffix": "absent"}}))
+    words = [*OPTIONS, "--participant-label", "01", "--bids-filter-file", str(filters)]
+    ended = qsmals(bids, tmp_path / "out", "participant", *words, "-w", str(tmp_path / "work"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "no T1w image: the brain mask comes from the gradient echo" in ended.stdout
+    anat = tmp_path / "out" / "sub-01" / "anat"
+    names = {path.name for path in anat.iterdir()}
+    assert "sub-01_from-MEGRE_to-MNI152NLin6Asym_mode-image_xfm.h5" in names
+    assert "sub-01_space-MNI152NLin6Asym_res-1_Chimap.nii.gz" in names
+    assert not [name for name in names if "T1w" in name]
+    table = pd.read_csv(anat / "sub-01_seg-als_desc-roi_Chimap.tsv", sep="\t", na_values="n/a")
+    both = table[table["hemisphere"] == "B"].set_index("name")["mean"]
+    assert both["pallidum"] > both["thalamus"]
+    assert "no T1w image" in json.loads((anat / "sub-01_seg-als_desc-roi_Chimap.json").read_text())["Warning"]
+    page = (tmp_path / "out" / "sub-01.html").read_text()
+    assert "No T1w image: the brain mask comes from the gradient echo" in page
+    truth = bids / "derivatives/truth/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+    brain, found = (
+        nib.load(path).get_fdata() > 0 for path in (truth, anat / "sub-01_space-MEGRE_desc-brain_mask.nii.gz")
+    )
+    assert 2 * (brain & found).sum() / (brain.sum() + found.sum()) > 0.85
+
+
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     bids: Path, done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from nipype.interfaces.base import isdefined
 from qsmals import __version__
 from qsmals.bids.checks import ScanFacts
 from qsmals.bids.given import GivenGre, GivenT1w
-from qsmals.bids.layout import find_subjects
+from qsmals.bids.layout import NO_T1W_NOTE, find_subjects
 from qsmals.bids.names import expected_files, unit_outputs
 from qsmals.cli.methods import step_parameters
 from qsmals.cli.writing import failed_registrations
@@ -51,7 +51,7 @@ def plan_of(root: Path, visits: Sequence[Visit], **settings: Any) -> RunPlan:
                 magnitude_rms=tuple(1.0 for _ in unit.gre.te_s),
             )
             outputs = unit_outputs(out, unit, atlases=("als",), templates=chosen.anatomy.output_spaces)
-            methods = step_parameters(chosen, unit.gre.te_s, 3.0)
+            methods = step_parameters(chosen, unit.gre.te_s, 3.0, alone=unit.t1w is None)
             file = out / f"{unit.gre.prefix}_facts.json"
             scans.append(ScanPlan(unit, facts, outputs, file, methods, {"qsmals": __version__, "numpy": "2"}))
         subjects.append(SubjectPlan(subject.label, tuple(scans), out / f"sub-{subject.label}" / "log" / "r"))
@@ -94,6 +94,28 @@ def test_sessions_runs_and_acquisitions_each_have_their_graph(tmp_path: Path) ->
     assert kinds.count("UnwrapPhase") == 4
     assert kinds.count("ExtractBrain") == 3  # one for each T1w image
     assert kinds.count("AtlasImage") == 1  # one for the whole run
+
+
+@pytest.mark.parametrize("te_s", [(0.02,), SIX_ECHOES], ids=["1 echo", "6 echoes"])
+@pytest.mark.parametrize("refinement", ["susceptibility", "none"])
+def test_a_scan_without_t1w_is_its_own_anatomy(tmp_path: Path, te_s: tuple[float, ...], refinement: Any) -> None:
+    anatomy = Anatomy(refinement=refinement, output_spaces=SPACES, brain_extraction="deepbet")
+    plan = plan_of(tmp_path, [Visit("01", gres=(Gre(te_s=te_s),), t1ws=()), Visit("02")], anatomy=anatomy)
+    nodes = nodes_of(plan)
+    promised = expected_files([scan.outputs for subject in plan.subjects for scan in subject.scans])
+    assert set(saved(nodes)) == {p for p in promised if p.suffix != ".json" or "_desc-qc_" in p.name}
+    own = [n for n in nodes if n.fullname.startswith("participant_wf.sub_01_wf")]
+    kinds = [type(n.interface).__name__ for n in own]
+    assert not {"ExtractBrain", "RegisterGre", "SegmentTissues", "FitCortex"} & set(kinds)
+    assert (kinds.count("ExtractGreBrain"), kinds.count("RegisterTemplate"), kinds.count("Stay")) == (1, 2, 1)
+    (scan,) = plan.subjects[0].scans
+    known = known_facts(scan, plan.settings)
+    assert known["warnings"] == [NO_T1W_NOTE, *known["warnings"][1:]] and "deepbet" in known["warnings"][1]
+    assert scan.methods["brain_extraction"]["method"] == "gradient-echo"
+    sidecars = [n.interface.inputs.sidecar for n in own if type(n.interface).__name__ in SAVERS[:3]]
+    described = [sidecar for sidecar in sidecars if sidecar]
+    assert described and all(sidecar["Warning"] == NO_T1W_NOTE for sidecar in described)
+    assert not any("T1w" in source for sidecar in described for source in sidecar["Sources"])
 
 
 @pytest.mark.parametrize("refinement", ["susceptibility", "none"])

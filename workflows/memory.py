@@ -30,7 +30,7 @@ class Sizes:
     n_voxels, n_echoes : int
         Of the gradient-echo scan.
     t1w_voxels : int
-        Of its T1w image.
+        Of its T1w image; the scan's own where there is none.
     block_voxels : int
         Of the grid on which the phase offset is smoothed.
     """
@@ -94,6 +94,8 @@ NEEDS: dict[str, Need] = {
     "reference": Need(PLAIN_GB, volumes=6),
     # T1w image and registrations
     "extract_brain": Need(0.55, t1w=38),
+    "extract_brain gre": Need(0.55, volumes=48, series=3),
+    "stay": Need(ANTS_GB),
     "tissues": Need(ANTS_GB, t1w=17),
     "register": Need(ANTS_GB, t1w=9, template_gb=0.46),
     "register given": Need(ANTS_GB, template_gb=TEMPLATE_GB),

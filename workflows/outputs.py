@@ -6,7 +6,7 @@ from typing import Any
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from qsmals.bids.layout import PART_PAIRS
+from qsmals.bids.layout import NO_T1W_NOTE, PART_PAIRS
 from qsmals.bids.sidecars import (
     Space,
     Uris,
@@ -61,6 +61,16 @@ def init_outputs_wf(
     return saver.workflow
 
 
+def anchor(plan: ScanPlan, uris: Uris) -> list[str]:
+    """URIs of the T1w image and of the transform to it; none where the scan is alone."""
+    return [] if plan.alone else [uris.of(plan.t1w.file), uris.of(plan.outputs["xfm/T1w"].path)]
+
+
+def completed(sidecar: Mapping[str, Any], plan: ScanPlan) -> dict[str, Any]:
+    """A sidecar with the software, and the warning where there was no T1w image."""
+    return with_software({**sidecar, **({"Warning": NO_T1W_NOTE} if plan.alone else {})}, plan.software)
+
+
 class _Saver:
     """Adds one node a file; keeps what all sidecars share."""
 
@@ -70,9 +80,9 @@ class _Saver:
         gre = plan.unit.gre
         self.sources = uris.of_all(gre.all_files)
         self.reference = native_reference(gre, uris)
-        self.t1w = uris.of(plan.t1w.file)
-        self.measured = [*self.sources, self.t1w, self.uri("xfm/T1w")]
-        """What a map depends on: the brain mask comes from the T1w image."""
+        self.anchor = anchor(plan, uris)
+        self.measured = [*self.sources, *self.anchor]
+        """What a map depends on: the brain mask comes from the T1w image, where there is one."""
         self.workflow = Workflow(name=name)
         self.inputnode = Node(IdentityInterface(fields=list(self._fields())), name="inputnode")
         self.facts = maker.make(SidecarFacts(), "sidecar_facts")
@@ -106,7 +116,7 @@ class _Saver:
             ),
             *moved,
             *tables,
-            "to_T1w",
+            *([] if self.plan.alone else ["to_T1w"]),
         ]
 
     def add(
@@ -124,7 +134,7 @@ class _Saver:
 
         ``facts`` names what else joins the sidecar: an output of `SidecarFacts`, or an input.
         """
-        content = with_software(sidecar, self.plan.software) if sidecar else {}
+        content = completed(sidecar, self.plan) if sidecar else {}
         node = self.maker.make(
             interface(out_file=str(self.plan.outputs[key].path), sidecar=content, **settings),
             "save_" + "".join(c if c.isalnum() else "_" for c in key),
@@ -208,7 +218,7 @@ class _Saver:
             steps = (*FIELD_STAGES, *MASK_STEPS, "background") if desc == "brain" else MASK_STEPS
             sidecar = mask_sidecar(
                 desc,
-                sources=[self.t1w, self.uri("xfm/T1w"), *self.sources],
+                sources=[*self.anchor, *self.sources],
                 spatial_reference=self.reference,
                 parameters=self.parameters(*steps),
             )
@@ -220,8 +230,8 @@ class _Saver:
             suffix, _, place = key.partition("/")
             if suffix not in ("Chimap", "R2starmap") or not place:
                 continue
-            sources = [self.uri(suffix), self.t1w, self.uri("xfm/T1w")]
-            space = Space(reference=self.t1w)
+            sources = [self.uri(suffix), *self.anchor]
+            space = Space(reference=next(iter(self.anchor), self.reference))
             steps: tuple[str, ...] = ("brain_extraction", "coregistration", "interpolation")
             if place != "T1w":
                 space, steps = Space(resolution="1 mm isotropic, the template's own grid"), (*steps, *TEMPLATE_STEPS)
@@ -234,7 +244,7 @@ class _Saver:
         place = "Regions of the atlas, brought to the gradient-echo grid in one interpolation"
         ribbon = ", cortex fitted to grey matter" if self.plan.methods["cortex"]["method"] == "grey-matter" else ""
         last = ", the deep nuclei moved to where the susceptibility map shows them and their borders fitted to it"
-        sources = [self.t1w, self.uri(f"xfm/{ATLAS_SPACE}"), self.uri("xfm/T1w"), self.reference]
+        sources = [*self.anchor[:1], self.uri(f"xfm/{ATLAS_SPACE}"), *self.anchor[1:], self.reference]
         atlas = self.plan.methods["atlas"]
         description = place + (last if self.refined else "") + ribbon
         if segmentation := self.plan.given_t1w.segmentation:
@@ -276,10 +286,12 @@ class _Saver:
                 self.add(key, f"table_{suffix}", sidecar=sidecar, **saving)
 
     def save_transform(self) -> None:
-        """How images move from the scan to the T1w image."""
+        """How images move from the scan to the T1w image, where there is one."""
+        if self.plan.alone:
+            return
         sidecar = transform_sidecar(
             source=self.reference,
-            target=self.t1w,
+            target=self.anchor[0],
             description="Rigid (ITK)",
             parameters=self.parameters("brain_extraction", "coregistration"),
         )
@@ -297,7 +309,7 @@ def init_more_outputs_wf(
     labels, file = plan.outputs[f"dseg/{atlas.name}"], uris.of(atlas.file)
     sidecar = dseg_sidecar(
         description=f"Regions of the atlas {atlas.name}, brought to the gradient-echo grid in one interpolation",
-        sources=[file, uris.of(plan.outputs["xfm/T1w"].path)],
+        sources=[file, *anchor(plan, uris)[1:]],
         spatial_reference=native_reference(plan.unit.gre, uris),
         atlas={"Name": atlas.name, "Space": atlas.space, "File": file},
         parameters=_parameters(plan, *steps),
@@ -310,13 +322,13 @@ def init_more_outputs_wf(
         else:
             workflow.add_nodes([node])
 
-    image = {"out_file": str(labels.path), "sidecar": with_software(sidecar, plan.software)}
+    image = {"out_file": str(labels.path), "sidecar": completed(sidecar, plan)}
     dtype = "float32" if atlas.probabilistic else "int32"
     save("labels", [("labels", "in_file")], SaveImage(dtype=dtype, **image))
     names: dict[str, Any] = {"text": atlas.table, "out_file": str(plan.outputs[f"dseg/{atlas.name}/table"].path)}
     if atlas.probabilistic:
         content = {**sidecar, "Description": f"Names of the volumes of {labels.path.name}"}
-        names["sidecar"] = with_software(content, plan.software)
+        names["sidecar"] = completed(content, plan)
     save("names", [], SaveText(**names))
     for suffix in maps:
         own = RELAXATION_STEPS if suffix in RELAXATION else CHI_STEPS
@@ -327,29 +339,29 @@ def init_more_outputs_wf(
         )
         out_file = str(plan.outputs[f"roi/{atlas.name}/{suffix}"].path)
         links = [(f"table_{suffix}", "in_file"), (f"columns_{suffix}", "facts")]
-        save(suffix, links, SaveFile(out_file=out_file, sidecar=with_software(content, plan.software)))
+        save(suffix, links, SaveFile(out_file=out_file, sidecar=completed(content, plan)))
     return workflow
 
 
 def init_anatomy_outputs_wf(
     plan: ScanPlan, maker: NodeMaker, *, uris: Uris, spaces: Sequence[str], name: str = "anatomy_outputs_wf"
 ) -> Workflow:
-    """Save what belongs to a T1w image and not to one of its scans: inputs ``to_<template>``, ``from_<template>``."""
+    """Save how a T1w image, or a scan without one, moves: inputs ``to_<template>``, ``from_<template>``."""
     fields = [f"{way}_{space}" for space in spaces for way in ("to", "from")]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
     workflow = Workflow(name=name)
-    t1w = uris.of(plan.t1w.file)
+    image = native_reference(plan.unit.gre, uris) if plan.alone else uris.of(plan.t1w.file)
     for space in spaces:
-        for way, source, target in (("to", t1w, space), ("from", space, t1w)):
+        for way, source, target in (("to", image, space), ("from", space, image)):
             sidecar = transform_sidecar(
                 source=source,
                 target=target,
-                made_from=t1w,
+                made_from=image,
                 description="Affine and SyN, composite (ITK)",
                 parameters=_parameters(plan, *TEMPLATE_STEPS),
             )
             key = f"xfm/{space}" if way == "to" else f"xfm/from-{space}"
-            save = SaveFile(out_file=str(plan.outputs[key].path), sidecar=with_software(sidecar, plan.software))
+            save = SaveFile(out_file=str(plan.outputs[key].path), sidecar=completed(sidecar, plan))
             node = maker.make(save, f"save_{way}_{space}", need="save file")
             workflow.connect([(inputnode, node, [(f"{way}_{space}", "in_file")])])
     return workflow

@@ -1,6 +1,8 @@
 """The whole graph: subjects, their T1w images, and their gradient-echo scans."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,12 @@ from qsmals.engine.progress import nipype_settings
 from qsmals.interfaces.outputs import SaveFacts
 from qsmals.interfaces.utility import SLOTS
 from qsmals.settings import Settings
-from qsmals.workflows.anatomy import init_anatomy_wf, init_coregistration_wf
+from qsmals.workflows.anatomy import (
+    init_anatomy_wf,
+    init_coregistration_wf,
+    init_gre_anatomy_wf,
+    init_same_space_wf,
+)
 from qsmals.workflows.memory import Sizes
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.outputs import DETECTED, init_anatomy_outputs_wf, init_more_outputs_wf, init_outputs_wf
@@ -119,6 +126,9 @@ def init_subject_wf(plan: SubjectPlan, *, settings: Settings, limits: Limits) ->
     workflow = Workflow(name=subject_graph(plan.label))
     anatomy: dict[Path, Workflow] = {}
     for scan in plan.scans:
+        if scan.alone:
+            workflow.add_nodes([init_scan_wf(scan, settings=settings, limits=limits)])
+            continue
         file = scan.t1w.file
         if file not in anatomy:
             anatomy[file] = _anatomy(scan, settings, limits)
@@ -154,12 +164,23 @@ def _anatomy_fields(settings: Settings) -> list[str]:
     return ["brain", "mask", *tissues, "initial", "brain_facts", "t1w_on_template", *per_space]
 
 
+def for_scan(settings: Settings, plan: ScanPlan) -> Settings:
+    """The settings as they apply to a scan: without a T1w image nothing tells which voxels are grey matter."""
+    if not plan.alone:
+        return settings
+    anatomy = replace(settings.anatomy, cortex="atlas")
+    if anatomy.brain_extraction != "skip":  # the built-in way is the only one that knows other contrasts than T1w
+        anatomy = replace(anatomy, brain_extraction="auto")
+    return replace(settings, anatomy=anatomy)
+
+
 def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workflow:
     """One gradient-echo scan from its images to its tables.
 
-    Inputs (``inputnode``): the outputs of :func:`~qsmals.workflows.anatomy.init_anatomy_wf`, and those
-    of :func:`~qsmals.workflows.regions.init_atlas_node`.
+    Inputs (``inputnode``): the outputs of :func:`~qsmals.workflows.anatomy.init_anatomy_wf`, unless the scan is alone,
+    and those of :func:`~qsmals.workflows.regions.init_atlas_node`.
     """
+    known, settings = known_facts(plan, settings), for_scan(settings, plan)
     prefix, spaces = plan.unit.gre.prefix, settings.anatomy.output_spaces
     maker = NodeMaker(unit_label(prefix), plan.sizes, limits.omp_nthreads)
     recon = settings.reconstruction
@@ -167,40 +188,46 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     uris = Uris(Path(settings.bids_dir), Path(settings.output_dir))
 
     bridge = [BRIDGE] if needs_bridge(plan) else []
-    fields = [*_anatomy_fields(settings), *(name for _, name in ATLAS_LINKS), *bridge]
+    fields = [*([] if plan.alone else _anatomy_fields(settings)), *(name for _, name in ATLAS_LINKS), *bridge]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
     prepare = init_prepare_node(plan, maker)
     field = init_field_wf(plan, maker, acquisition=settings.acquisition, recon=recon)
-    coregister = init_coregistration_wf(plan.t1w, maker, settings=settings, given=plan.given)
+    anatomy = Node(IdentityInterface(fields=_anatomy_fields(settings)), name="anatomy") if plan.alone else inputnode
+    if plan.alone:
+        coregister = init_same_space_wf(maker, settings=settings)
+    else:
+        coregister = init_coregistration_wf(plan.t1w, maker, settings=settings, given=plan.given)
     segmentation = str(plan.given_t1w.segmentation or "")
     labels = init_labels_wf(maker, settings=settings, segmentation=segmentation)
     chi = init_susceptibility_wf(plan, maker, recon=recon)
     reference = init_reference_node(maker, recon=recon)
-    measures = init_measures_wf(maker, maps=maps, settings=settings)
+    moved = tuple(spaces) if plan.alone else ("T1w", *spaces)
+    measures = init_measures_wf(maker, maps=maps, spaces=moved, settings=settings)
     outputs = init_outputs_wf(plan, maker, uris=uris, anatomy=settings.anatomy)
     template_facts, registrations = maker.join("template_facts"), maker.join("registrations")
     save_facts = SaveFacts(
         out_file=str(plan.facts_file),
-        known=known_facts(plan, settings),
+        known=known,
         brain_extraction=settings.anatomy.brain_extraction,
         templates=list(spaces),
+        source="GRE" if plan.alone else "T1w",
     )
     facts = maker.make(save_facts, "facts")
     quality, save_quality = init_quality_node(plan, maker, settings=settings), init_save_quality_node(plan, maker)
 
     workflow = Workflow(name=graph_name(prefix, "gre"))
     workflow.connect([
-        (inputnode, coregister, _ins("brain", "mask", "initial")),
-        (prepare, coregister, [("combined", "inputnode.magnitude")]),
+        (anatomy, coregister, _ins("mask")),
         (prepare, field, _ins("magnitude", "phase", "tissue_mask")),
         (coregister, field, _through("brain_mask")),
         (prepare, chi, _ins("magnitude")),
         (field, chi, _through("quality", "field_ppm", "noise_ppm")),
         (coregister, chi, _through("brain_mask")),
-        (inputnode, labels, [
+        (anatomy, labels, [
             (f"from_{ATLAS_SPACE}", "inputnode.from_template"), (f"to_{ATLAS_SPACE}", "inputnode.to_template"),
-            *_ins(*(f for f in fields if f in ("brain", "tissues", "atlas", "parts"))),
+            *_ins("brain", *(f for f in fields if f == "tissues")),
         ]),
+        (inputnode, labels, _ins("atlas", "parts")),
         (coregister, labels, _through("to_t1w", "to_gre")),
         (prepare, labels, [("combined", "inputnode.reference")]),
         (chi, labels, _through("chi_ppm")),
@@ -212,7 +239,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         ]),
         (chi, measures, [("outputnode.brain_mask", "inputnode.fit_mask"), *_through(*_relaxation("r2star_hz", plan))]),
         (labels, measures, _through("labels", "parts")),
-        (inputnode, measures, [("brain", "inputnode.t1w_brain"), *_ins(*(f"to_{space}" for space in spaces))]),
+        (anatomy, measures, [("brain", "inputnode.t1w_brain"), *_ins(*(f"to_{space}" for space in spaces))]),
         (coregister, measures, _through("to_t1w")),
         (chi, outputs, _through(
             "local_field_ppm", "quality_mask",
@@ -228,8 +255,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         ]),
         (prepare, outputs, [("combined", "inputnode.magnitude"), ("detected", f"inputnode.{DETECTED[0]}")]),
         (labels, outputs, _through("labels", "parts")),
-        (measures, outputs, _through(*_measured(maps, spaces))),
-        (coregister, outputs, [("outputnode.to_t1w", "inputnode.to_T1w")]),
+        (measures, outputs, _through(*_measured(maps, moved))),
         (inputnode, outputs, _ins("labels_table", "parts_table")),
         (field, facts, [
             *((f"outputnode.{n}", n) for n in (*DETECTED[1:3], "unwrapped", "quality")),
@@ -240,30 +266,45 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             (f"outputnode.{DETECTED[3]}", DETECTED[3]),
         ]),
         (reference, facts, [("facts", "reference")]),
-        (coregister, facts, [("outputnode.facts", "registration_gre"), ("outputnode.t1w_on_gre", "t1w_on_gre")]),
-        (inputnode, facts, [("brain", "t1w"), ("brain_facts", "brain")]),
-        (inputnode, template_facts, [
+        (anatomy, facts, [("brain_facts", "brain"), ("t1w_on_template", "t1w_on_template")]),
+        (anatomy, template_facts, [
             (f"facts_{space}", slot) for space, slot in zip(spaces, SLOTS[: len(spaces)], strict=True)
         ]),
         (template_facts, facts, [("out", "registration_templates")]),
-        (coregister, registrations, [("outputnode.facts", "first")]),
-        (inputnode, registrations, [(f"facts_{ATLAS_SPACE}", "second")]),
         (registrations, measures, [("out", "inputnode.registrations")]),
-        (labels, facts, [("outputnode.t1w_labels", "t1w_labels"), ("outputnode.nuclei_facts", "nuclei")]),
-        (inputnode, facts, [("t1w_on_template", "t1w_on_template")]),
+        (labels, facts, [("outputnode.nuclei_facts", "nuclei")]),
         (prepare, quality, [("magnitude", "magnitude"), ("phase", "phase")]),
         (field, quality, [("outputnode.unwrapped", "unwrapped"), ("outputnode.noise_ppm", "noise_ppm")]),
         (reference, quality, [(n, n) for n in ("chi_ppm", "measured_mask", "white_matter")]),
-        (coregister, quality, [
-            ("outputnode.brain_mask", "brain_mask"), ("outputnode.to_gre", "to_gre"),
-            ("outputnode.facts", "registration_gre"),
-        ]),
+        (coregister, quality, [("outputnode.brain_mask", "brain_mask"), ("outputnode.to_gre", "to_gre")]),
         (labels, quality, [("outputnode.labels", "labels")]),
         (measures, quality, [("outputnode.table_Chimap", "table")]),
-        (inputnode, quality, [("atlas", "atlas"), ("initial", "initial")]),
+        (inputnode, quality, [("atlas", "atlas")]),
+        (anatomy, quality, [("initial", "initial")]),
         (template_facts, quality, [("out", "registration_templates")]),
         (quality, save_quality, [("out_file", "in_file")]),
     ])  # fmt: skip
+    if plan.alone:
+        found = init_gre_anatomy_wf(plan, maker, settings=settings, given=plan.given)
+        saving = init_anatomy_outputs_wf(plan, maker, uris=uris, spaces=spaces)
+        workflow.connect([
+            (prepare, found, _ins("magnitude", "combined")),
+            (found, anatomy, [(f"outputnode.{field}", field) for field in _anatomy_fields(settings)]),
+            (found, saving, _to_templates(settings)),
+            (anatomy, registrations, [(f"facts_{ATLAS_SPACE}", "first")]),
+        ])  # fmt: skip
+    else:
+        workflow.connect([
+            (inputnode, coregister, _ins("brain", "initial")),
+            (prepare, coregister, [("combined", "inputnode.magnitude")]),
+            (coregister, outputs, [("outputnode.to_t1w", "inputnode.to_T1w")]),
+            (coregister, facts, [("outputnode.facts", "registration_gre"), ("outputnode.t1w_on_gre", "t1w_on_gre")]),
+            (coregister, registrations, [("outputnode.facts", "first")]),
+            (inputnode, registrations, [(f"facts_{ATLAS_SPACE}", "second")]),
+            (coregister, quality, [("outputnode.facts", "registration_gre")]),
+            (inputnode, facts, [("brain", "t1w")]),
+            (labels, facts, [("outputnode.t1w_labels", "t1w_labels")]),
+        ])  # fmt: skip
     if settings.anatomy.cortex == "grey-matter" and not segmentation:
         workflow.connect([
             (labels, facts, [
@@ -290,7 +331,7 @@ def _add_atlas(
     graph = init_more_regions_wf(atlas, maker, maps=maps, settings=settings, name=named)
     save = init_more_outputs_wf(atlas, plan, maker, maps=maps, uris=uris, name=f"{named}_outputs")
     workflow.connect([
-        (node("inputnode"), graph, [(f"from_{ATLAS_SPACE}", "inputnode.from_template")]),
+        (node("anatomy" if plan.alone else "inputnode"), graph, [(f"from_{ATLAS_SPACE}", "inputnode.from_template")]),
         (node("coregistration_wf"), graph, _through("to_gre")),
         (node("prepare"), graph, [("combined", "inputnode.reference")]),
         (node("registrations"), graph, [("out", "inputnode.registrations")]),
@@ -331,11 +372,14 @@ def known_facts(plan: ScanPlan, settings: Settings) -> dict[str, Any]:
 def _replaced_methods(plan: ScanPlan, settings: Settings) -> list[str]:
     """A sentence for each stage whose method does not suit the scan, so that another one is used."""
     asked = vars(settings.reconstruction)
-    return [
+    replaced = [
         f"{stage.replace('_', ' ')}: {asked[stage]} does not suit these echo times; {values['method']} is used"
         for stage, values in plan.methods.items()
         if stage in asked and values["method"] != asked[stage]
     ]
+    if plan.alone and settings.anatomy.brain_extraction == "deepbet":
+        replaced.append("brain extraction: deepbet knows T1w images only; the brain was found by the scan's signal")
+    return replaced
 
 
 def tilt(affine: Any) -> dict[str, Any]:
@@ -363,6 +407,6 @@ def _relaxation(field: str, plan: ScanPlan) -> list[str]:
     return [field] if len(plan.facts.te_s) > 1 else []
 
 
-def _measured(maps: list[str], spaces: tuple[str, ...]) -> list[str]:
-    words = ["table_{}", "columns_{}", "{}_T1w", *("{}_" + space for space in spaces)]
+def _measured(maps: list[str], spaces: Sequence[str]) -> list[str]:
+    words = ["table_{}", "columns_{}", *("{}_" + space for space in spaces)]
     return [word.format(suffix) for suffix in maps for word in words]

@@ -86,7 +86,7 @@ class ScanPlan:
 
     @property
     def t1w(self) -> T1wScan:
-        """The T1-weighted image; plans are made for scans that have one."""
+        """The T1-weighted image of a scan that is not ``alone``."""
         assert self.unit.t1w is not None
         return self.unit.t1w
 
@@ -95,7 +95,13 @@ class ScanPlan:
         """Voxels of its images, for the memory that its steps ask for."""
         facts = self.facts
         blocks = block_voxels(facts.shape, facts.voxel_size_mm)
-        return Sizes(prod(facts.shape), len(facts.te_s), self.t1w_voxels, blocks)
+        n_voxels = prod(facts.shape)
+        return Sizes(n_voxels, len(facts.te_s), n_voxels if self.alone else self.t1w_voxels, blocks)
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no T1w image: brain and atlas are found on the scan itself."""
+        return self.unit.t1w is None
 
 
 @dataclass(frozen=True)

@@ -216,9 +216,9 @@ def _add_cortex(workflow: Workflow, maker: NodeMaker, move: Node, nuclei: Node, 
 
 
 def init_measures_wf(
-    maker: NodeMaker, *, maps: Sequence[str], settings: Settings, name: str = "measures_wf"
+    maker: NodeMaker, *, maps: Sequence[str], spaces: Sequence[str], settings: Settings, name: str = "measures_wf"
 ) -> Workflow:
-    """A table of region statistics for each map, and each map on the T1w grid and in the templates' spaces.
+    """A table of region statistics for each map, and each map in each of the ``spaces``: ``T1w`` and templates.
 
     Inputs (``inputnode``)
     ----------------------
@@ -230,18 +230,17 @@ def init_measures_wf(
     ------------------------
     Per map ``table_<Map>``, ``columns_<Map>`` and ``<Map>_<space>``.
     """
-    spaces = settings.anatomy.output_spaces
     inputs = ["chi_ppm", "r2star_hz", "brain_mask", "fit_mask", "white_matter", "labels", "parts"]
-    inputs += ["t1w_brain", "to_t1w", "registrations"]
-    inputnode = Node(IdentityInterface(fields=[*inputs, *(f"to_{space}" for space in spaces)]), name="inputnode")
-    per_map = ["table_{}", "columns_{}", "{}_T1w", *("{}_" + space for space in spaces)]
+    inputs += ["t1w_brain", "to_t1w", "registrations", *(f"to_{space}" for space in settings.anatomy.output_spaces)]
+    inputnode = Node(IdentityInterface(fields=inputs), name="inputnode")
+    per_map = ["table_{}", "columns_{}", *("{}_" + space for space in spaces)]
     fields = [word.format(suffix) for suffix in maps for word in per_map]
     outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
     workflow = Workflow(name=name)
     workflow.add_nodes([inputnode, outputnode])
     for suffix in maps:
         _add_table(workflow, maker, suffix, settings.anatomy.atlas)
-        for space in ("T1w", *spaces):
+        for space in spaces:
             _add_move(workflow, maker, suffix, space, settings)
     return workflow
 

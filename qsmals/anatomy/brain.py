@@ -6,6 +6,7 @@ template and at the dark rim around it; and the aligned template is only a prior
 its surface is found in the image, by opening the bright tissue until the scalp and the dura fall off.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from qsmals.anatomy.stages import write_affine
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+FindsTissue = Callable[[Floats, Floats], tuple[Mask, Mask]]
+"""Intensities and distance to the aligned template (mm) to: voxels that may be tissue, and that may be brain at all."""
 
 SCALP_MM = 8.0
 """Depth under the air within which no adult has brain (scalp of 4-8 mm over a skull of 4-8 mm)."""
@@ -67,7 +70,14 @@ class Brain:
     to_template: Path
 
 
-def extract_brain(t1w: Image, template: Image, *, compute: Compute, skull_stripped: bool | None = None) -> Brain:
+def extract_brain(
+    t1w: Image,
+    template: Image,
+    *,
+    compute: Compute,
+    skull_stripped: bool | None = None,
+    find_tissue: FindsTissue | None = None,
+) -> Brain:
     """Find the brain in a T1w image with or without skull.
 
     Parameters
@@ -80,6 +90,8 @@ def extract_brain(t1w: Image, template: Image, *, compute: Compute, skull_stripp
         Resources; `sloppy` looks for the surface at 2 mm instead of 1 mm.
     skull_stripped : bool or None
         Whether the image is brain-only; None finds out.
+    find_tissue : function, optional
+        How tissue looks where the contrast is not T1w; :func:`tissue_voxels` where it is not given.
 
     Raises
     ------
@@ -92,13 +104,14 @@ def extract_brain(t1w: Image, template: Image, *, compute: Compute, skull_stripp
         stripped = is_brain_only(level) if skull_stripped is None else skull_stripped
         matrix, centre = align_template(level, template, brain_only=stripped, seed=compute.seed)
         initial = write_affine(matrix, compute.folder("brain") / "initial.mat", centre_mm=centre)
-        found = brain_only_mask(level) if stripped else find_surface(level, template, initial)
+        find_tissue = find_tissue or tissue_voxels
+        found = brain_only_mask(level) if stripped else find_surface(level, template, initial, find_tissue=find_tissue)
         mask = on_grid(found, t1w)
         volume_ml = float(mask.numpy().sum()) * float(np.prod(mask.spacing)) / 1000
         if not PLAUSIBLE_ML[0] <= volume_ml <= PLAUSIBLE_ML[1]:
             raise ValueError(
                 f"brain extraction found {volume_ml:.0f} ml, outside {PLAUSIBLE_ML[0]:.0f} to {PLAUSIBLE_ML[1]:.0f}: "
-                "check that the image is a T1w head with the right orientation, or give a brain mask"
+                "check that the image is a head with the right orientation, or give a brain mask"
             )
         image = correct_bias(t1w, mask=mask, compute=compute)
         return Brain(mask, with_data(image, image.numpy() * mask.numpy()), stripped, initial)
@@ -243,7 +256,7 @@ def brain_only_mask(head: Image) -> Image:
     return with_data(head, ndimage.binary_fill_holes(closing_mm(bright, 4.0, head.spacing)))
 
 
-def find_surface(head: Image, template: Image, initial: Path) -> Image:
+def find_surface(head: Image, template: Image, initial: Path, *, find_tissue: FindsTissue) -> Image:
     """Mask of the brain in a bias-corrected head, given a linear transform of the template to it.
 
     The intensities of fluid, grey and white matter are learned inside the aligned template. The bright
@@ -259,7 +272,7 @@ def find_surface(head: Image, template: Image, initial: Path) -> Image:
     box = bounding_box(warped.numpy() > 0.5, 22.0 / np.asarray(head.spacing))
     small = cropped(head, box)
     from_prior = distance_mm(warped.numpy()[box] > 0.5, head.spacing)
-    tissue, not_brighter = tissue_voxels(small.numpy(), from_prior)
+    tissue, not_brighter = find_tissue(small.numpy(), from_prior)
     core = connected_core(tissue & (from_prior < 12), from_prior, head.spacing)
     closed = ndimage.binary_fill_holes(closing_mm(core, 10.0, head.spacing))
     grown = (distance_mm(closed, head.spacing) <= MARGIN_MM) & not_brighter

@@ -169,7 +169,9 @@ def nearest_rigid(matrix: Floats) -> Floats:
     return rigid
 
 
-def register_template(brain: Brain, template: Image, *, compute: Compute, name: str = "template") -> Transform:
+def register_template(
+    brain: Brain, template: Image, *, compute: Compute, name: str = "template", more: Sequence[Image] = ()
+) -> Transform:
     """SyN from a T1w brain to a template brain.
 
     Parameters
@@ -182,6 +184,8 @@ def register_template(brain: Brain, template: Image, *, compute: Compute, name: 
         Resources; `sloppy` ends at voxels of 4 mm.
     name : str
         Folder of the transform files under the work folder.
+    more : sequence of image
+        Further contrasts of the same brain on its grid, 0 outside it; each is compared to the template as well.
 
     Returns
     -------
@@ -192,13 +196,13 @@ def register_template(brain: Brain, template: Image, *, compute: Compute, name: 
     folder = compute.folder(f"t1w_to_{name}")
     with ants_session(compute):
         fixed = _brain_box(template)
-        moving = _brain_box(brain.image)
+        moving = [_brain_box(image) for image in (brain.image, *more)]
         if compute.sloppy:
-            fixed, moving = resampled(fixed, 2.0), resampled(moving, 2.0)
-        affine = Stage(
-            "Affine[0.1]", (Metric("MI", fixed, moving, sampling=0.25),), (200, 100, 50), (6, 4, 2), (3, 2, 1)
-        )
-        syn = Stage("SyN[0.2,3,0]", (Metric("MI", fixed, moving),), *_syn_levels(compute.sloppy))
+            fixed, moving = resampled(fixed, 2.0), [resampled(image, 2.0) for image in moving]
+        coarse = tuple(Metric("MI", fixed, image, sampling=0.25) for image in moving)
+        affine = Stage("Affine[0.1]", coarse, (200, 100, 50), (6, 4, 2), (3, 2, 1))
+        fine = tuple(Metric("MI", fixed, image) for image in moving)
+        syn = Stage("SyN[0.2,3,0]", fine, *_syn_levels(compute.sloppy))
         forward, inverse = run_stages(
             [affine, syn], initial=[brain.to_template], composite=True, prefix=folder / "syn", compute=compute
         )

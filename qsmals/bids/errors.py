@@ -14,7 +14,7 @@ class Fault:
     subject : str
         Label without ``sub-``.
     code : str
-        Short stable name of the kind of fault, e.g. ``truncated``, ``echo-time``, ``no-t1w``.
+        Short stable name of the kind of fault, e.g. ``truncated``, ``echo-time``, ``no-phase``.
     what : str
         What is wrong, one sentence without a full stop.
     remedy : str

@@ -53,16 +53,23 @@ class GivenGre:
         Rigid transform (ITK) that takes GRE images to the T1w grid, or its inverse; one is enough.
     total_field : Path or None
         In Hz on the grid of the scan.
+    brain_mask : Path or None
+        In the scan's coordinates; for a scan without a T1w image.
+    transforms : mapping of str to (Path, Path)
+        Template to the transforms from the scan to it and back (ITK composites); for a scan without a T1w image.
     """
 
     to_t1w: Path | None = None
     to_gre: Path | None = None
     total_field: Path | None = None
+    brain_mask: Path | None = None
+    transforms: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
-        return tuple(path for path in (self.to_t1w, self.to_gre, self.total_field) if path)
+        found = (self.to_t1w, self.to_gre, self.total_field, self.brain_mask)
+        return tuple(path for path in (*found, *(p for t in self.transforms.values() for p in t)) if path)
 
 
 NO_T1W, NO_GRE = GivenT1w(), GivenGre()
@@ -115,11 +122,7 @@ def given_for_t1w(
     for name, root in derivatives.items():
         if name not in SEGMENTERS:
             masks += _find(root, t1w, "anat", "mask", IMAGES, {"desc": "brain"})
-            for space in spaces:
-                there = _find(root, t1w, "anat", "xfm", COMPOSITES, {"from": "T1w", "to": space, "mode": "image"})
-                back = _find(root, t1w, "anat", "xfm", COMPOSITES, {"from": space, "to": "T1w", "mode": "image"})
-                if there and back:
-                    transforms.setdefault(space, (there[0], back[0]))
+            transforms = {**_composites(root, t1w, spaces), **transforms}
     given = GivenT1w(brain_mask=masks[0] if masks else None, transforms=transforms)
     faults: list[Fault] = []
     for name in SEGMENTERS:
@@ -152,14 +155,25 @@ def _with_segmentation(given: GivenT1w, t1w: T1wScan, name: str, root: Path, fau
     return GivenT1w(mask, found.segmentation, found.destrieux, given.transforms)
 
 
-def given_for_gre(gre: GreScan, derivatives: Mapping[str, Path]) -> GivenGre:
-    """What the folders hold for a gradient-echo scan."""
+def given_for_gre(
+    gre: GreScan, derivatives: Mapping[str, Path], *, spaces: Sequence[str] = (), alone: bool = False
+) -> GivenGre:
+    """What the folders hold for a gradient-echo scan; brain mask and ``spaces`` only for one ``alone``, without T1w."""
     roots = [root for name, root in derivatives.items() if name not in SEGMENTERS]
 
     def first(datatype: str, suffix: str, extensions: Sequence[str], **entities: str) -> Path | None:
         wanted = {key.rstrip("_"): value for key, value in entities.items()}
         return next((p for root in roots for p in _find(root, gre, datatype, suffix, extensions, wanted)), None)
 
+    if alone:
+        transforms: dict[str, tuple[Path, Path]] = {}
+        for root in roots:
+            transforms = {**_composites(root, gre, spaces), **transforms}
+        return GivenGre(
+            total_field=first("fmap", "fieldmap", IMAGES, desc="total"),
+            brain_mask=first("anat", "mask", IMAGES, desc="brain", space="MEGRE"),
+            transforms=transforms,
+        )
     return GivenGre(
         to_t1w=first("anat", "xfm", AFFINES, from_="MEGRE", to="T1w", mode="image"),
         to_gre=first("anat", "xfm", AFFINES, from_="T1w", to="MEGRE", mode="image"),
@@ -167,12 +181,25 @@ def given_for_gre(gre: GreScan, derivatives: Mapping[str, Path]) -> GivenGre:
     )
 
 
+def _composites(root: Path, scan: T1wScan | GreScan, spaces: Sequence[str]) -> dict[str, tuple[Path, Path]]:
+    """Each template to the transforms to it and back that a folder has for a scan."""
+    own, found = "T1w" if isinstance(scan, T1wScan) else "MEGRE", {}
+    for space in spaces:
+        there = _find(root, scan, "anat", "xfm", COMPOSITES, {"from": own, "to": space, "mode": "image"})
+        back = _find(root, scan, "anat", "xfm", COMPOSITES, {"from": space, "to": own, "mode": "image"})
+        if there and back:
+            found[space] = (there[0], back[0])
+    return found
+
+
 def missing_transforms(unit: Unit, t1w: GivenT1w, gre: GivenGre, *, spaces: Sequence[str]) -> Fault | None:
     """A fault where ``--skip-registration`` lacks a transform."""
-    lacking = [] if gre.to_t1w or gre.to_gre else [f"from-MEGRE_to-T1w or from-T1w_to-MEGRE of {unit.gre.prefix}"]
     if unit.t1w:
-        pairs = [f"from-T1w_to-{s} and from-{s}_to-T1w of {unit.t1w.prefix}" for s in spaces if s not in t1w.transforms]
-        lacking += pairs
+        prefix, own, known = unit.t1w.prefix, "T1w", t1w.transforms
+        lacking = [] if gre.to_t1w or gre.to_gre else [f"from-MEGRE_to-T1w or from-T1w_to-MEGRE of {unit.gre.prefix}"]
+    else:
+        prefix, own, known, lacking = unit.gre.prefix, "MEGRE", gre.transforms, []
+    lacking += [f"from-{own}_to-{s} and from-{s}_to-{own} of {prefix}" for s in spaces if s not in known]
     if not lacking:
         return None
     what = f"--skip-registration needs the transforms {'; '.join(lacking)} (*_mode-image_xfm.*)"

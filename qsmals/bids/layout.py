@@ -29,6 +29,12 @@ from qsmals.bids.naming import (
 Parts = Literal["polar", "cartesian"]
 PART_PAIRS: Mapping[Parts, tuple[str, str]] = {"polar": ("mag", "phase"), "cartesian": ("real", "imag")}
 
+NO_T1W_NOTE = (
+    "no T1w image: the brain mask comes from the gradient echo and the atlas is registered to the gradient echo, which "
+    "is less exact; cortical labels are not fitted to grey matter. Look at the outlines in the report"
+)
+"""What the log, the report and the tables' sidecars say where a scan has no T1w image."""
+
 
 @dataclass(frozen=True)
 class Echo:
@@ -177,7 +183,6 @@ def find_subjects(
     session_labels: Sequence[str] | None = None,
     bids_filters: Mapping[str, Mapping[str, Any]] | None = None,
     database_dir: Path | None = None,
-    t1w_required: bool = True,
 ) -> tuple[SubjectInputs, ...]:
     """Find the gradient-echo and T1-weighted scans of the subjects that are asked for.
 
@@ -193,8 +198,6 @@ def find_subjects(
     database_dir : Path, optional
         Folder of a pybids index to use, or to make (of the whole data set) when it is not there. Without
         it the index of the chosen subjects is kept in memory.
-    t1w_required : bool
-        Whether a scan without a T1-weighted image is a fault.
 
     Returns
     -------
@@ -216,7 +219,7 @@ def find_subjects(
     images = _query_images(root, labels, queries, database_dir)
     sessions = {strip_prefix(s, "ses") for s in session_labels} if session_labels else None
     reader = SidecarReader(root)
-    finder = _Finder(root, reader, sessions, "echo" in (bids_filters or {}).get("megre", {}), t1w_required)
+    finder = _Finder(root, reader, sessions, "echo" in (bids_filters or {}).get("megre", {}))
     subjects = tuple(finder.subject(s, images["megre"][s], images["t1w"][s]) for s in labels)
     _require_scans(subjects, queries, session_labels)
     return subjects
@@ -273,21 +276,18 @@ def as_number(value: Any) -> float | None:
 class _Finder:
     """Puts the images of a subject together; holds what is the same for every subject."""
 
-    def __init__(
-        self, root: Path, reader: SidecarReader, sessions: set[str] | None, echoes_chosen: bool, t1w_required: bool
-    ) -> None:
+    def __init__(self, root: Path, reader: SidecarReader, sessions: set[str] | None, echoes_chosen: bool) -> None:
         self.root = root
         self.reader = reader
         self.sessions = sessions
         self.echoes_chosen = echoes_chosen
-        self.t1w_required = t1w_required
 
     def subject(self, label: str, gre_images: Iterable[Path], t1w_images: Iterable[Path]) -> SubjectInputs:
         faults: list[Fault] = []
         gre_named = self._well_named(label, gre_images, faults)
         scans = self._gre_scans(label, gre_named, faults)
         t1ws = [self._t1w_scan(label, path) for path in self._well_named(label, t1w_images, faults)]
-        units = tuple(self._unit(gre, t1ws, faults) for gre in scans)
+        units = tuple(Unit(gre, *choose_t1w(gre, t1ws)) for gre in scans)
         faults += _clashes(label, [unit.gre for unit in units])
         if not gre_named:
             faults.append(self._no_gre(label))
@@ -358,16 +358,6 @@ class _Finder:
         session = name.entities.get("ses")
         return {"subject": label, "session": session, "entities": entities, "sidecars": tuple(sidecars.values())}
 
-    def _unit(self, gre: GreScan, t1ws: Sequence[T1wScan], faults: list[Fault]) -> Unit:
-        t1w, notes = choose_t1w(gre, t1ws)
-        if t1w is None and self.t1w_required:
-            what = "no T1-weighted image (*_T1w.nii.gz)"
-            remedy = "Add one to the subject's anat folder (another session's is taken as well)"
-            fault = Fault(gre.subject, "no-t1w", what, remedy)
-            if fault not in faults:
-                faults.append(fault)
-        return Unit(gre, t1w, notes)
-
 
 def choose_t1w(gre: GreScan, t1ws: Sequence[T1wScan]) -> tuple[T1wScan | None, tuple[str, ...]]:
     """The T1-weighted image for a gradient-echo scan, with notes on the choice.
@@ -376,7 +366,7 @@ def choose_t1w(gre: GreScan, t1ws: Sequence[T1wScan]) -> tuple[T1wScan | None, t
     plain ``_T1w`` before ``acq-``, ``rec-``, ``run-``), then the first in natural order.
     """
     if not t1ws:
-        return None, ()
+        return None, (NO_T1W_NOTE,)
     here = [t1w for t1w in t1ws if t1w.session == gre.session]
     notes = []
     if not here:

@@ -130,7 +130,8 @@ def unit_outputs(
     ----------
     output_dir : Path
     unit : Unit
-        The scan with its T1-weighted image; without one there is nothing in T1w or template space.
+        The scan with its T1-weighted image; without one there is nothing in T1w space, and the templates are reached
+        from the scan itself.
     atlases, probabilistic : sequence of str
         Values of ``seg-``: of label images, and of those with a probability for each region.
     templates : sequence of str
@@ -144,9 +145,8 @@ def unit_outputs(
         *_regional(output_dir, gre, atlases, [m for m in table_maps if m in maps], "dseg"),
         *_regional(output_dir, gre, probabilistic, [m for m in table_maps if m in maps], "probseg"),
     ]
-    if unit.t1w:
-        outputs += _moved(output_dir, gre, templates, [m for m in moved_maps if m in maps])
-        outputs += _transforms(output_dir, gre, unit.t1w.entities, templates)
+    outputs += _moved(output_dir, gre, unit.t1w is not None, templates, [m for m in moved_maps if m in maps])
+    outputs += _transforms(output_dir, gre, unit.t1w.entities if unit.t1w else None, templates)
     return {output.key: output for output in outputs}
 
 
@@ -177,25 +177,30 @@ def _regional(
             yield _output(f"roi/{atlas}/{suffix}", path)
 
 
-def _moved(root: Path, gre: Mapping[str, str], templates: Sequence[str], maps: Sequence[str]) -> Iterator[Output]:
+def _moved(
+    root: Path, gre: Mapping[str, str], with_t1w: bool, templates: Sequence[str], maps: Sequence[str]
+) -> Iterator[Output]:
     for suffix in maps:
-        yield _output(f"{suffix}/T1w", derivative_path(root, gre, "anat", suffix, space="T1w"))
+        if with_t1w:
+            yield _output(f"{suffix}/T1w", derivative_path(root, gre, "anat", suffix, space="T1w"))
         for template in templates:
             path = derivative_path(root, gre, "anat", suffix, space=template, res="1")
             yield _output(f"{suffix}/{template}", path)
 
 
 def _transforms(
-    root: Path, gre: Mapping[str, str], t1w: Mapping[str, str], templates: Sequence[str]
+    root: Path, gre: Mapping[str, str], t1w: Mapping[str, str] | None, templates: Sequence[str]
 ) -> Iterator[Output]:
-    rigid = {"from_": NATIVE_SPACE, "to": "T1w", "mode": "image"}
-    yield _output("xfm/T1w", derivative_path(root, gre, "anat", "xfm", RIGID_EXTENSION, **rigid))
+    if t1w is not None:
+        rigid = {"from_": NATIVE_SPACE, "to": "T1w", "mode": "image"}
+        yield _output("xfm/T1w", derivative_path(root, gre, "anat", "xfm", RIGID_EXTENSION, **rigid))
+    own, entities = (NATIVE_SPACE, gre) if t1w is None else ("T1w", t1w)
     for template in templates:
-        warp = {"from_": "T1w", "to": template, "mode": "image"}
-        path = derivative_path(root, t1w, "anat", "xfm", COMPOSITE_EXTENSION, **warp)
+        warp = {"from_": own, "to": template, "mode": "image"}
+        path = derivative_path(root, entities, "anat", "xfm", COMPOSITE_EXTENSION, **warp)
         yield _output(f"xfm/{template}", path)
-        back = {"from_": template, "to": "T1w", "mode": "image"}
-        path = derivative_path(root, t1w, "anat", "xfm", COMPOSITE_EXTENSION, **back)
+        back = {"from_": template, "to": own, "mode": "image"}
+        path = derivative_path(root, entities, "anat", "xfm", COMPOSITE_EXTENSION, **back)
         yield _output(f"xfm/from-{template}", path)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from qsmals.anatomy import refinement
 from qsmals.anatomy.atlases import get_atlas
+from qsmals.anatomy.gradient_echo import LEAST_SIGNAL, MAX_DECAY, REACH_MM
 from qsmals.anatomy.nuclei import NucleiParameters
 from qsmals.anatomy.ribbon import RibbonParameters
 from qsmals.anatomy.templates import NLIN6
@@ -46,6 +47,8 @@ def step_parameters(
     b0_tesla: float,
     given_t1w: GivenT1w = NO_T1W,
     given: GivenGre = NO_GRE,
+    *,
+    alone: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Step to all its parameters, ``method`` among them; defaults are written out like what was changed.
 
@@ -58,6 +61,8 @@ def step_parameters(
         Its field strength, T.
     given_t1w, given : GivenT1w, GivenGre
         What other pipelines have done: the files take the place of parameters.
+    alone : bool
+        Whether the scan has no T1w image.
     """
     recon, acquisition = settings.reconstruction, settings.acquisition
     steps = {s: {"method": m.name, **asdict(p)} for s, (m, p) in chosen_methods(recon, te_s, b0_tesla).items()}
@@ -67,20 +72,34 @@ def step_parameters(
         "phase_sign": {"method": acquisition.phase_sign},
         "reference": {"method": recon.reference},
     }
-    return steps | _anatomy(settings) | _given(given_t1w, given)
+    return steps | _anatomy(settings) | (_on_gradient_echo(settings) if alone else {}) | _given(given_t1w, given)
+
+
+def _on_gradient_echo(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Steps that are done otherwise where there is no T1w image."""
+    steps = _anatomy(settings)
+    metric = "mutual information with the combined magnitude and, with two echoes or more, the decay rate"
+    how = "skip" if settings.anatomy.brain_extraction == "skip" else "gradient-echo"
+    signal = {"least_signal": LEAST_SIGNAL, "reach_mm": REACH_MM} if how == "gradient-echo" else {}
+    return {
+        "brain_extraction": {**steps["brain_extraction"], "method": how, **signal},
+        "coregistration": {"method": "none: no T1w image"},
+        "template_registration": {**steps["template_registration"], "metric": metric, "max_decay": MAX_DECAY},
+        "cortex": {"method": "atlas"},
+    }
 
 
 def _given(t1w: GivenT1w, gre: GivenGre) -> dict[str, dict[str, Any]]:
     """Steps that another pipeline has done already."""
     steps: dict[str, dict[str, Any]] = {}
-    if t1w.brain_mask:
-        steps["brain_extraction"] = {"method": "given", "file": str(t1w.brain_mask)}
+    if mask := t1w.brain_mask or gre.brain_mask:
+        steps["brain_extraction"] = {"method": "given", "file": str(mask)}
     if gre.total_field:
         steps["given_field"] = {"method": "given", "file": str(gre.total_field)}
     if gre.to_t1w or gre.to_gre:
         steps["coregistration"] = {"method": "given", "file": str(gre.to_t1w or gre.to_gre)}
-    if t1w.transforms:
-        files = {space: [str(path) for path in pair] for space, pair in t1w.transforms.items()}
+    if transforms := t1w.transforms or gre.transforms:
+        files = {space: [str(path) for path in pair] for space, pair in transforms.items()}
         steps["template_registration"] = {"method": "given", "files": files}
     if t1w.segmentation:
         midbrain = "substantia nigra and red nucleus, inside its brainstem and ventral diencephalon, of the atlas als"
@@ -163,6 +182,9 @@ def anatomy_words(settings: Settings) -> Mapping[str, Any]:
 def given_words(scan: ScanPlan) -> dict[str, Any]:
     """What the methods text tells otherwise where another pipeline's results were taken."""
     words: dict[str, Any] = {}
+    if scan.alone:
+        how = scan.methods["brain_extraction"]["method"]
+        words |= {"t1w": False, "brain_extraction": how, "gre_to_t1w": None, "cortex": None}
     if scan.given_t1w.brain_mask:
         words["brain_extraction"] = "given"
     if scan.given.to_t1w or scan.given.to_gre:

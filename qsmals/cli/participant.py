@@ -22,6 +22,7 @@ from qsmals.bids.derivatives import check_dataset, prepare_output_dir
 from qsmals.bids.errors import Fault, InvalidInput, NothingMatched, format_faults
 from qsmals.bids.filters import read_filter_file
 from qsmals.bids.given import (
+    SEGMENTERS,
     GivenGre,
     GivenT1w,
     given_for_gre,
@@ -177,7 +178,9 @@ def find_given(
         known = {t1w.file: given_for_t1w(t1w, derivatives, spaces=spaces) for t1w in subject.t1w_scans}
         faults += [fault for _, found in known.values() for fault in found]
         for unit in subject.units:
-            t1w, gre = known[unit.t1w.file][0] if unit.t1w else GivenT1w(), given_for_gre(unit.gre, derivatives)
+            t1w = known[unit.t1w.file][0] if unit.t1w else GivenT1w()
+            gre = given_for_gre(unit.gre, derivatives, spaces=spaces, alone=unit.t1w is None)
+            faults += [] if unit.t1w else needing_t1w(unit, derivatives, native)
             own = [*native_atlases(native, unit, faults), *destrieux_atlas(t1w)]
             given[unit.gre.prefix] = Given(t1w, gre, tuple(atlas_plan(a, f) for a, f in [*shared(atlases), *own]))
             if settings.anatomy.skip_registration and (fault := missing_transforms(unit, t1w, gre, spaces=spaces)):
@@ -190,6 +193,14 @@ def find_given(
             result[subject.label] = replace(checked[subject.label], faults=tuple(dict.fromkeys(faults)))
             log.error("sub-%s cannot be processed:\n%s", subject.label, format_faults(faults))
     return result, given
+
+
+def needing_t1w(unit: Unit, derivatives: Mapping[str, Path], native: Sequence[AtlasFile]) -> list[Fault]:
+    """Faults of a scan without a T1w image where an option speaks of the T1w image."""
+    named = [f"-d {name}=" for name in SEGMENTERS if name in derivatives]
+    named += [f"the atlas {spec.name}, in T1w space," for spec in native if spec.space == "T1w"]
+    remedy = "Add the T1w image from which it was made, or leave the option out for this subject"
+    return [Fault(unit.gre.subject, "no-t1w", f"{what} needs a T1w image, and there is none", remedy) for what in named]
 
 
 def field_fault(unit: Unit, path: Path, checked: CheckedSubject) -> Fault | None:
@@ -284,6 +295,7 @@ def make_plan(
                     facts[unit.gre.prefix].b0_tesla,
                     own(unit).t1w,
                     own(unit).gre,
+                    alone=unit.t1w is None,
                 ),
                 software=software,
                 given_t1w=own(unit).t1w,

@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
-from qsmals.interfaces.base import Step, StepInput, affine_of, load, load_labels, log_warnings, save, volume
+from qsmals.interfaces.base import (
+    Step,
+    StepInput,
+    affine_of,
+    load,
+    load_echoes,
+    load_labels,
+    load_mask,
+    log_warnings,
+    save,
+    volume,
+)
 
 
 class AntsInput(StepInput):
@@ -77,6 +88,86 @@ class ExtractBrain(AntsStep):
                 "brain_ml": float(mask.sum() * np.prod(brain.mask.spacing)) / 1000,
             },
         }
+
+
+class _GreBrainInput(AntsInput):
+    magnitude = File(exists=True, mandatory=True, desc="all echoes")
+    combined = File(exists=True, mandatory=True, desc="all echoes in one volume")
+    te_s = traits.List(traits.Float, mandatory=True, desc="echo times, s")
+    skull_stripped = traits.Bool(False, usedefault=True, desc="the scan shows the brain only")
+    given_mask = File(exists=True, desc="brain mask in the scan's coordinates")
+
+
+class _GreBrainOutput(_BrainOutput):
+    decay = File(desc="decay rates, cut, 0 outside the brain; not with one echo")
+
+
+class ExtractGreBrain(AntsStep):
+    """Brain of a gradient-echo scan that has no T1w image beside it."""
+
+    input_spec = _GreBrainInput
+    output_spec = _GreBrainOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """See :mod:`qsmals.anatomy.gradient_echo`."""
+        from qsmals.anatomy.brain import brain_from_mask, on_grid
+        from qsmals.anatomy.compute import ants_session
+        from qsmals.anatomy.gradient_echo import extract_gre_brain
+        from qsmals.anatomy.templates import NLIN6
+
+        compute, given = self.resources(folder), self.inputs.given_mask
+        with ants_session(compute):
+            combined, template = read_image(self.inputs.combined), template_image(NLIN6)
+            if isdefined(given):
+                mask = on_grid(read_image(given), combined)
+                brain = brain_from_mask(combined, mask, template, compute=compute)
+            else:
+                skull_stripped = True if self.inputs.skull_stripped else None
+                first = read_image(self.inputs.magnitude)
+                brain = extract_gre_brain(first, combined, template, compute=compute, skull_stripped=skull_stripped)
+        outputs: dict[str, Any] = {
+            "brain": write_image(brain.image, folder / "brain.nii"),
+            "mask": write_image(brain.mask, folder / "brain_mask.nii"),
+            "initial": str(brain.to_template),
+            "facts": {
+                "skull_stripped_input": bool(brain.skull_stripped),
+                "given_mask": str(given) if isdefined(given) else "",
+                "brain_ml": float(brain.mask.numpy().sum() * np.prod(brain.mask.spacing)) / 1000,
+            },
+        }
+        if len(self.inputs.te_s) > 1:
+            outputs["decay"] = self._decay(load_mask(outputs["mask"]), folder)
+        return outputs
+
+    def _decay(self, brain: Any, folder: Path) -> str:
+        """The decay rates as an image to register."""
+        from qsmals.anatomy.gradient_echo import decay_image
+        from qsmals.recon.relaxometry.loglinear import log_linear
+
+        te_s = np.array(self.inputs.te_s)
+        found = log_linear(load_echoes(self.inputs.magnitude), te_s=te_s, mask=brain)
+        return save(decay_image(found.r2star_hz, brain), affine_of(self.inputs.combined), folder / "decay.nii")
+
+
+class _StayOutput(TraitedSpec):
+    forward = File(desc="moves nothing")
+    inverse = File(desc="moves nothing")
+
+
+class Stay(AntsStep):
+    """The transform between two images that share their coordinates."""
+
+    input_spec = AntsInput
+    output_spec = _StayOutput
+
+    def compute(self, folder: Path) -> dict[str, Any]:
+        """Write an identity."""
+        from qsmals.anatomy.compute import ants_session
+        from qsmals.anatomy.stages import write_affine
+
+        with ants_session(self.resources(folder)):
+            path = str(write_affine(np.eye(4), folder / "identity.mat"))
+        return {"forward": path, "inverse": path}
 
 
 class _TissueInput(AntsInput):
@@ -195,7 +286,9 @@ class _TemplateInput(AntsInput):
     brain = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
     initial = File(exists=True, mandatory=True)
+    more = File(exists=True, desc="another contrast of the brain on the same grid")
     template = traits.Str(mandatory=True)
+    source = traits.Enum("T1w", "GRE", usedefault=True, desc="what is registered, for messages")
 
 
 class _TransformOutput(TraitedSpec):
@@ -217,10 +310,12 @@ class RegisterTemplate(AntsStep):
         from qsmals.anatomy.registration import register_template
 
         brain, template, compute = _brain(self.inputs), template_image(self.inputs.template), self.resources(folder)
-        transform = register_template(brain, template, compute=compute)
         with ants_session(compute):
+            more = [read_image(self.inputs.more)] if isdefined(self.inputs.more) else []
+            transform = register_template(brain, template, compute=compute, more=more)
             quality = template_quality(template, brain.image, brain.mask, transform.forward, seed=compute.seed)
-        log_warnings("registration", (f"registration of T1w to template: {why}" for why in quality.reasons), folder)
+        what = f"registration of {self.inputs.source} to template"
+        log_warnings("registration", (f"{what}: {why}" for why in quality.reasons), folder)
         return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": quality.as_dict()}
 
 
@@ -257,12 +352,13 @@ class _GivenTemplateInput(AntsInput):
     brain = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
     template = traits.Str(mandatory=True)
-    forward = File(exists=True, mandatory=True, desc="T1w to template, made by another run")
-    inverse = File(exists=True, mandatory=True, desc="template to T1w")
+    source = traits.Enum("T1w", "GRE", usedefault=True, desc="what was registered, for messages")
+    forward = File(exists=True, mandatory=True, desc="brain to template, made by another run")
+    inverse = File(exists=True, mandatory=True, desc="template to brain")
 
 
 class GivenTemplate(AntsStep):
-    """Transforms between T1w and template that were made before, judged like new ones."""
+    """Transforms between brain and template that were made before, judged like new ones."""
 
     input_spec = _GivenTemplateInput
     output_spec = _TransformOutput
@@ -278,7 +374,8 @@ class GivenTemplate(AntsStep):
                 template_image(self.inputs.template), read_image(self.inputs.brain), read_image(self.inputs.mask)
             )  # fmt: skip
             quality = template_quality(template, brain, mask, forward, seed=compute.seed)
-        log_warnings("registration", (f"registration of T1w to template: {why}" for why in quality.reasons), folder)
+        what = f"registration of {self.inputs.source} to template"
+        log_warnings("registration", (f"{what}: {why}" for why in quality.reasons), folder)
         return {"forward": str(forward), "inverse": str(self.inputs.inverse), "facts": quality.as_dict()}
 
 

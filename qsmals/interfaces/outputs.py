@@ -175,6 +175,7 @@ class _FactsInput(_DetectedInput):
     nuclei = traits.Dict(usedefault=True, desc="what the fit of the deep nuclei's borders changed")
     reference = traits.Dict(usedefault=True)
     registration_gre = traits.Dict(usedefault=True, desc="quality of the rigid registration")
+    source = traits.Enum("T1w", "GRE", usedefault=True, desc="what was registered to the templates")
     templates = traits.List(traits.Str, desc="names of the templates")
     registration_templates = traits.List(traits.Dict, desc="quality of the deformable registration to each")
     magnitude = File(exists=True)
@@ -212,7 +213,7 @@ class SaveFacts(Step):
         warnings += [*self.inputs.cortex.get("warnings", []), *self.inputs.nuclei.get("warnings", [])]
         registration = {
             "GRE to T1w": dict(self.inputs.registration_gre),
-            **{f"T1w to {name}": dict(found) for name, found in self._templates()},
+            **{f"{self.inputs.source} to {name}": dict(found) for name, found in self._templates()},
         }
         failed = [f"{name}: {why}" for name, measures in registration.items() for why in measures.get("reasons", [])]
         warnings += [f"registration of {reason}" for reason in failed]
@@ -242,7 +243,7 @@ class SaveFacts(Step):
         return zip(self.inputs.templates or [], self.inputs.registration_templates or [], strict=True)
 
     def _t1w(self) -> list[dict[str, Any]]:
-        """Whether the T1w image came without skull, as a line of the report."""
+        """Whether the T1w image (or what stands in for it) came without skull, as a line of the report."""
         if not self.inputs.brain:
             return []
         asked = self.inputs.brain_extraction
@@ -251,4 +252,5 @@ class SaveFacts(Step):
         if given := self.inputs.brain.get("given_mask"):
             evidence = f"brain mask of {given}"
         found = f"{image}; brain mask of {self.inputs.brain['brain_ml']:.0f} ml"
-        return [{"what": "T1w image", "found": found, "evidence": evidence}]
+        what = "T1w image" if self.inputs.source == "T1w" else "gradient echo in place of a T1w image"
+        return [{"what": what, "found": found, "evidence": evidence}]

@@ -34,6 +34,8 @@ BRAIN_SENTENCES = {
     "not extracted again.",
     "skip": "The T1-weighted image was given as brain-only: all of it that is not background was taken as the brain.",
     "deepbet": "The brain was extracted by deepbet, a neural network.",
+    "gradient-echo": "No T1-weighted scan was there: the brain was extracted from the first echo, as the part of the "
+    "head with signal that hangs together inside a template brain aligned by mutual information.",
     "given": "The brain mask was made by another pipeline.",
 }
 SLOPPY_SENTENCE = (
@@ -95,9 +97,9 @@ def methods_text(
         ``EchoTimes`` (list, s), ``VoxelSize`` (list, mm), ``Readout`` (``monopolar`` or ``bipolar``). What is
         missing is left out of the text.
     anatomy : mapping
-        What was done with the T1w image, each key optional: ``bias_correction`` (bool, N4), ``brain_extraction``
-        (``auto``, ``template``, ``deepbet``, ``skip`` or ``given``), ``gre_to_t1w`` (``rigid``, ``affine``, or empty
-        where it was given), ``templates`` (list of
+        What was done with the T1w image, each key optional: ``t1w`` (False where there is none), ``bias_correction``
+        (bool, N4), ``brain_extraction`` (``auto``, ``template``, ``deepbet``, ``skip``, ``gradient-echo`` or
+        ``given``), ``gre_to_t1w`` (``rigid``, ``affine``, or empty where it was given), ``templates`` (list of
         TemplateFlow names), ``registration`` (``SyN``), ``atlases`` (names; those of
         :data:`~qsmals.reports.references.ATLASES` bring their parts and papers), ``freesurfer`` (version or True),
         ``refinement`` (``susceptibility`` or ``none``), ``cortex`` (mm that cortical labels may grow),
@@ -322,9 +324,9 @@ def _plain_region(name: str) -> str:
 def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
     sentences = []
     if facts.get("bias_correction"):
-        sentences.append(f"The T1-weighted image was corrected for bias with N4{papers.cite(references.N4)}.")
+        sentences.append(f"The {_image(facts)} was corrected for bias with N4{papers.cite(references.N4)}.")
     if facts.get("brain_extraction"):
-        sentences.append(BRAIN_SENTENCES[facts["brain_extraction"]])
+        sentences.append(BRAIN_SENTENCES[facts["brain_extraction"]].replace("T1-weighted image", _image(facts), 1))
     if facts.get("gre_to_t1w") == "":
         sentences.append("The transform of the gradient echo to the T1-weighted image was made before and judged here.")
     if facts.get("gre_to_t1w"):
@@ -344,7 +346,7 @@ def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
     if facts.get("atlases"):
         sentences.append(_atlas_sentence(facts, papers))
     if facts.get("refinement"):
-        sentences.append(_refinement_sentence(facts["refinement"], papers))
+        sentences.append(_refinement_sentence(facts, papers))
     if facts.get("cortex"):
         sentences.append(
             f"Cortical labels were confined to the grey matter of the T1-weighted image (Atropos"
@@ -357,6 +359,11 @@ def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
     return " ".join(sentences)
 
 
+def _image(facts: Mapping[str, Any]) -> str:
+    """What the brain was found on."""
+    return "T1-weighted image" if facts.get("t1w", True) else "gradient-echo magnitude"
+
+
 def _template_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
     names = []
     for template in facts["templates"]:
@@ -366,7 +373,8 @@ def _template_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
         how = f"by symmetric diffeomorphic normalization (SyN){papers.cite(references.SYN)}"
     else:
         how = f"by {facts['registration']}"
-    return f"The T1-weighted image was registered to {join_words(names)} {how}."
+    metric = "" if facts.get("t1w", True) else ", by mutual information of its magnitude and of its decay rate"
+    return f"The {_image(facts)} was registered to {join_words(names)} {how}{metric}."
 
 
 def _atlas_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
@@ -382,14 +390,17 @@ def _atlas_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
     )
 
 
-def _refinement_sentence(refinement: str, papers: _Bibliography) -> str:
-    if refinement == "none":
-        return "Every region was placed by the T1-weighted image alone."
+def _refinement_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
+    if facts["refinement"] == "none":
+        return f"Every region was placed by the {_image(facts)} alone."
+    image, intensity = "T1-weighted images were", "T1-weighted"
+    if not facts.get("t1w", True):
+        image, intensity = "gradient-echo magnitude and the template were", "the magnitude's"
     return (
         "Around the deep nuclei the atlas was deformed once more (SyN, local correlation), until the susceptibility "
-        f"that its labels let expect{papers.cite(MIN_2024)} fitted the subject's map; the T1-weighted images were a "
+        f"that its labels let expect{papers.cite(MIN_2024)} fitted the subject's map; the {image} a "
         f"second pair with a quarter of the weight{papers.cite(references.DUAL_CONTRAST)}. The borders of the deep "
-        "nuclei were then fitted to susceptibility, those of thalamus, hippocampus and amygdala to T1-weighted "
+        f"nuclei were then fitted to susceptibility, those of thalamus, hippocampus and amygdala to {intensity} "
         "intensity as well, with the distance to the atlas's labels as log-odds"
         f"{papers.cite(references.LOG_ODDS)}, means learned inside those labels, and one spread for all."
     )
