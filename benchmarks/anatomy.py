@@ -11,7 +11,8 @@ A FOLDER is one of
 From the T1w image to the labels on the grid of the gradient echo, each head runs in a process of its own, as the
 program does without a susceptibility map (benchmarks/nuclei.py shows what that adds). docs/anatomy.md gets Dice, volume
 ratio and centroid distance per region, the brain mask, times and memory; docs/anatomy.tsv the same for machines, and
-docs/images/anatomy_<head>_<way>.png the outlines. A folder that has none of these is named and left out.
+docs/images/anatomy_<head>_<way>.png the outlines. What is measured is kept in the work folder, as <head>_<way>.json:
+the same command goes on after an interruption; remove the files to measure anew. Folders without a head are named.
 """
 
 import argparse
@@ -34,13 +35,14 @@ from qsmals import __version__
 from qsmals.anatomy.atlases import ALS, atlas_image
 from qsmals.anatomy.brain import Brain, extract_brain
 from qsmals.anatomy.compute import Compute, ants_session
-from qsmals.anatomy.gradient_echo import decay_image, extract_gre_brain
+from qsmals.anatomy.gradient_echo import LEAST_SPAN_S, decay_image, extract_gre_brain
 from qsmals.anatomy.images import to_ants, with_data
 from qsmals.anatomy.quality import template_quality
 from qsmals.anatomy.registration import register_gre, register_template, resample
 from qsmals.anatomy.ribbon import fit_cortex
 from qsmals.anatomy.templates import template_path
 from qsmals.anatomy.tissue import segment_tissues
+from qsmals.engine.files import write_text
 
 SHOWN = (
     *("thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "accumbens", "brainstem"),
@@ -105,6 +107,11 @@ def heads(folder: Path) -> Iterator[Head]:
         te_s = tuple(float(json.loads(p.read_text())["EchoTime"]) for p in sidecars)
         mask = truth.with_name(f"{prefix}_desc-brain_mask.nii.gz")
         yield Head(f"{folder.parent.name}_{prefix}", anat / f"{prefix}_T1w.nii.gz", truth, mask, echoes, te_s)
+
+
+def ways(head: Head) -> tuple[str, ...]:
+    """How labels are found for a head: by its T1w image, and by its gradient echo alone where there is a real one."""
+    return ("T1w", "echo") if head.echoes else ("T1w",)
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -187,22 +194,23 @@ def by_t1w(head: Head, template: Any, atlas: Any, compute: Compute, watch: Stopw
     to_template = watch("template", lambda: register_template(brain, template, compute=compute))
     gre = combined(head) if head.echoes else gradient_echo(t1w, brain, seed=1)
     to_t1w = watch("rigid", lambda: register_gre(gre, t1w, brain, compute=compute))
-    ways = [to_template.inverse, to_t1w.inverse]
-    moved = watch("labels", lambda: resample(atlas, gre, ways, labels=True))
-    matter = watch("matter", lambda: resample(tissues, gre, ways[1:], labels=True))
+    back = [to_template.inverse, to_t1w.inverse]
+    moved = watch("labels", lambda: resample(atlas, gre, back, labels=True))
+    matter = watch("matter", lambda: resample(tissues, gre, back[1:], labels=True))
     spacing = tuple(float(s) for s in gre.spacing)
     fitted = watch("cortex", lambda: fit_cortex(whole(moved), whole(matter), voxel_size_mm=spacing))
-    mask = resample(brain.mask, gre, ways[1:]).numpy() > 0.5
+    mask = resample(brain.mask, gre, back[1:]).numpy() > 0.5
     quality = template_quality(template, brain.image, brain.mask, to_template.forward)
-    return brain, mask, fitted, resample(t1w, gre, ways[1:]).numpy(), quality
+    return brain, mask, fitted, resample(t1w, gre, back[1:]).numpy(), quality
 
 
 def by_echo(head: Head, template: Any, atlas: Any, compute: Compute, watch: Stopwatch) -> Found:
     """The same from the gradient echo alone."""
     from qsmals.recon.relaxometry.loglinear import log_linear
 
-    gre, first = combined(head), read(head.echoes[0])
-    brain = watch("brain", lambda: extract_gre_brain(first, gre, template, compute=compute))
+    gre, first, last = combined(head), read(head.echoes[0]), read(head.echoes[-1])
+    last = last if head.te_s[-1] - head.te_s[0] >= LEAST_SPAN_S else None
+    brain = watch("brain", lambda: extract_gre_brain(first, gre, template, last_echo=last, compute=compute))
     series = np.stack([voxels(path) for path in head.echoes], axis=-1).astype(np.float32)
     inside = brain.mask.numpy() > 0.5
     rates = watch("decay", lambda: log_linear(series, te_s=np.array(head.te_s), mask=inside).r2star_hz)
@@ -374,24 +382,34 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sloppy", action="store_true")
     options = parser.parse_args()
-    found = [head for folder in options.folders if folder.is_dir() for head in heads(folder)]
-    if not found:
-        print(f"no head with reference labels in {', '.join(map(str, options.folders))}: nothing to do")
+    found = {folder: list(heads(folder)) if folder.is_dir() else [] for folder in options.folders}
+    for folder in (folder for folder, inside in found.items() if not inside):
+        print(f"no head with reference labels in {folder}")
+    todo = [(head, way) for inside in found.values() for head in inside for way in ways(head)]
+    if not todo:
         return 0
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work_dir or Path(scratch)
-        for head, way in ((h, w) for h in found for w in (("T1w", "echo") if h.echoes else ("T1w",))):
+        for head, way in todo:
             compute = Compute(work / f"{head.name}_{way}", threads=options.threads, sloppy=options.sloppy)
             picture = options.docs / "images" / f"anatomy_{head.name}_{way}.png"
-            made = in_own_process(measure, head, way, compute, picture, n_threads=options.threads)
-            results[head.name, way] = made
+            kept = work / f"{head.name}_{way}.json"
+            if not kept.is_file():
+                made = in_own_process(measure, head, way, compute, picture, n_threads=options.threads)
+                write_text(kept, json.dumps(made, indent=2))
+            results[head.name, way] = made = json.loads(kept.read_text())
             print(head.name, way, {k: v for k, v in made.items() if k != "rows"}, flush=True)
             print(pd.DataFrame(made["rows"]).to_string(), flush=True)
-    rows = [{**row, "head": head, "way": way} for (head, way), made in results.items() for row in made["rows"]]
-    pd.DataFrame(rows).to_csv(options.docs / "anatomy.tsv", sep="\t", index=False, float_format="%.4f")
-    (options.docs / "anatomy.md").write_text(report(results, compute))
+            write_page(results, compute, options.docs)
     return 0
+
+
+def write_page(results: Mapping[tuple[str, str], Mapping[str, Any]], compute: Compute, docs: Path) -> None:
+    """The page and its table, with what has been measured so far."""
+    rows = [{**row, "head": head, "way": way} for (head, way), made in results.items() for row in made["rows"]]
+    pd.DataFrame(rows).to_csv(docs / "anatomy.tsv", sep="\t", index=False, float_format="%.4f")
+    (docs / "anatomy.md").write_text(report(results, compute))
 
 
 if __name__ == "__main__":

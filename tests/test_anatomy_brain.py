@@ -62,6 +62,15 @@ def test_the_brain_of_a_gradient_echo_is_found_by_its_signal(head, compute):
     assert not found.image.numpy()[~mask].any()
 
 
+def test_the_brain_of_a_gradient_echo_is_found_by_the_signal_that_it_loses(head, compute):
+    first, fluid = head.gre.numpy(), (head.gre.numpy() > 80) & ~head.brain
+    last = with_data(head.gre, first * np.where(fluid, 0.95, 0.6))
+    found = extract_gre_brain(head.gre, head.gre, template(), last_echo=last, compute=compute)
+    mask = found.mask.numpy() > 0
+    assert dice(mask, head.brain) > 0.92
+    assert (mask & head.brain).sum() > 0.98 * head.brain.sum()
+
+
 def test_decay_rates_are_cut_and_kept_inside():
     rates = np.array([0.0, 20.0, 20.0, 20.0, 400.0, 300.0], dtype=np.float32)
     brain = np.array([True, True, True, True, True, False])

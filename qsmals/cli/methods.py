@@ -6,7 +6,7 @@ from typing import Any
 
 from qsmals.anatomy import refinement
 from qsmals.anatomy.atlases import get_atlas
-from qsmals.anatomy.gradient_echo import LEAST_SIGNAL, MAX_DECAY, REACH_MM
+from qsmals.anatomy.gradient_echo import FLUID_MM, LEAST_LOSS, LEAST_SIGNAL, LEAST_SPAN_S, MAX_DECAY, REACH_MM
 from qsmals.anatomy.nuclei import NucleiParameters
 from qsmals.anatomy.ribbon import RibbonParameters
 from qsmals.anatomy.templates import NLIN6
@@ -72,17 +72,19 @@ def step_parameters(
         "phase_sign": {"method": acquisition.phase_sign},
         "reference": {"method": recon.reference},
     }
-    return steps | _anatomy(settings) | (_on_gradient_echo(settings) if alone else {}) | _given(given_t1w, given)
+    return steps | _anatomy(settings) | (_on_gradient_echo(settings, te_s) if alone else {}) | _given(given_t1w, given)
 
 
-def _on_gradient_echo(settings: Settings) -> dict[str, dict[str, Any]]:
+def _on_gradient_echo(settings: Settings, te_s: Sequence[float]) -> dict[str, dict[str, Any]]:
     """Steps that are done otherwise where there is no T1w image."""
     steps = _anatomy(settings)
     metric = "mutual information with the combined magnitude and, with two echoes or more, the decay rate"
     how = "skip" if settings.anatomy.brain_extraction == "skip" else "gradient-echo"
-    signal = {"least_signal": LEAST_SIGNAL, "reach_mm": REACH_MM} if how == "gradient-echo" else {}
+    rule = {"least_signal": LEAST_SIGNAL, "reach_mm": REACH_MM}
+    if te_s[-1] - te_s[0] >= LEAST_SPAN_S:
+        rule |= {"least_loss": LEAST_LOSS, "fluid_mm": FLUID_MM}
     return {
-        "brain_extraction": {**steps["brain_extraction"], "method": how, **signal},
+        "brain_extraction": {**steps["brain_extraction"], "method": how, **(rule if how == "gradient-echo" else {})},
         "coregistration": {"method": "none: no T1w image"},
         "template_registration": {**steps["template_registration"], "metric": metric, "max_decay": MAX_DECAY},
         "cortex": {"method": "atlas"},
@@ -183,7 +185,8 @@ def given_words(scan: ScanPlan) -> dict[str, Any]:
     """What the methods text tells otherwise where another pipeline's results were taken."""
     words: dict[str, Any] = {}
     if scan.alone:
-        how = scan.methods["brain_extraction"]["method"]
+        step = scan.methods["brain_extraction"]
+        how = "gradient-echo-loss" if "least_loss" in step else step["method"]
         words |= {"t1w": False, "brain_extraction": how, "gre_to_t1w": None, "cortex": None}
     if scan.given_t1w.brain_mask:
         words["brain_extraction"] = "given"

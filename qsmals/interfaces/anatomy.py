@@ -112,7 +112,7 @@ class ExtractGreBrain(AntsStep):
         """See :mod:`qsmals.anatomy.gradient_echo`."""
         from qsmals.anatomy.brain import brain_from_mask, on_grid
         from qsmals.anatomy.compute import ants_session
-        from qsmals.anatomy.gradient_echo import extract_gre_brain
+        from qsmals.anatomy.gradient_echo import LEAST_SPAN_S, extract_gre_brain
         from qsmals.anatomy.templates import NLIN6
 
         compute, given = self.resources(folder), self.inputs.given_mask
@@ -123,8 +123,16 @@ class ExtractGreBrain(AntsStep):
                 brain = brain_from_mask(combined, mask, template, compute=compute)
             else:
                 skull_stripped = True if self.inputs.skull_stripped else None
-                first = read_image(self.inputs.magnitude)
-                brain = extract_gre_brain(first, combined, template, compute=compute, skull_stripped=skull_stripped)
+                te_s = self.inputs.te_s
+                loses = te_s[-1] - te_s[0] >= LEAST_SPAN_S
+                brain = extract_gre_brain(
+                    read_image(self.inputs.magnitude),
+                    combined,
+                    template,
+                    last_echo=read_image(self.inputs.magnitude, number=-1) if loses else None,
+                    compute=compute,
+                    skull_stripped=skull_stripped,
+                )
         outputs: dict[str, Any] = {
             "brain": write_image(brain.image, folder / "brain.nii"),
             "mask": write_image(brain.mask, folder / "brain_mask.nii"),
@@ -514,15 +522,15 @@ class Resample(AntsStep):
             return {"out_file": write_image(moved, folder / "resampled.nii")}
 
 
-def read_image(path: str | Path) -> Any:
-    """An image as ANTs holds it, the first volume of a series."""
+def read_image(path: str | Path, *, number: int = 0) -> Any:
+    """An image as ANTs holds it, one volume of a series."""
     import nibabel as nib
 
     from qsmals.anatomy.images import to_ants
 
     loaded = nib.load(path)
     data = volume(np.asanyarray(loaded.dataobj))
-    return to_ants(data[..., 0] if data.ndim == 4 else data, loaded.affine)
+    return to_ants(data[..., number] if data.ndim == 4 else data, loaded.affine)
 
 
 def read_volumes(path: str | Path) -> list[Any]:

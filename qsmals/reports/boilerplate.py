@@ -28,14 +28,19 @@ _EXTRACTION = (
     "starts, and the brain's surface was then found in the image itself, by the intensities of fluid, grey and white "
     "matter inside the aligned template."
 )
+_SIGNAL = (
+    "No T1-weighted scan was there: the brain was extracted from the gradient echo, as the part of the head with "
+    "signal that hangs together around a template brain aligned by mutual information."
+)
 BRAIN_SENTENCES = {
     "template": _EXTRACTION,
     "auto": f"{_EXTRACTION} An image that showed the brain only, as seen from the brightness under its surface, was "
     "not extracted again.",
     "skip": "The T1-weighted image was given as brain-only: all of it that is not background was taken as the brain.",
     "deepbet": "The brain was extracted by deepbet, a neural network.",
-    "gradient-echo": "No T1-weighted scan was there: the brain was extracted from the first echo, as the part of the "
-    "head with signal that hangs together inside a template brain aligned by mutual information.",
+    "gradient-echo": _SIGNAL,
+    "gradient-echo-loss": f"{_SIGNAL} The fluid around the tissue, which loses little signal between the first and the "
+    "last echo, was left out.",
     "given": "The brain mask was made by another pipeline.",
 }
 SLOPPY_SENTENCE = (
@@ -98,9 +103,9 @@ def methods_text(
         missing is left out of the text.
     anatomy : mapping
         What was done with the T1w image, each key optional: ``t1w`` (False where there is none), ``bias_correction``
-        (bool, N4), ``brain_extraction`` (``auto``, ``template``, ``deepbet``, ``skip``, ``gradient-echo`` or
-        ``given``), ``gre_to_t1w`` (``rigid``, ``affine``, or empty where it was given), ``templates`` (list of
-        TemplateFlow names), ``registration`` (``SyN``), ``atlases`` (names; those of
+        (bool, N4), ``brain_extraction`` (``auto``, ``template``, ``deepbet``, ``skip``, ``gradient-echo``,
+        ``gradient-echo-loss`` or ``given``), ``gre_to_t1w`` (``rigid``, ``affine``, or empty where it was given),
+        ``templates`` (list of TemplateFlow names), ``registration`` (``SyN``), ``atlases`` (names; those of
         :data:`~qsmals.reports.references.ATLASES` bring their parts and papers), ``freesurfer`` (version or True),
         ``refinement`` (``susceptibility`` or ``none``), ``cortex`` (mm that cortical labels may grow),
         ``output_spaces`` (list), ``sloppy`` (bool).
