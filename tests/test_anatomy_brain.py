@@ -50,6 +50,13 @@ def test_the_brain_of_a_tilted_head_is_found(head, compute):
     assert found.to_template.is_file()
 
 
+def test_an_image_that_holds_no_head_is_refused(compute):
+    noise = to_ants(np.random.default_rng(1).uniform(1, 9, (12, 12, 6)).astype(np.float32), np.diag([2, 2, 2, 1.0]))
+    for extract in (extraction.extract_brain, lambda image, *a, **k: extract_gre_brain(image, image, *a, **k)):
+        with pytest.raises(ValueError, match="does not show a head"):
+            extract(noise, template(), compute=compute)
+
+
 def test_the_brain_of_a_gradient_echo_is_found_by_its_signal(head, compute):
     motion = similarity_matrix(np.array([0.2, -0.1, 0.1, 5.0, 10.0, -8.0]), np.zeros(3))
     scan = moved(head.gre, motion)

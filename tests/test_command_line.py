@@ -72,11 +72,6 @@ def shift_grid(root: Path) -> None:
     write_image(image, np.asarray(nib.load(image).dataobj), None, moved)
 
 
-def drop_t1w(root: Path) -> None:
-    for path in anat(root).glob("*T1w*"):
-        path.unlink()
-
-
 def drop_phase(root: Path) -> None:
     for path in anat(root).glob("*part-phase*"):
         path.unlink()
@@ -89,7 +84,6 @@ FAULTS: dict[str, tuple[Damage, str]] = {
     "no field strength": (drop_field_strength, "--field-strength"),
     "shuffled echoes": (shuffle_echoes, "echo"),
     "mismatched grids": (shift_grid, "grid"),
-    "no T1w": (drop_t1w, "T1w"),
     "no phase": (drop_phase, "phase"),
 }
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from qsmals.anatomy import search
-from qsmals.anatomy.bias import correct_bias
+from qsmals.anatomy.bias import correct_bias, foreground
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import (
     Image,
@@ -205,6 +205,11 @@ def align_template(
         LPS mm, template to head.
     centre : (3,) array
         Centre of the template brain, LPS mm.
+
+    Raises
+    ------
+    ValueError
+        The image holds less than a brain could be.
     """
     coarse = resampled(template, 4.0)
     inside = coarse.numpy() > 0.1 * np.percentile(coarse.numpy()[coarse.numpy() > 0], 98)
@@ -212,7 +217,9 @@ def align_template(
     centre = to_physical[:3, :3] @ np.argwhere(inside).mean(0) + to_physical[:3, 3]
     moving = resampled(head if brain_only else with_data(head, without_scalp(head)), 4.0)
     data = moving.numpy()
-    bright = data > 0.2 * np.percentile(data[data > 0], 98)
+    bright = foreground(data)
+    if bright.sum() * np.prod(moving.spacing) < 1e5:
+        raise ValueError("what has signal in the image is smaller than a tenth of a litre: it does not show a head")
     rng = np.random.default_rng(seed)
     near = distance_mm(inside, coarse.spacing) < 4.0
     fixed = search.sample(coarse.numpy(), to_physical, near, count=6000, bins=search.BINS, rng=rng)
