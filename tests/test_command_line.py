@@ -107,6 +107,41 @@ def test_a_fault_ends_in_code_3_and_says_what_to_do(
     assert not list((tmp_path / "out" / "work").glob("qsmals-*"))
 
 
+ATLASES: dict[str, tuple[np.ndarray, str, str, int, str]] = {
+    "no table": (np.ones((4, 4, 4), np.int16), "", "MNI152NLin6Asym", 2, "there is no table"),
+    "unknown space": (np.ones((4, 4, 4), np.int16), "1\tstn\n", "MNI152NLin6Sym", 2, "no transform leads from"),
+    "no row for a label": (
+        np.full((4, 4, 4), 2, np.int16),
+        "1\tstn\n",
+        "MNI152NLin6Asym",
+        3,
+        "no row for the labels 2",
+    ),
+    "no column": (np.ones((4, 4, 4), np.int16), "1\n", "MNI152NLin6Asym", 3, "no column name"),
+    "half a probability": (np.full((4, 4, 4, 2), 0.2, np.float32), "1\ta\n2\tb\n", "MNI152NLin6Asym", 3, "not to one"),
+    "more than one": (np.full((4, 4, 4, 2), 0.9, np.float32), "1\ta\n2\tb\n", "MNI152NLin6Asym", 3, "more than one"),
+}
+
+
+@pytest.mark.parametrize("name", ATLASES)
+def test_a_wrong_atlas_ends_before_any_work(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, rows, space, code, words = ATLASES[name]
+    write_tree(tmp_path / "bids", Visit())
+    write_image(tmp_path / "own.nii.gz", data, None, np.eye(4))
+    if rows:
+        header = "index\tname\n" if "\t" in rows else "index\n"
+        (tmp_path / "own.tsv").write_text(header + rows)
+    try:
+        ended = run(tmp_path, "--atlas", f"own={tmp_path}/own.nii.gz,{tmp_path}/own.tsv,{space}")
+    except SystemExit as usage:
+        ended = int(usage.code or 0)
+    assert ended == code
+    shown = capsys.readouterr()
+    assert words in shown.out + shown.err
+    assert "own" in shown.out + shown.err and "Traceback" not in shown.out + shown.err
+    assert not list(tmp_path.rglob("qsmals-*"))
+
+
 def test_all_faults_of_a_subject_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_tree(tmp_path / "bids", Visit())
     for damage in (truncate, make_nan, drop_echo_time):
