@@ -318,6 +318,21 @@ def test_background_removal_that_stops_early_is_told(tmp_path: Path, caplog: pyt
     assert "largest number of iterations" in record.getMessage()
 
 
+def test_a_background_removed_from_noise_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = np.ones(SHAPE, bool)
+    step = RemoveBackground(
+        field_ppm=write(tmp_path / "field.nii", dipole_field(CHI_PPM, GRID)),
+        noise_ppm=write(tmp_path / "noise.nii", np.where(BRAIN, 0.001, 0.03).astype(np.float32)),
+        brain_mask=write(tmp_path / "brain.nii", BRAIN.astype(np.uint8)),
+        reliable_mask=write(tmp_path / "reliable.nii", whole.astype(np.uint8)),
+        method="lbv",
+    )
+    run(step, tmp_path)
+    (record,) = [r for r in caplog.records if r.name == "qsmals.background"]
+    share = 100 * (1 - np.count_nonzero(BRAIN) / BRAIN.size)
+    assert record.getMessage().startswith(f"{share:.0f} % of the voxels") and "brain-and-quality" in record.getMessage()
+
+
 def test_medi_takes_its_edges_from_the_magnitude(tmp_path: Path) -> None:
     field = np.where(BRAIN, dipole_field(CHI_PPM, GRID), 0).astype(np.float32)
     given = {

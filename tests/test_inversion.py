@@ -201,6 +201,23 @@ def test_every_method_finds_the_blocks(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(INVERSION))
+def test_the_field_of_view_beyond_the_mask_has_no_influence(name: str) -> None:
+    grid, wide = Grid((18, 20, 16), (1.0, 1.0, 1.5), TILTED), Grid((30, 27, 21), (1.0, 1.0, 1.5), TILTED)
+    local, mask = dipole_field(blocks(grid), grid), ellipsoid(grid)
+    place = (slice(7, 25), slice(2, 22), slice(5, 21))
+    field, inside = np.full(wide.shape, np.nan, np.float32), np.zeros(wide.shape, bool)
+    field[place], inside[place] = local, mask
+    narrow = INVERSION[name].function(local, mask=mask, grid=grid)
+    found = INVERSION[name].function(field, mask=inside, grid=wide)
+    np.testing.assert_array_equal(found.chi_ppm[place], narrow.chi_ppm)
+    for volume in (found.chi_ppm, found.mask, found.residual_ppm):
+        if volume is not None:
+            assert volume.shape == wide.shape
+            volume[place] = 0
+            assert not volume.any()
+
+
+@pytest.mark.parametrize("name", list(INVERSION))
 def test_every_method_nears_the_truth_as_noise_goes_and_iterations_grow(name: str) -> None:
     method = INVERSION[name]
     grid = Grid((24, 22, 20), (1.0, 1.0, 1.2), TILTED)

@@ -172,7 +172,8 @@ def test_every_node_says_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_memory_grows_with_the_images() -> None:
-    small, large = Sizes(300_000, 4, 1_300_000, 300_000), Sizes(7_600_000, 6, 10_400_000, 950_000)
+    small = Sizes(300_000, 4, 1_300_000, 300_000, 250_000)
+    large = Sizes(7_600_000, 6, 10_400_000, 950_000, 4_200_000)
     for key in NEEDS:
         assert need_of(key).gigabytes(small) <= need_of(key).gigabytes(large) < 4
     with pytest.raises(LookupError, match="nowhere"):

@@ -17,6 +17,9 @@ PLAIN_GB, KERNEL_GB, ANTS_GB = 0.165, 0.25, 0.36
 TEMPLATE_GB = 0.22
 """What a step with ANTs holds of a template of 1 mm, its fixed size included."""
 
+BRAIN_BOX_ML = 4200
+"""Volume of the box around the brain and its surroundings: of a large adult head, for the mask is not known before."""
+
 MARGIN = 1.05
 """Rather a little too much: what asks for too little is killed, what asks for too much waits."""
 
@@ -33,12 +36,15 @@ class Sizes:
         Of its T1w image; the scan's own where there is none.
     block_voxels : int
         Of the grid on which the phase offset is smoothed.
+    box_voxels : int
+        Of the box around the brain in which the dipole is inverted.
     """
 
     n_voxels: int
     n_echoes: int
     t1w_voxels: int
     block_voxels: int = 0
+    box_voxels: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,9 @@ class Need:
         The process with its libraries, and what does not depend on the images.
     volumes, series : float
         Volumes and multi-echo series on the grid of the scan.
-    t1w, blocks : float
-        Volumes on the grid of the T1w image, and on the grid on which the phase offset is smoothed.
+    t1w, blocks, boxes : float
+        Volumes on the grid of the T1w image, on the grid on which the phase offset is smoothed, and in the box around
+        the brain.
     template_gb : float
         What belongs to a template.
     """
@@ -62,6 +69,7 @@ class Need:
     series: float = 0.0
     t1w: float = 0.0
     blocks: float = 0.0
+    boxes: float = 0.0
     template_gb: float = 0.0
 
     def gigabytes(self, sizes: Sizes) -> float:
@@ -73,7 +81,7 @@ class Need:
         0.294
         """
         volumes = sizes.n_voxels * (self.volumes + self.series * sizes.n_echoes)
-        volumes += sizes.t1w_voxels * self.t1w + sizes.block_voxels * self.blocks
+        volumes += sizes.t1w_voxels * self.t1w + sizes.block_voxels * self.blocks + sizes.box_voxels * self.boxes
         return MARGIN * (self.base_gb + self.template_gb + VOLUME_BYTES * volumes / 1e9)
 
 
@@ -87,8 +95,8 @@ NEEDS: dict[str, Need] = {
     # susceptibility
     "background": Need(KERNEL_GB, volumes=24),
     "background lbv": Need(KERNEL_GB, volumes=9.5),
-    "invert": Need(KERNEL_GB, volumes=60),
-    "invert weak-harmonic": Need(0.31, volumes=49),
+    "invert": Need(KERNEL_GB, volumes=8, boxes=55),
+    "invert weak-harmonic": Need(0.31, volumes=7, boxes=44),
     "relax": Need(KERNEL_GB, volumes=16, series=1),
     "relax arlo": Need(KERNEL_GB, volumes=5.5, series=1),
     "reference": Need(PLAIN_GB, volumes=6),
@@ -156,11 +164,22 @@ def need_of(key: str) -> Need:
 
 
 def block_voxels(shape: Sequence[int], voxel_size_mm: Sequence[float], *, sigma_mm: float = 7.0) -> int:
-    """Voxels of the grid on which the phase offset is smoothed: at least three to a standard deviation.
+    """Voxels of the grid on which the phase offset is smoothed: about three to a standard deviation.
 
     Examples
     --------
     >>> block_voxels((180, 240, 160), (1.0, 1.0, 1.0)), block_voxels((60, 80, 60), (3.0, 3.0, 3.0))
     (864000, 288000)
     """
-    return prod(-(-n // max(1, int(sigma_mm / (3 * size)))) for n, size in zip(shape, voxel_size_mm, strict=True))
+    return prod(-(-n // max(1, round(sigma_mm / (3 * size)))) for n, size in zip(shape, voxel_size_mm, strict=True))
+
+
+def box_voxels(shape: Sequence[int], voxel_size_mm: Sequence[float]) -> int:
+    """Voxels of the box around the brain, at most those of the image.
+
+    Examples
+    --------
+    >>> box_voxels((180, 240, 160), (1.0, 1.0, 1.0)), box_voxels((60, 80, 20), (3.0, 3.0, 3.0))
+    (4200000, 96000)
+    """
+    return min(prod(shape), round(1000 * BRAIN_BOX_ML / prod(voxel_size_mm)))

@@ -12,7 +12,7 @@ from qsmals.bids.given import NO_GRE, NO_T1W, GivenGre, GivenT1w
 from qsmals.bids.layout import T1wScan, Unit
 from qsmals.bids.names import Output
 from qsmals.settings import Settings
-from qsmals.workflows.memory import Sizes, block_voxels
+from qsmals.workflows.memory import Sizes, block_voxels, box_voxels
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class ScanPlan:
     def sizes(self) -> Sizes:
         """Voxels of its images, for the memory that its steps ask for."""
         facts = self.facts
-        blocks = block_voxels(facts.shape, facts.voxel_size_mm)
-        n_voxels = prod(facts.shape)
-        return Sizes(n_voxels, len(facts.te_s), n_voxels if self.alone else self.t1w_voxels, blocks)
+        grid, n_voxels = (facts.shape, facts.voxel_size_mm), prod(facts.shape)
+        t1w_voxels = n_voxels if self.alone else self.t1w_voxels
+        return Sizes(n_voxels, len(facts.te_s), t1w_voxels, block_voxels(*grid), box_voxels(*grid))
 
     @property
     def alone(self) -> bool:

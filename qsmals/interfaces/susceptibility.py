@@ -22,6 +22,12 @@ from qsmals.interfaces.base import (
 )
 
 BACKGROUND_NOT_CONVERGED = "background field removal stopped at its largest number of iterations before its tolerance"
+LARGEST_NOISY_SHARE = 0.1
+"""On simulated heads the default mask has 0.002 of noisy voxels and a mask of the whole head 0.2."""
+NOISY_SURROUNDINGS = (
+    "{percent:.0f} % of the voxels from which the background is removed have a field of little worth, and the maps may "
+    "be wrong; --mask brain-and-quality leaves them out"
+)
 NOT_CONVERGED = "the dipole inversion stopped at its largest number of iterations before its tolerance"
 
 
@@ -100,21 +106,26 @@ class RemoveBackground(Step):
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.background`."""
         from qsmals.recon.background import BACKGROUND
-        from qsmals.recon.field.weights import inverse_noise
+        from qsmals.recon.field.weights import inverse_noise, noisy_share
         from qsmals.recon.grid import Grid
 
         method = BACKGROUND[self.inputs.method]
         affine = affine_of(self.inputs.field_ppm)
-        mask = load_mask(self.inputs.reliable_mask if method.beyond_brain else self.inputs.brain_mask)
+        brain, noise = load_mask(self.inputs.brain_mask), load(self.inputs.noise_ppm)
+        mask = load_mask(self.inputs.reliable_mask) if method.beyond_brain else brain
         local = method.function(
             load(self.inputs.field_ppm),
             mask=mask,
             grid=Grid.from_affine(mask.shape, affine),
-            weights=inverse_noise(load(self.inputs.noise_ppm), mask),
+            weights=inverse_noise(noise, mask),
             params=method.make_parameters(self.inputs.parameters),
         )
+        warnings = []
+        if (share := noisy_share(noise, mask, brain)) > LARGEST_NOISY_SHARE:
+            warnings.append(NOISY_SURROUNDINGS.format(percent=100 * share))
         if local.convergence is not None and not local.convergence.converged:
-            log_warnings("background", [BACKGROUND_NOT_CONVERGED], folder)
+            warnings.append(BACKGROUND_NOT_CONVERGED)
+        log_warnings("background", warnings, folder)
         return {
             "local_field_ppm": save(local.field_ppm, affine, folder / "local_field.nii"),
             "mask": save(local.mask, affine, folder / "mask.nii"),

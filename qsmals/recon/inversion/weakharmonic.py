@@ -9,6 +9,7 @@ from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import adjoint_gradient, padded, relative_change, update_field, update_gradient
+from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.harmonic import HarmonicSystem, update_charge
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -67,6 +68,7 @@ class WeakHarmonicParameters:
     max_iterations: int = field(default=150, metadata={"unit": "iterations", "source": "design choice"})
 
 
+@on_box_of_mask
 def weak_harmonic(
     field_ppm: Volume,
     *,

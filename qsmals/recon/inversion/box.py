@@ -1,0 +1,70 @@
+"""Inversion on the box of the mask: what lies beyond it costs time and memory and changes nothing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from inspect import signature
+from typing import Any, ParamSpec
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from qsmals.recon.inversion.solution import Susceptibility
+
+P = ParamSpec("P")
+Box = tuple[slice, slice, slice]
+
+
+def on_box_of_mask(kernel: Callable[P, Susceptibility]) -> Callable[P, Susceptibility]:
+    """A dipole inversion that sees the smallest box around its mask, and whose maps have the whole grid again.
+
+    Every inversion here pads its volumes itself, so that what it needs of empty space does not depend on the field of
+    view. A head in a usual field of view fills half of it or less.
+
+    Parameters
+    ----------
+    kernel : callable
+        Takes ``mask`` and ``grid``, and volumes of their shape.
+
+    Returns
+    -------
+    callable
+        With the same arguments. Arguments that do not fit together reach the kernel as they are, for it to refuse.
+    """
+    arguments = signature(kernel)
+
+    @wraps(kernel)
+    def cropped(*args: P.args, **kwargs: P.kwargs) -> Susceptibility:
+        given = arguments.bind(*args, **kwargs)
+        values = given.arguments
+        mask, grid = values["mask"], values["grid"]
+        volumes = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        if not mask.any() or {grid.shape} != {volume.shape for volume in volumes.values()}:
+            return kernel(*args, **kwargs)
+        box = _box(mask)
+        values.update((name, volume[box].copy(order="K")) for name, volume in volumes.items())
+        values["grid"] = replace(grid, shape=values["mask"].shape)
+        return _enlarged(kernel(*given.args, **given.kwargs), box, mask)
+
+    return cropped
+
+
+def _box(mask: NDArray[np.bool_]) -> Box:
+    (box,) = ndimage.find_objects(mask.astype(np.uint8))
+    x, y, z = box
+    return x, y, z
+
+
+def _enlarged(solution: Susceptibility, box: Box, mask: NDArray[np.bool_]) -> Susceptibility:
+    """The same with volumes of the mask's shape, in its memory order, 0 beyond the box."""
+
+    def whole(volume: NDArray[np.generic]) -> NDArray[np.generic]:
+        result = np.zeros_like(mask, dtype=volume.dtype)
+        result[box] = volume
+        return result
+
+    volumes: dict[str, Any] = {
+        name: whole(value) for name, value in vars(solution).items() if isinstance(value, np.ndarray)
+    }
+    return replace(solution, **volumes)
