@@ -86,8 +86,8 @@ def test_output_dir_without_tables(tmp_path: Path) -> None:
     with pytest.raises(NothingMatched, match="run the participant level first"):
         collect_tables(tmp_path)
     write_table(tmp_path, "sub-1_seg-a_desc-roi_Chimap")
-    with pytest.raises(NothingMatched, match="no region tables"):
-        collect_tables(tmp_path)
+    collected = collect_tables(tmp_path)
+    assert collected.tables == () and collected.without_tables == ("sub-1",)
 
 
 def test_columns_of_different_versions(tmp_path: Path) -> None:

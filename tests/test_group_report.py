@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qsmals.cli import main
 from qsmals.engine.summary import SubjectSummary
 from qsmals.qc.measures import MEASURES
 from qsmals.reports.group import GroupReport, write_group_report
@@ -107,3 +108,13 @@ def test_a_strip_is_drawn_for_any_values():
     assert strip(points, bounds=[5.0]).count('class="bound"') == 0
     spread = [Point(n, float(n), str(n), "p.html", "fail", n == 9) for n in range(10)]
     assert strip(spread, bounds=[5.0]).count('class="bound"') == 1 and 'class="fail far"' in strip(spread)
+
+
+def test_a_study_whose_subjects_all_failed_has_a_page(tmp_path):
+    bids, out = tmp_path / "bids", tmp_path / "out"
+    bids.mkdir()
+    for label in ("01", "02"):
+        write_facts(out, f"sub-{label}", {"status": "failed", "errors": [{"step": "unwrap", "message": "killed"}]})
+    assert main([str(bids), str(out), "group"]) == 5
+    html = (out / "group.html").read_text()
+    assert html.count("Unwrap failed: killed.") >= 2 and not list((out / "group").glob("seg-*"))

@@ -95,20 +95,21 @@ def collect_tables(
     Raises
     ------
     NothingMatched
-        No region table there, or none of these participants.
+        No participant there, or none of these; one that failed and has no table counts.
     InvalidInput
         A table that cannot be read.
     """
     wanted = {f"sub-{strip_prefix(label, 'sub')}" for label in participant_labels} if participant_labels else None
     tables = [t for t in _find_tables(output_dir) if t.rows and (wanted is None or t.participant in wanted)]
-    if not tables:
+    folders = [name for name in _subject_folders(output_dir) if wanted is None or name in wanted]
+    if not folders:
         raise NothingMatched(
-            f"OUTPUT_DIR {output_dir} has no region tables (sub-*/anat/*_desc-roi_*.tsv)"
+            f"OUTPUT_DIR {output_dir} has no results (sub-*)"
             f"{' of ' + ', '.join(sorted(wanted)) if wanted else ''}: run the participant level first"
         )
     people, dictionary, warnings = read_participants(bids_dir)
     found = sorted({table.participant for table in tables}, key=natural_key)
-    known = {p for p in (*_subject_folders(output_dir), *people) if wanted is None or p in wanted}
+    known = {*folders, *(p for p in people if wanted is None or p in wanted)}
     by_kind: dict[tuple[str, str], list[_Table]] = defaultdict(list)
     for table in tables:
         by_kind[table.kind].append(table)
