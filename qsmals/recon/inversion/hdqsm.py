@@ -20,7 +20,6 @@ from qsmals.recon.inversion.admm import (
     update_field,
     update_gradient,
 )
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
@@ -48,7 +47,6 @@ class HdQsmParameters:
     max_iterations: int = field(default=80, metadata={"unit": "iterations", "source": "Lambert 2022"})
 
 
-@on_box_of_mask
 def hdqsm(
     field_ppm: Volume,
     *,

@@ -12,7 +12,6 @@ from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import padded
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.leastsquares import weighted_least_squares
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -43,7 +42,6 @@ class IlsqrParameters:
     max_iterations: int = field(default=50, metadata={"unit": "iterations", "source": "QSM.jl; QSM.rs"})
 
 
-@on_box_of_mask
 def ilsqr(
     field_ppm: Volume,
     *,

@@ -13,7 +13,6 @@ from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import least_variation, padded
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.nonlinear import update_phase
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -95,7 +94,6 @@ class MEDIParameters:
         return 0.5 / (self.rad_per_ppm * self.medi_lambda) if self.medi_lambda else self.regularisation
 
 
-@on_box_of_mask
 def medi(
     field_ppm: Volume,
     *,

@@ -11,7 +11,6 @@ from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import padded
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.nonlinear import MEAN_TE_SOURCE, RAD_PER_PPM
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -38,7 +37,6 @@ class NdiParameters:
     max_iterations: int = field(default=200, metadata={"unit": "iterations", "source": "SEPIA; QSM.rs"})
 
 
-@on_box_of_mask
 def ndi(
     field_ppm: Volume,
     *,

@@ -11,7 +11,6 @@ from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import adjoint_gradient, padded, relative_change
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.nonlinear import MEAN_TE_SOURCE, RAD_PER_PPM, update_phase
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -49,7 +48,6 @@ class NonlinearTGVParameters:
     max_iterations: int = field(default=100, metadata={"unit": "iterations", "source": "design choice"})
 
 
-@on_box_of_mask
 def nonlinear_tgv(
     field_ppm: Volume,
     *,

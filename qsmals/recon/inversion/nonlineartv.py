@@ -9,7 +9,6 @@ from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import least_variation, padded
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.nonlinear import MEAN_TE_SOURCE, RAD_PER_PPM, update_phase
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -45,7 +44,6 @@ class NonlinearTVParameters:
     max_iterations: int = field(default=100, metadata={"unit": "iterations", "source": "design choice"})
 
 
-@on_box_of_mask
 def nonlinear_tv(
     field_ppm: Volume,
     *,

@@ -10,7 +10,6 @@ from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import add_product, adjoint_gradient, padded, relative_change, update_gradient
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.leastsquares import weighted_least_squares
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -39,7 +38,6 @@ class RtsParameters:
     max_iterations: int = field(default=20, metadata={"unit": "iterations", "source": "QSM.jl"})
 
 
-@on_box_of_mask
 def rts(
     field_ppm: Volume,
     *,

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from qsmals.recon import fourier
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.solution import ONE_STEP, Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
@@ -24,7 +23,6 @@ class TkdParameters:
     padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "STI Suite pads 12 voxels"})
 
 
-@on_box_of_mask
 def tkd(
     field_ppm: NDArray[np.float32],
     *,

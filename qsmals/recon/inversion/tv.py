@@ -9,7 +9,6 @@ from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import least_variation, padded, update_field
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
 
@@ -35,7 +34,6 @@ class TVParameters:
     max_iterations: int = field(default=60, metadata={"unit": "iterations", "source": "design choice"})
 
 
-@on_box_of_mask
 def tv(
     field_ppm: Volume,
     *,
