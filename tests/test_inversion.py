@@ -200,7 +200,7 @@ def test_every_method_finds_the_blocks(name: str) -> None:
     assert all(f.metadata["unit"] and f.metadata["source"] for f in fields(method.parameters))
 
 
-@pytest.mark.parametrize("name", ["weak-harmonic", "nonlinear-weak-harmonic", "tgv"])
+@pytest.mark.parametrize("name", ["weak-harmonic", "tgv"])
 def test_the_field_of_view_beyond_the_mask_has_no_influence(name: str) -> None:
     grid, wide = Grid((18, 20, 16), (1.0, 1.0, 1.5), TILTED), Grid((30, 27, 21), (1.0, 1.0, 1.5), TILTED)
     local, mask = dipole_field(blocks(grid), grid), ellipsoid(grid)

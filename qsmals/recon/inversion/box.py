@@ -1,4 +1,4 @@
-"""Inversion on the box of the mask, for methods to which what lies beyond it makes no difference."""
+"""Inversion on the box of the mask, for a method to which what lies beyond it makes no difference."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,9 +19,9 @@ Box = tuple[slice, slice, slice]
 def on_box_of_mask(kernel: Callable[P, Susceptibility]) -> Callable[P, Susceptibility]:
     """A dipole inversion that sees the smallest box around its mask, and whose maps have the whole grid again.
 
-    It is for a method that finds a harmonic field together with the susceptibility: the fields of the map's cyclic
+    It is for a method that finds any harmonic field together with the susceptibility: the fields of the map's cyclic
     images are harmonic in the mask, and it has a place for them. Other methods take them for susceptibility, and want
-    the space that the field of view leaves around the head. That is often half of it or more.
+    the space that the field of view leaves around the head, often half of it or more.
 
     Parameters
     ----------

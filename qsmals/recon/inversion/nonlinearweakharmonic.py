@@ -9,7 +9,6 @@ from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import adjoint_gradient, padded, relative_change, update_gradient
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.harmonic import HarmonicSystem, update_charge
 from qsmals.recon.inversion.nonlinear import update_phase
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
@@ -50,7 +49,6 @@ class NonlinearWeakHarmonicParameters:
     max_iterations: int = field(default=400, metadata={"unit": "iterations", "source": f"maxiter; {CONSENSUS}"})
 
 
-@on_box_of_mask
 def nonlinear_weak_harmonic(
     field_ppm: Volume,
     *,
