@@ -2,9 +2,9 @@
 
     python benchmarks/clusters.py [FILE ...]     # as root on Debian, after tests/system/prepare.sh
 
-FILE: names in tests/system (default: all that start clusters and images). The table between the marks ``tried``
-has a line a test: what it does (its docstring), and what became of it here. The blocks between the marks
-``transcript NAME`` are what the tests printed, where the page has such a block.
+FILE: names in tests/system (default: all). The table between the marks ``tried`` has a line a test: what it does (its
+docstring), and what became of it here. The blocks between the marks ``transcript NAME`` are what the tests printed,
+where the page has such a block.
 """
 
 import ast
@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/clusters.md"
-FILES = ("test_slurm.py", "test_slurm_study.py", "test_images.py")
+FILES = sorted(path.name for path in (ROOT / "tests/system").glob("test_*.py"))
 
 
 def main() -> int:
@@ -48,12 +48,15 @@ def table(results: Path) -> str:
     """A line for each test."""
     words = {name: line for file in FILES for name, line in docstrings(ROOT / "tests/system" / file).items()}
     rows = ["| what was tried for real | here |", "|---|---|"]
-    for case in ElementTree.parse(results).iter("testcase"):
+    cases = list(ElementTree.parse(results).iter("testcase"))
+    for case in cases:
         skipped = case.find("skipped")
         bad = case.find("failure") is not None or case.find("error") is not None
         outcome = "failed" if bad else f"not run: {skipped.get('message')}" if skipped is not None else "as it should"
         name = str(case.get("name")).split("[")[0]
         rows.append(f"| {words[name].rstrip('.')} | {outcome}, {float(case.get('time', 0)):.0f} s |")
+    total = sum(float(case.get("time", 0)) for case in cases)
+    rows.append(f"| all of these, on {os.cpu_count()} processors | {total / 60:.0f} min |")
     return "\n".join(rows)
 
 

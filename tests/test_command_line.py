@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -247,3 +248,17 @@ def test_a_broken_participants_table_costs_the_ages_only(tmp_path: Path, capsys:
     (root / "participants.tsv").write_text("age\n5\n")
     assert run(tmp_path, "--boilerplate-only") == 0
     assert "participants.tsv has no column participant_id; the ages in it are not used" in capsys.readouterr().out
+
+
+def test_nothing_is_left_of_a_log_on_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from qsmals.cli.run import _LogFile
+
+    handler = _LogFile("/dev/full", encoding="utf-8")
+    handler.emit(logging.makeLogRecord({"msg": "a word"}))
+    handler.emit(logging.makeLogRecord({"msg": "another"}))
+    assert capsys.readouterr().err.count("cannot be written: [Errno 28] No space left on device") == 1
+    handler.baseFilename = str(tmp_path / "empty.log")
+    (tmp_path / "empty.log").touch()
+    handler.flush()
+    handler.close()
+    assert not (tmp_path / "empty.log").exists()

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from qsmals import __version__
@@ -90,9 +91,26 @@ def start_log(path: Path, verbosity: int) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """Says once that the log cannot be written, where logging would print a traceback for each line."""
+    """Says once that the log cannot be written, where logging would print a traceback for each line.
+
+    A log into which nothing could be written is not left.
+    """
 
     told = False
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            if not self.told:
+                raise
+
+    def close(self) -> None:
+        with suppress(OSError):  # the last words, once more
+            super().close()
+        path = Path(self.baseFilename)
+        if self.told and path.is_file() and path.stat().st_size == 0:
+            path.unlink()
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

@@ -5,8 +5,10 @@ of steps and failures in one way, whichever engine runs them.
 """
 
 import logging
+import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +126,14 @@ def write_steps(path: Path, steps: Iterable[Step]) -> Path:
     return write_text(path, "\n".join(rows) + "\n")
 
 
+def write_crash(folder: Path, node: Any, lines: Iterable[str]) -> Path:
+    """Write nipype's crash file of ``node`` under its usual name, whole or not at all (nipype's own may stay empty)."""
+    user = os.environ.get("LOGNAME") or f"UID{os.getuid()}"
+    name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{user}-{node._id}-{uuid.uuid4()}.txt"
+    head = f"Node: {node.fullname}\nWorking directory: {node.output_dir()}\n\nNode inputs:\n{node.inputs}\n"
+    return write_text(folder / name, head + "".join(lines))
+
+
 def nipype_settings(crash_dir: Path, *, stop_on_first_crash: bool = False) -> dict[str, dict[str, str]]:
     """What a workflow's ``config`` should hold: ``workflow.config.update(nipype_settings(...))``.
 
@@ -222,10 +232,10 @@ class Reporting:
         why = cause(lines)
         crash_file: str | None = None
         try:
-            crash_file = super()._report_crash(node, result={"result": None, "traceback": lines})  # type: ignore[misc]
+            crash_file = str(write_crash(Path(node.config["execution"]["crashdump_dir"]), node, lines))
         except Exception as error:
             log.error("no crash file for %s: %s", node.fullname, error)
-            log.debug("%s", "".join(lines))
+        log.debug("%s failed:\n%s", node.fullname, "".join(lines))
         unit, step = self._naming(node)
         self.failures.append(Failure(unit, step or node.name.replace("_", " "), why, crash_file))
         self._ended.add(node.fullname)

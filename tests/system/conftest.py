@@ -10,11 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.machine import MARK, children, containers, mounts, need, need_root, simulate
+from qsmals import __version__
+from tests.system.machine import (
+    MARK,
+    ROOT,
+    build_image,
+    children,
+    containers,
+    engine,
+    mounts,
+    must,
+    need,
+    need_root,
+    simulate,
+)
 from tests.system.slurm import COMMANDS, Cluster
 
+TAG = "localhost/qsmals:system-test"
 HERE = Path(__file__).parent
-SHARED = "/var/tmp/qsmals-system-"
+# not below /tmp, which each node of the test cluster has for itself
+SHARED = f"{'/srv' if os.access('/srv', os.W_OK) else '/var/tmp'}/qsmals-system-"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,7 +59,7 @@ def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[Path]:
-    """A folder that stands for the shared disk of a cluster: not below /tmp, which each node has for itself."""
+    """A folder that stands for the shared disk of a cluster."""
     folder = Path(tempfile.mkdtemp(prefix=Path(SHARED).name, dir=Path(SHARED).parent))
     folder.chmod(0o755)
     os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / "numba"))  # compiled once for all runs
@@ -56,6 +71,20 @@ def shared() -> Iterator[Path]:
 def subject(shared: Path) -> Path:
     """A BIDS data set of one coarse simulated person."""
     return simulate(shared / "bids")
+
+
+@pytest.fixture(scope="session")
+def image() -> Iterator[str]:
+    """The tag of an image of this checkout, or of the one that QSMALS_IMAGE names."""
+    need_root()
+    if engine() is None:
+        pytest.skip("needs podman or docker")
+    if given := os.environ.get("QSMALS_IMAGE"):
+        yield given
+        return
+    build_image(ROOT, TAG, "--build-arg", f"VERSION={__version__}")
+    yield TAG
+    must(engine(), "rmi", TAG)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ SLOPPY = ("--sloppy", "--deterministic", "--skip-bids-validation")
 # the least that a whole run can cost
 CHEAP = (*SLOPPY, "--nprocs", "2", "--inversion", "tkd",
          "--background", "v-sharp", "--refinement", "none", "--cortex", "atlas")  # fmt: skip
+
+# compressed quickly rather than well
+FAST_SIF = {f"{name}_MKSQUASHFS_ARGS": "-comp gzip -Xcompression-level 1" for name in ("APPTAINER", "SINGULARITY")}
 
 
 def need_root() -> None:
@@ -80,6 +84,37 @@ def engine() -> str | None:
     return next((name for name in ("podman", "docker") if shutil.which(name)), None)
 
 
+def builder() -> list[str]:
+    """The command that builds an image, up to its context: see :func:`build_image`."""
+    if words := os.environ.get("QSMALS_BUILD"):
+        return words.split()
+    for name, verb in (("buildah", "bud"), ("podman", "build"), ("docker", "build")):
+        if shutil.which(name):
+            return [name, verb]
+    pytest.skip("needs buildah, podman or docker")
+
+
+def build_image(context: Path, tag: str, *arguments: str) -> None:
+    """Build an image, or skip where its base image cannot be had.
+
+    QSMALS_BUILD is a command that does it in place of ``docker build``, given the context, the tag and more options.
+    """
+    words = builder()
+    own = "QSMALS_BUILD" in os.environ
+    done = call(*words, *([context, tag, *arguments] if own else ["-t", tag, *arguments, context]))
+    if done.returncode and any(word in done.stderr for word in ("pinging container registry", "dial tcp", "pull")):
+        pytest.skip(f"the base image cannot be had here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def apptainer() -> str:
+    """The command that QSMALS_APPTAINER names, else ``apptainer`` or ``singularity``."""
+    found = next((name for name in ("apptainer", "singularity") if shutil.which(name)), "apptainer")
+    command = os.environ.get("QSMALS_APPTAINER", found)
+    need(command)
+    return command
+
+
 def containers() -> set[str]:
     """Containers that exist, running or not."""
     name = engine()
@@ -89,12 +124,12 @@ def containers() -> set[str]:
 
 
 def files_of(folder: Path, leave_out: Sequence[str] = ()) -> dict[str, bytes]:
-    """Contents of the files below ``folder`` by relative path, but for those that match a pattern."""
-    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Contents of the files below ``folder`` by relative path; patterns, where ``*`` goes across folders, leave out."""
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
-        str(relative): path.read_bytes()
-        for relative, path in files.items()
-        if not any(relative.match(pattern) for pattern in leave_out)
+        name: path.read_bytes()
+        for name, path in files.items()
+        if not any(fnmatchcase(name, pattern) for pattern in leave_out)
     }
 
 

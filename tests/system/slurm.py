@@ -28,6 +28,8 @@ CryptoType=crypto/munge
 StateSaveLocation={lab}/state
 SlurmctldPidFile={lab}/slurmctld.pid
 SlurmctldLogFile={lab}/slurmctld.log
+# jobs may ask for more processors and memory than this machine has
+SlurmdParameters=config_overrides
 SlurmdSpoolDir={lab}/spool.%n
 SlurmdPidFile={lab}/slurmd.%n.pid
 SlurmdLogFile={lab}/slurmd.%n.log
@@ -80,10 +82,10 @@ class Cluster:
         kib = int(
             next(line for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line).split()[1]
         )
-        mib = int(kib / 1024 * 0.9 / len(self.nodes))
+        mib = max(int(kib / 1024 * 0.9 / len(self.nodes)), 20_000)
         lines = [
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={self.port + 1 + i} "
-            f"CPUs={os.cpu_count()} RealMemory={mib} State=UNKNOWN"
+            f"CPUs={max(os.cpu_count() or 1, 4)} RealMemory={mib} State=UNKNOWN"
             for i, node in enumerate(self.nodes)
         ]
         lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")

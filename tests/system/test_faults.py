@@ -19,9 +19,6 @@ import pytest
 from tests.system.machine import ROOT, SLOPPY, call, files_of, must, need, need_root, qsmals, simulate
 
 QUICK = ("--skip-registration", "--refinement", "none", "--cortex", "atlas", "--nprocs", "2")
-OF_THE_RUN = ("logs/*", "sub-*/log/*/*", "*.html", "work/**")
-"""Files that hold times, commands and folders of a run."""
-
 UID, GID = 12345, 23456
 
 
@@ -106,6 +103,14 @@ class Run:
                 return self
         pytest.fail(f"no line with {word!r}:\n{self.said}")
 
+    def until_node(self, out: Path, name: str) -> "Run":
+        """Wait until a worker is at the node ``name``, as the run's log in ``out`` has it."""
+        log = max((out / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
+        while f'Executing "{name}"' not in log.read_text():
+            assert self.process.poll() is None, f"ended before the node {name}"
+            time.sleep(0.05)
+        return self
+
     def end(self) -> int:
         """The exit code, once it has ended."""
         assert self.process.stdout is not None
@@ -119,9 +124,10 @@ class Run:
 
 
 def assert_whole(out: Path) -> None:
-    """Every file that has its final name can be read to its end, and none has another."""
+    """Every file that has its final name can be read to its end, none is empty, and none has another name."""
     for path in (path for path in out.rglob("*") if path.is_file()):
         assert not path.name.startswith(".qsmals-"), path
+        assert path.stat().st_size > 0, path
         if path.suffix == ".gz":
             gzip.decompress(path.read_bytes())
         if path.suffix == ".json":
@@ -131,8 +137,8 @@ def assert_whole(out: Path) -> None:
 def assert_same(out: Path, undisturbed: Path, *subjects: str) -> None:
     """The outputs of the subjects are those of a run that nothing happened to, byte for byte."""
     for subject in subjects:
-        expected = files_of(undisturbed / "out" / subject, ("log/*/*",))
-        found = files_of(out / subject, ("log/*/*",))
+        expected = files_of(undisturbed / "out" / subject, ("log/*",))
+        found = files_of(out / subject, ("log/*",))
         assert sorted(found) == sorted(expected)
         assert [name for name in expected if found[name] != expected[name]] == []
 
@@ -145,6 +151,7 @@ def status_of(out: Path) -> dict[str, str]:
 def test_a_run_that_is_killed_terminated_and_robbed_of_a_worker(
     bids: Path, options: tuple[str, ...], undisturbed: Path, folder: Path
 ) -> None:
+    """Faults: kill -9 of the run, SIGTERM in the middle, kill -9 of its workers; ends with the same bytes."""
     out = folder / "out"
     words = (bids, out, "participant", *options, "--participant-label", "01", "-w", folder / "work")
 
@@ -165,8 +172,7 @@ def test_a_run_that_is_killed_terminated_and_robbed_of_a_worker(
     assert not (out / "logs" / "sub-01.lock").exists()
     assert_whole(out)
 
-    robbed = Run(*words).until("background field removal")
-    time.sleep(0.5)  # now the inversion, which takes seconds
+    robbed = Run(*words).until("background field removal").until_node(out, "invert")  # which takes seconds
     for pid in robbed.workers():
         os.kill(pid, signal.SIGKILL)
     assert robbed.end() == 0, robbed.said
@@ -178,6 +184,7 @@ def test_a_run_that_is_killed_terminated_and_robbed_of_a_worker(
 def test_a_full_disk_for_the_outputs(
     bids: Path, options: tuple[str, ...], undisturbed: Path, disk: Path, folder: Path
 ) -> None:
+    """Faults: OUTPUT_DIR fills up in the middle; the same command goes on once there is room."""
     out = disk / "out"
     words = (bids, out, "participant", *options, "--participant-label", "01", "-w", folder / "work")
     resize(disk, size_of(undisturbed / "out" / "sub-01") // 2)
@@ -193,6 +200,7 @@ def test_a_full_disk_for_the_outputs(
 
 
 def test_no_room_at_all_for_the_outputs(bids: Path, options: tuple[str, ...], disk: Path, folder: Path) -> None:
+    """Faults: no room for any output."""
     resize(disk, 4096 * 12)
     done = qsmals(bids, disk / "out", "participant", *options, "-w", folder / "work")
     said = done.stdout + done.stderr
@@ -201,9 +209,26 @@ def test_no_room_at_all_for_the_outputs(bids: Path, options: tuple[str, ...], di
     assert_whole(disk)
 
 
+def test_no_room_for_the_group_level(bids: Path, undisturbed: Path, disk: Path) -> None:
+    """Faults: no room for the group level."""
+    out = disk / "out"
+    resize(disk, 10**9)
+    shutil.copytree(undisturbed / "out", out)
+    resize(disk, int(must("df", "--block-size=1", "--output=used", disk).split()[1]))
+    done = qsmals(bids, out, "group")
+    said = done.stdout + done.stderr
+    assert done.returncode == 5, said
+    assert "No space left on device" in said and "Traceback" not in said, said
+    assert_whole(out)
+    resize(disk, 10**9)
+    assert qsmals(bids, out, "group").returncode == 0
+    assert_whole(out)
+
+
 def test_a_full_disk_for_the_work_folder(
     bids: Path, options: tuple[str, ...], undisturbed: Path, disk: Path, folder: Path
 ) -> None:
+    """Faults: the work folder fills up in the middle; the same command goes on once there is room."""
     words = (bids, folder / "out", "participant", *options, "--participant-label", "01", "-w", disk / "work")
     resize(disk, size_of(undisturbed / "work") // 4)  # of two subjects
     done = qsmals(*words)
@@ -219,6 +244,7 @@ def test_a_full_disk_for_the_work_folder(
 
 
 def test_two_runs_at_once(bids: Path, options: tuple[str, ...], undisturbed: Path, folder: Path) -> None:
+    """Faults: two runs at once on different subjects of one OUTPUT_DIR, and on the same one."""
     out = folder / "out"
     runs = [Run(bids, out, "participant", *options, "--participant-label", label) for label in ("01", "02")]
     runs[0].until("magnitude, and phase")
@@ -232,7 +258,7 @@ def test_two_runs_at_once(bids: Path, options: tuple[str, ...], undisturbed: Pat
 
 
 def test_a_bare_environment(bids: Path, options: tuple[str, ...], undisturbed: Path, folder: Path) -> None:
-    """Nobody's uid without HOME, LANG and LOGNAME, a /tmp of a few pages, and nothing to write but two folders."""
+    """Faults: a uid without HOME, LANG and LOGNAME, a tiny /tmp, and nothing to write but two folders."""
     need_root()
     need("unshare", "setpriv", "mount")
     os.chown(folder, UID, GID)
@@ -256,6 +282,7 @@ def test_a_bare_environment(bids: Path, options: tuple[str, ...], undisturbed: P
 
 
 def test_an_input_on_a_read_only_mount(bids: Path, options: tuple[str, ...], undisturbed: Path, folder: Path) -> None:
+    """Faults: an input on a read-only mount."""
     need_root()
     need("unshare", "mount")
     script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && ! touch "$0/x" 2>/dev/null && exec "$@"'

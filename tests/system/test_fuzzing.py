@@ -12,13 +12,14 @@ FIRST, SEEDS = 1000, 300
 
 
 def test_three_hundred_damaged_trees(shared: Path) -> None:
+    """Fuzzer: 300 damaged data sets; documented exit codes, no traceback, no hang, no file outside OUTPUT_DIR."""
     done = call(sys.executable, "-m", "tests.fuzzing", FIRST, SEEDS, shared / "fuzz", cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith(f"{SEEDS} trees with ")
 
 
 def test_an_image_of_a_few_voxels_fails_in_its_nodes_and_says_which(shared: Path) -> None:
-    """What passes every check and cannot be processed: exit code 1, a page, crash files, and nothing else."""
+    """Fuzzer: what passes every check and cannot be processed: exit code 1, a page, crash files, and nothing else."""
     bids = write_tree(shared / "tiny", Visit("01"), Visit("02"))
     out = shared / "tiny-out"
     done = qsmals(bids, out, "participant", "--sloppy", "--skip-bids-validation", "-w", shared / "tiny-work")

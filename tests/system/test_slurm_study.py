@@ -46,7 +46,7 @@ def copy_as(label: str, source: Path, target: Path) -> None:
 
 def maps_and_tables(out: Path, label: str) -> dict[str, bytes]:
     """Images and tables of a subject."""
-    found = files_of(out / label, leave_out=("log/*/*", "figures/*", "*.json"))
+    found = files_of(out / label, leave_out=("log/*", "figures/*", "*.json"))
     assert any(name.endswith("_Chimap.tsv") for name in found)
     return found
 
