@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -435,6 +436,7 @@ def execute(plan: RunPlan) -> Done:
         memory_gb=plan.limits.memory_gb,
         **({"itk_threads": 1} if settings.behaviour.deterministic else {}),
     )
+    threading.Thread(target=load_report, daemon=True).start()
     stop, halt = None, ""
     try:
         workflow.run(plugin=plugin)
@@ -448,6 +450,15 @@ def execute(plan: RunPlan) -> Done:
     wanted = plugin.nodes or node_names(workflow)
     ended = {step.node for step in plugin.steps if step.state in ("done", "cached")}
     return Done(tuple(plugin.steps), tuple(plugin.failures), tuple(sorted(wanted - ended)), stop, halt)
+
+
+def load_report() -> None:
+    """Load what the pages are made with while the steps run, seconds that would come after them."""
+    try:
+
+        import qsmals.reports.subject  # noqa: F401
+    except Exception as error:  # comes again where the page is written, and is dealt with there
+        log.debug("loading the report: %s", error)
 
 
 def quieten_nipype() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from qsmals import __version__
 from tests.system.machine import (
+    CHEAP,
     MARK,
     ROOT,
     build_image,
@@ -22,6 +23,7 @@ from tests.system.machine import (
     must,
     need,
     need_root,
+    qsmals,
     simulate,
 )
 from tests.system.slurm import COMMANDS, Cluster
@@ -71,6 +73,15 @@ def shared() -> Iterator[Path]:
 def subject(shared: Path) -> Path:
     """A BIDS data set of one coarse simulated person."""
     return simulate(shared / "bids")
+
+
+@pytest.fixture(scope="session")
+def whole(subject: Path, shared: Path) -> Path:
+    """OUTPUT_DIR of a run of that person from scans to tables; other tests take its registrations over."""
+    out = shared / "whole"
+    done = qsmals(subject, out, "participant", *CHEAP, "-w", shared / "whole_work")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,16 @@ def simulate(folder: Path, *, participants: int = 1, seed: int = 3) -> Path:
     return folder
 
 
+def copy_as(label: str, source: Path, target: Path) -> None:
+    """Copy sub-01 of one data set into another as ``label``, without logs and figures."""
+    for path in (source / "sub-01").rglob("sub-01_*"):
+        name = path.relative_to(source)
+        if "log" not in name.parts and "figures" not in name.parts:
+            renamed = target / str(name).replace("sub-01", label)
+            renamed.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, renamed)
+
+
 def children() -> dict[int, str]:
     """Command lines of the processes that inherited the mark of this run, by process id."""
     mark, found = f"{MARK}={os.environ.get(MARK, '')}".encode(), {}

@@ -11,49 +11,56 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.system.machine import ROOT, SLOPPY, call, files_of, must, need, need_root, qsmals, simulate
+from qsmals.cli.parser import parse
+from qsmals.workflows.participant import run_folder
+from tests.system.machine import ROOT, SLOPPY, call, copy_as, files_of, must, need, need_root, qsmals
 
 QUICK = ("--skip-registration", "--refinement", "none", "--cortex", "atlas", "--nprocs", "2")
 UID, GID = 12345, 23456
 
 
-def twin(root: Path) -> None:
-    """A second subject with the files of the first."""
-    shutil.copytree(root / "sub-01", root / "sub-02", ignore=shutil.ignore_patterns("log", "figures"))
-    for path in sorted((root / "sub-02").rglob("sub-01*")):
-        path.rename(path.with_name(path.name.replace("sub-01", "sub-02")))
-
-
 @pytest.fixture(scope="module")
-def bids(shared: Path) -> Path:
+def bids(subject: Path, shared: Path) -> Path:
     """Two coarse simulated people, who are the same."""
-    root = simulate(shared / "two")
-    twin(root)
-    return root
+    two = shared / "two"
+    two.mkdir()
+    shutil.copy(subject / "dataset_description.json", two)
+    for label in ("sub-01", "sub-02"):
+        copy_as(label, subject, two)
+    return two
 
 
 @pytest.fixture(scope="module")
-def options(shared: Path, bids: Path) -> tuple[str, ...]:
+def options(whole: Path, shared: Path) -> tuple[str, ...]:
     """Options of a run that takes its registrations from another one."""
-    prior = shared / "prior"
-    done = qsmals(bids, prior, "participant", *SLOPPY, "--participant-label", "01", "-w", shared / "prior-work")
-    assert done.returncode == 0, done.stdout + done.stderr
-    twin(prior)
+    prior = shared / "prior_two"
+    for label in ("sub-01", "sub-02"):
+        copy_as(label, whole, prior)
     return (*SLOPPY, *QUICK, "-d", f"prior={prior}")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(shared: Path, bids: Path, options: tuple[str, ...]) -> Path:
-    """A folder with the outputs (``out``) and the work folder (``work``) of a run that nothing happened to."""
+    """A folder with outputs (``out``) and work folder (``work``) of a run of sub-01 that nothing happened to."""
     folder = shared / "undisturbed"
-    done = qsmals(bids, folder / "out", "participant", *options, "-w", folder / "work")
+    words = (bids, folder / "out", "participant", *options, "--participant-label", "01", "-w", folder / "work")
+    done = qsmals(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def hand_over(undisturbed: Path, words: Sequence[object]) -> None:
+    """Give a coming run of sub-01 the first steps of the undisturbed one, half of its time: atlas and brain mask."""
+    source = run_folder(parse([str(words[0]), str(undisturbed / "out"), *map(str, words[2:])]).settings)
+    source = undisturbed / "work" / source.relative_to(source.parents[1])
+    target = run_folder(parse([str(word) for word in words]).settings)
+    for step in ("atlas_sub_01", "sub_01_wf/anatomy_wf/extract_brain"):
+        shutil.copytree(source / "participant_wf" / step, target / "participant_wf" / step)
 
 
 @pytest.fixture
@@ -134,13 +141,12 @@ def assert_whole(out: Path) -> None:
             json.loads(path.read_text())
 
 
-def assert_same(out: Path, undisturbed: Path, *subjects: str) -> None:
-    """The outputs of the subjects are those of a run that nothing happened to, byte for byte."""
-    for subject in subjects:
-        expected = files_of(undisturbed / "out" / subject, ("log/*",))
-        found = files_of(out / subject, ("log/*",))
-        assert sorted(found) == sorted(expected)
-        assert [name for name in expected if found[name] != expected[name]] == []
+def assert_same(out: Path, undisturbed: Path) -> None:
+    """The outputs of the subject are those of a run that nothing happened to, byte for byte."""
+    expected = files_of(undisturbed / "out" / "sub-01", ("log/*",))
+    found = files_of(out / "sub-01", ("log/*",))
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
 
 
 def status_of(out: Path) -> dict[str, str]:
@@ -154,6 +160,7 @@ def test_a_run_that_is_killed_terminated_and_robbed_of_a_worker(
     """Faults: kill -9 of the run, SIGTERM in the middle, kill -9 of its workers; ends with the same bytes."""
     out = folder / "out"
     words = (bids, out, "participant", *options, "--participant-label", "01", "-w", folder / "work")
+    hand_over(undisturbed, words)
 
     killed = Run(*words).until("magnitude, and phase")
     workers = killed.workers()
@@ -178,7 +185,7 @@ def test_a_run_that_is_killed_terminated_and_robbed_of_a_worker(
     assert robbed.end() == 0, robbed.said
     assert "tried again, alone: killed by signal 9 (SIGKILL)" in robbed.said, robbed.said
     assert status_of(out) == {"sub-01": "ok"}
-    assert_same(out, undisturbed, "sub-01")
+    assert_same(out, undisturbed)
 
 
 def test_a_full_disk_for_the_outputs(
@@ -187,6 +194,7 @@ def test_a_full_disk_for_the_outputs(
     """Faults: OUTPUT_DIR fills up in the middle; the same command goes on once there is room."""
     out = disk / "out"
     words = (bids, out, "participant", *options, "--participant-label", "01", "-w", folder / "work")
+    hand_over(undisturbed, words)
     resize(disk, size_of(undisturbed / "out" / "sub-01") // 2)
     done = qsmals(*words)
     said = done.stdout + done.stderr
@@ -196,13 +204,17 @@ def test_a_full_disk_for_the_outputs(
     resize(disk, 10**9)
     done = qsmals(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_same(out, undisturbed, "sub-01")
+    assert_same(out, undisturbed)
 
 
-def test_no_room_at_all_for_the_outputs(bids: Path, options: tuple[str, ...], disk: Path, folder: Path) -> None:
+def test_no_room_at_all_for_the_outputs(
+    bids: Path, options: tuple[str, ...], undisturbed: Path, disk: Path, folder: Path
+) -> None:
     """Faults: no room for any output."""
+    words = (bids, disk / "out", "participant", *options, "--participant-label", "01", "-w", folder / "work")
+    hand_over(undisturbed, words)
     resize(disk, 4096 * 12)
-    done = qsmals(bids, disk / "out", "participant", *options, "-w", folder / "work")
+    done = qsmals(*words)
     said = done.stdout + done.stderr
     assert done.returncode in (2, 5), said
     assert "No space left on device" in said and "Traceback" not in said, said
@@ -230,7 +242,7 @@ def test_a_full_disk_for_the_work_folder(
 ) -> None:
     """Faults: the work folder fills up in the middle; the same command goes on once there is room."""
     words = (bids, folder / "out", "participant", *options, "--participant-label", "01", "-w", disk / "work")
-    resize(disk, size_of(undisturbed / "work") // 4)  # of two subjects
+    resize(disk, size_of(undisturbed / "work") // 2)
     done = qsmals(*words)
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
@@ -240,7 +252,7 @@ def test_a_full_disk_for_the_work_folder(
     resize(disk, 10**9)
     done = qsmals(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_same(folder / "out", undisturbed, "sub-01")
+    assert_same(folder / "out", undisturbed)
 
 
 def test_two_runs_at_once(bids: Path, options: tuple[str, ...], undisturbed: Path, folder: Path) -> None:
@@ -254,7 +266,9 @@ def test_two_runs_at_once(bids: Path, options: tuple[str, ...], undisturbed: Pat
     for run in runs:
         assert run.end() == 0, run.said
     assert status_of(out) == {"sub-01": "ok", "sub-02": "ok"}
-    assert_same(out, undisturbed, "sub-01", "sub-02")
+    assert_same(out, undisturbed)
+    first, second = (files_of(out / label, ("log/*", "figures/*", "*.json")) for label in ("sub-01", "sub-02"))
+    assert {name.replace("sub-01", "sub-02"): content for name, content in first.items()} == second
 
 
 def test_a_bare_environment(bids: Path, options: tuple[str, ...], undisturbed: Path, folder: Path) -> None:
@@ -278,7 +292,7 @@ def test_a_bare_environment(bids: Path, options: tuple[str, ...], undisturbed: P
     assert done.returncode == 0, done.stdout + done.stderr
     assert files_of(bids) == before
     assert list((folder / "work").rglob("*.nbi")), "compiled code is kept in the work folder"
-    assert_same(folder / "out", undisturbed, "sub-01")
+    assert_same(folder / "out", undisturbed)
 
 
 def test_an_input_on_a_read_only_mount(bids: Path, options: tuple[str, ...], undisturbed: Path, folder: Path) -> None:
@@ -286,10 +300,11 @@ def test_an_input_on_a_read_only_mount(bids: Path, options: tuple[str, ...], und
     need_root()
     need("unshare", "mount")
     script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && ! touch "$0/x" 2>/dev/null && exec "$@"'
-    words = ["participant", *options, "--participant-label", "01", "-w", folder / "work"]
-    command = [sys.executable, "-m", "qsmals", bids, folder / "out", *words]
+    words = (bids, folder / "out", "participant", *options, "--participant-label", "01", "-w", folder / "work")
+    hand_over(undisturbed, words)
+    command = [sys.executable, "-m", "qsmals", *words]
     done = call("unshare", "--mount", "sh", "-c", script, bids, *command)
     if not (folder / "out").exists() and "ermission" in done.stderr + done.stdout:
         pytest.skip(f"this machine does not let its root mount: {done.stderr.strip()}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_same(folder / "out", undisturbed, "sub-01")
+    assert_same(folder / "out", undisturbed)

@@ -8,20 +8,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.system.machine import CHEAP, ROOT, files_of, must, qsmals, record
+from tests.system.machine import CHEAP, ROOT, copy_as, files_of, must, qsmals, record
 from tests.system.slurm import Cluster
 
 LABELS = tuple(f"sub-{n:02d}" for n in range(1, 7))
 
 
 @pytest.fixture(scope="module")
-def prior(subject: Path, shared: Path) -> Path:
+def prior(whole: Path, shared: Path) -> Path:
     """Registrations of each of the six: those of the one head that they all have."""
-    done = qsmals(subject, shared / "prior", "participant", *CHEAP, "-w", shared / "prior_work")
-    assert done.returncode == 0, done.stdout + done.stderr
     six = shared / "prior_six"
     for label in LABELS:
-        copy_as(label, shared / "prior", six)
+        copy_as(label, whole, six)
     return six
 
 
@@ -34,14 +32,6 @@ def study(subject: Path, shared: Path) -> Path:
     for label in LABELS:
         copy_as(label, subject, six)
     return six
-
-
-def copy_as(label: str, source: Path, target: Path) -> None:
-    """Copy sub-01 of one data set into another as ``label``."""
-    for path in (source / "sub-01").rglob("sub-01_*"):
-        name = str(path.relative_to(source)).replace("sub-01", label)
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target / name)
 
 
 def maps_and_tables(out: Path, label: str) -> dict[str, bytes]:
