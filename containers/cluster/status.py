@@ -176,7 +176,7 @@ def main():
         return 0
     for label in left:
         print("\n".join(describe(label, entries.get(label), tasks.get(label), queues)))
-    print(f"{len(labels) - len(left)} of {len(labels)} subjects are done")
+    print(f"{len(labels) - len(left)} of {len(labels)} {'subject is' if len(labels) == 1 else 'subjects are'} done")
     return 1 if left else 0
 
 

@@ -86,7 +86,8 @@ JOB=''
 if [ "$N" -gt 0 ]; then
     JOB=$(submit_tasks "$N")
     echo "$JOB" >"$RUN/job"
-    echo "$N subjects: job $JOB, logs in $RUN"
+    [ "$N" -eq 1 ] && SUBJECTS='1 subject' || SUBJECTS="$N subjects"
+    echo "$SUBJECTS: job $JOB, logs in $RUN"
 else
     echo "every subject is done"
 fi

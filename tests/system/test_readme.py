@@ -105,7 +105,7 @@ def test_examples_of_a_cluster(place: Path, environment: dict[str, str], cluster
     cluster.wait(lambda: not cluster.busy(), "the study", 1200)
     said = run(ask, environment)
     (log,) = (place / "out/logs/slurm").glob("*/task-1.log")
-    assert "1 of 1 subjects are done" in said, log.read_text()
+    assert "1 of 1 subject is done" in said, log.read_text()
     assert (place / "out/group.html").is_file()
     lines = log.read_text().splitlines()
     shown += "\n\n".join(

@@ -70,7 +70,7 @@ class Study:
         """Numbers of the array and of the group job."""
         shown = must("bash", SUBMIT, "--venv", self.bids.parent / "venv", "--cpus", "1", "--mem", "300M", "--args",
                      "--kill-on-invalid-dep=yes", *words, self.bids, self.out, env=self.cluster.env)  # fmt: skip
-        array = shown.split("job ")[1].split(",")[0] if "job" in shown.split(" subjects: ")[-1] else ""
+        array = shown.split(": job ")[1].split(",")[0] if ": job " in shown else ""
         return array, shown.split("group job ")[1].split(",")[0]
 
     def notes(self) -> list[str]:
