@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -455,8 +456,8 @@ def execute(plan: RunPlan) -> Done:
 def load_report() -> None:
     """Load what the pages are made with while the steps run, seconds that would come after them."""
     try:
-
-        import qsmals.reports.subject  # noqa: F401
+        for name in ("qsmals.reports.subject", "nilearn.plotting"):
+            import_module(name)
     except Exception as error:  # comes again where the page is written, and is dealt with there
         log.debug("loading the report: %s", error)
 
