@@ -62,6 +62,9 @@ VARIANTS = (
     Variant("edges from 0.01 ppm/mm", parameters={"edge_ppm_per_mm": 0.01}),
     Variant("outliers keep their weight", parameters={"outlier_factor": NEVER}),
     Variant("regularisation not following the noise", noise=False),
+    Variant("a fifth of the harmonic penalty", parameters={"harmonic_penalty": 0.04}),
+    Variant("five times the harmonic penalty", parameters={"harmonic_penalty": 1.0}),
+    Variant("400 iterations", parameters={"tolerance": 1e-6, "max_iterations": 400}),
 )
 
 LEFT_OUT = ("rim_kept", "total_field_rms_ppb", "local_field_nrmse_percent", "iterations", "peak_gb")

@@ -25,12 +25,20 @@ CONDITIONS = {
     "tilt": ["--vendor", "siemens", "--tilt-deg", "30"],
     "ge": ["--vendor", "ge"],
     "voxel": ["--vendor", "siemens", "--voxel-size-mm", "1", "1", "2"],
+    "template": ["--vendor", "siemens"],
+    "als": ["--participants", "2", "--als-effect-ppb", "5"],
+    "without": ["--participants", "2", "--als-effect-ppb", "0", "--motion-mm", "2", "--motion-deg", "2"],
 }
+WITH_EFFECT, WITHOUT = "als", "without"
+"""One person twice, placed otherwise between the scans: with and without iron in the motor cortex."""
 TITLES = {
     "reference": "3 T, 1 mm, 6 echoes, Siemens integers, 3 mm and 3 degrees of motion between T1w and GRE",
     "tilt": "the same, slab and head tilted by 30 degrees",
     "ge": "the same as GE real and imaginary images with alternating slices and the opposite phase sign",
     "voxel": "the same at 1 x 1 x 2 mm",
+    "template": "the same with the packaged template head",
+    "als": "another person, 5 ppb more in the motor cortex",
+    "without": "that person without, 2 mm and 2 degrees of motion between T1w and GRE",
 }
 FIGURES = {
     "xsim": "xSIM",
@@ -40,6 +48,9 @@ FIGURES = {
     "total_field_rms_ppb": "total field error, ppb rms",
     "deep_nuclei_mae_ppb": "deep nuclei, mean absolute error, ppb",
 }
+EFFECT_REGIONS = ("precentral", "paracentral", "postcentral", "pallidum")
+"""The motor cortex, and two where nothing was changed."""
+
 INTRODUCTION = """# Accuracy on heads with known truth
 
 Written by `benchmarks/conditions.py` with qsmals {version} ({source}); do not edit by hand.
@@ -64,15 +75,18 @@ def run(command: list[str], log: Path) -> float:
 def make(name: str, folder: Path, head: list[str]) -> tuple[Comparison, float | None]:
     """Simulate and process one condition, unless that was done before; the comparison, and seconds of the run."""
     bids, out = folder / name / "bids", folder / name / "out"
+    person = "sub-02" if name in (WITH_EFFECT, WITHOUT) else "sub-01"
     bids.parent.mkdir(parents=True, exist_ok=True)
     if not (bids / "participants.tsv").is_file():
-        words = ["--participants", "1", "--motion-mm", "3", "--motion-deg", "3", *CONDITIONS[name], *head]
+        words = ["--participants", "1", "--motion-mm", "3", "--motion-deg", "3", *CONDITIONS[name]]
+        words += [] if name == "template" else head
         run([sys.executable, "-m", "qsmals.cli.simulate", str(bids), *words], folder / name / "simulate.log")
     seconds = None
     if not (out / "logs" / "summary.json").is_file():
         words = [str(bids), str(out), "participant", "-w", str(folder / name / "work"), "--clean-workdir"]
+        words += ["--participant-label", person.removeprefix("sub-")]
         seconds = run([sys.executable, "-m", "qsmals", *words], folder / name / "qsmals.log")
-    return compare(bids, out, "sub-01"), seconds
+    return compare(bids, out, person), seconds
 
 
 def figures_table(results: dict[str, Comparison]) -> pd.DataFrame:
@@ -89,9 +103,18 @@ def regions_table(results: dict[str, Comparison]) -> pd.DataFrame:
     for name, comparison in results.items():
         if comparison is not next(iter(results.values())):
             other = comparison.regions[comparison.regions["hemisphere"] == "B"].set_index("name")
-            table[f"{name}: change"] = other["measured"] - base["measured"]
+            if name != "template":
+                table[f"{name}: change"] = other["measured"] - base["measured"]
             table[f"{name}: error"] = other["error"]
     return table.reset_index()
+
+
+def effect_table(results: dict[str, Comparison]) -> pd.DataFrame:
+    """Difference of the tables of one person with and without iron in the motor cortex, a row a region and side."""
+    columns = ["name", "hemisphere", "truth", "measured"]
+    sides = [results[name].regions[columns].set_index(["name", "hemisphere"]) for name in (WITH_EFFECT, WITHOUT)]
+    difference = (sides[0] - sides[1]).reset_index()
+    return difference[difference["name"].isin(EFFECT_REGIONS)]
 
 
 def rounded(table: pd.DataFrame, digits: int) -> str:
@@ -115,12 +138,18 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     head = ["--t1w", str(options.t1w), "--segmentation", str(options.segmentation)] if len(given) == 2 else []
     made = {name: make(name, options.work_dir, head) for name in options.only}
-    results = {name: comparison for name, (comparison, _) in made.items()}
+    everything = {name: comparison for name, (comparison, _) in made.items()}
+    results = {name: c for name, c in everything.items() if name not in (WITH_EFFECT, WITHOUT)}
     source = "a real head with FreeSurfer's segmentation" if head else "the packaged template head"
     text = [INTRODUCTION.format(version=__version__, source=source), "## The whole map", ""]
-    text += [rounded(figures_table(results), 3), "", "## Regions, both hemispheres, ppb", ""]
+    text += [rounded(figures_table(everything), 3), "", "## Regions, both hemispheres, ppb", ""]
     text += ["`change` is the difference of the measured mean from the reference condition.", ""]
-    text += [rounded(regions_table(results), 2), "", "## Picture", "", "![map, truth, difference](accuracy.png)", ""]
+    text += [rounded(regions_table(results), 2), ""]
+    if {WITH_EFFECT, WITHOUT} <= everything.keys():
+        text += ["## A difference in the motor cortex, ppb", ""]
+        text += [f"The tables of {TITLES[WITH_EFFECT]}, less those of {TITLES[WITHOUT]}:", ""]
+        text += [rounded(effect_table(everything), 2), ""]
+    text += ["## Picture", "", "![map, truth, difference](accuracy.png)", ""]
     times = ", ".join(f"{name} {seconds:.0f} s" for name, (_, seconds) in made.items() if seconds)
     if times:
         text += [f"Wall time of the whole participant level, on {platform.machine()}: {times}.", ""]

@@ -106,7 +106,7 @@ class RemoveBackground(Step):
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.background`."""
         from qsmals.recon.background import BACKGROUND
-        from qsmals.recon.field.weights import inverse_noise, noisy_share
+        from qsmals.recon.field.weights import inverse_noise
         from qsmals.recon.grid import Grid
 
         method = BACKGROUND[self.inputs.method]
@@ -120,9 +120,7 @@ class RemoveBackground(Step):
             weights=inverse_noise(noise, mask),
             params=method.make_parameters(self.inputs.parameters),
         )
-        warnings = []
-        if (share := noisy_share(noise, mask, brain)) > LARGEST_NOISY_SHARE:
-            warnings.append(NOISY_SURROUNDINGS.format(percent=100 * share))
+        warnings = _noise_warnings(noise, mask, brain)
         if local.convergence is not None and not local.convergence.converged:
             warnings.append(BACKGROUND_NOT_CONVERGED)
         log_warnings("background", warnings, folder)
@@ -244,8 +242,19 @@ class InvertTotalField(InvertDipole):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.inversion`; the local field is that of the map, for there is no other."""
+        if isdefined(self.inputs.brain_mask):
+            mask, brain = load_mask(self.inputs.mask), load_mask(self.inputs.brain_mask)
+            log_warnings("inversion", _noise_warnings(load(self.inputs.noise_ppm), mask, brain), folder)
         solution = self._solution(load(self.inputs.field_ppm))
         return self._saved(solution, self._brain_field(solution), folder)
+
+
+def _noise_warnings(noise_ppm: Float, mask: Any, brain: Any) -> list[str]:
+    """Whether much of the field from which background and susceptibility are found is noise."""
+    from qsmals.recon.field.weights import noisy_share
+
+    share = noisy_share(noise_ppm, mask, brain)
+    return [NOISY_SURROUNDINGS.format(percent=100 * share)] if share > LARGEST_NOISY_SHARE else []
 
 
 def _reached(convergence: Any) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,18 @@ def b0_direction(affine: ArrayLike) -> tuple[float, float, float]:
     x, y, z = np.linalg.solve(rotation, np.array([0.0, 0.0, 1.0]))
     norm = float(np.sqrt(x * x + y * y + z * z))
     return float(x) / norm, float(y) / norm, float(z) / norm
+
+
+def box_of(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """The smallest box around the voxels of a mask that has any.
+
+    Examples
+    --------
+    >>> mask = np.zeros((4, 4, 4), dtype=bool)
+    >>> mask[1:3, 0, 2] = True
+    >>> box_of(mask)
+    (slice(1, 3, None), slice(0, 1, None), slice(2, 3, None))
+    """
+    (box,) = ndimage.find_objects(mask.astype(np.uint8))
+    x, y, z = box
+    return x, y, z

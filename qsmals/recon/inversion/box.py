@@ -8,12 +8,11 @@ from typing import Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from qsmals.recon.grid import box_of
 from qsmals.recon.inversion.solution import Susceptibility
 
 P = ParamSpec("P")
-Box = tuple[slice, slice, slice]
 
 
 def on_box_of_mask(kernel: Callable[P, Susceptibility]) -> Callable[P, Susceptibility]:
@@ -43,7 +42,7 @@ def on_box_of_mask(kernel: Callable[P, Susceptibility]) -> Callable[P, Susceptib
         volumes = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         if not mask.any() or {grid.shape} != {volume.shape for volume in volumes.values()}:
             return kernel(*args, **kwargs)
-        box = _box(mask)
+        box = box_of(mask)
         values.update((name, volume[box].copy(order="K")) for name, volume in volumes.items())
         values["grid"] = replace(grid, shape=values["mask"].shape)
         return _enlarged(kernel(*given.args, **given.kwargs), box, mask)
@@ -51,13 +50,7 @@ def on_box_of_mask(kernel: Callable[P, Susceptibility]) -> Callable[P, Susceptib
     return cropped
 
 
-def _box(mask: NDArray[np.bool_]) -> Box:
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    x, y, z = box
-    return x, y, z
-
-
-def _enlarged(solution: Susceptibility, box: Box, mask: NDArray[np.bool_]) -> Susceptibility:
+def _enlarged(solution: Susceptibility, box: tuple[slice, slice, slice], mask: NDArray[np.bool_]) -> Susceptibility:
     """The same with volumes of the mask's shape, in its memory order, 0 beyond the box."""
 
     def whole(volume: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -1,20 +1,17 @@
 """What every dipole inversion returns, and the checks and shared pieces of all of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_field
-from qsmals.recon.grid import Grid
+from qsmals.recon.grid import Grid, box_of
 
 ONE_STEP = Convergence(iterations=1, changes=(0.0,), tolerance=0.0)
 """Convergence of a method with a closed form."""
-
-BRAIN_PADDING = 1.25
-"""Size of the transform over that of the volume: the brain does not fill the field of view."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +70,15 @@ def brain_field(solution: Susceptibility, brain: NDArray[np.bool_], grid: Grid) 
     """
     if not brain.any():
         raise ValueError("the brain is empty")
-    mean = np.float32(solution.chi_ppm[brain].mean(dtype=np.float64))
-    own = dipole_field(np.where(brain, solution.chi_ppm - mean, np.float32(0)), grid, padding=BRAIN_PADDING)
+    box = box_of(brain)
+    inside, chi = brain[box], solution.chi_ppm[box]
+    chi = np.where(inside, chi - np.float32(chi[inside].mean(dtype=np.float64)), np.float32(0))
+    own = dipole_field(chi, replace(grid, shape=inside.shape))
     if solution.residual_ppm is not None:
-        own += solution.residual_ppm
-    return np.where(brain, own, np.float32(0))
+        own += solution.residual_ppm[box]
+    result = np.zeros_like(brain, dtype=np.float32)
+    result[box] = np.where(inside, own, np.float32(0))
+    return result
 
 
 def checked_inputs(

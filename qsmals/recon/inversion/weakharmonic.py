@@ -53,15 +53,16 @@ class WeakHarmonicParameters:
         default=300.0,
         metadata={
             "unit": "multiple of the regularisation",
-            "source": "design choice: it decides the speed, not the map",
+            "source": "design choice: it decides the speed",
         },
     )
-    field_penalty: float = field(
-        default=0.3, metadata={"unit": "1", "source": "design choice: it decides the speed, not the map"}
-    )
+    field_penalty: float = field(default=0.3, metadata={"unit": "1", "source": "design choice: it decides the speed"})
     harmonic_penalty: float = field(
         default=0.2,
-        metadata={"unit": "mm^2 per square of the voxel's edge", "source": "design choice: it decides the speed"},
+        metadata={
+            "unit": "mm^2 per square of the voxel's edge",
+            "source": "it decides the speed, and where the iterations stop the map a little (docs/ablation.md)",
+        },
     )
     padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "design choice"})
     tolerance: float = field(default=0.002, metadata={"unit": "relative change", "source": "design choice"})
@@ -85,7 +86,9 @@ def weak_harmonic(
     measurement inside the mask parts h from the background: what removal left of the background, and
     what it took from the local field, as the part of the cortex's field that sources outside the brain could have made,
     is harmonic. Susceptibility with a harmonic field of its own, the bowls and streaks along the magic angle, is chosen
-    by its variation alone. The method therefore depends little on how the background was removed.
+    by its variation alone. The method therefore depends little on how the background was removed. In the
+    paper the data term is nonlinear in the field and the Laplacian is charged rather than forced to vanish
+    (:func:`nonlinear_weak_harmonic` does so).
 
     The weights V make up for total variation's pull on strong edges: after ``reweight_every`` iterations they are
     ``1 / (1 + (grad chi / edge_ppm_per_mm)^2)`` of the map so far, each difference by itself. At the same time voxels
