@@ -74,8 +74,9 @@ A synthetic head of {extent} mm with {echoes} echoes; every method with its defa
 before. *FFT pairs* is the time in units of one rfftn and irfftn of a float32 volume of the head's size, measured in the
 same process before and after. *GB* is the peak of the process, Python, its libraries and the inputs included; *volumes*
 is what the method took beyond that, in float32 volumes of the head's size. One thread may do what several were
-allowed. The row *whole* is the default reconstruction from image arrays in files to the map, with the brain known and
-without relaxometry.
+allowed. Inversions start from the head's own field with noise; after a removal that leaves background in it, those
+that stop on a tolerance need more iterations ([reconstruction.md](reconstruction.md) has their numbers). The row *whole*
+is the default reconstruction from image arrays in files to the map, with the brain known and without relaxometry.
 """
 
 
