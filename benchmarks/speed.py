@@ -75,8 +75,8 @@ before. *FFT pairs* is the time in units of one rfftn and irfftn of a float32 vo
 same process before and after. *GB* is the peak of the process, Python, its libraries and the inputs included; *volumes*
 is what the method took beyond that, in float32 volumes of the head's size. One thread may do what several were
 allowed. Inversions start from the head's own field with noise; after a removal that leaves background in it, those
-that stop on a tolerance need more iterations ([reconstruction.md](reconstruction.md) has their numbers). The row *whole*
-is the default reconstruction from image arrays in files to the map, with the brain known and without relaxometry.
+that stop on a tolerance need more iterations ([reconstruction.md](reconstruction.md) has their numbers). The row
+*whole* is the default reconstruction from image arrays in files to the map, with the brain known and without relaxometry.
 """
 
 
