@@ -76,7 +76,8 @@ same process before and after. *GB* is the peak of the process, Python, its libr
 is what the method took beyond that, in float32 volumes of the head's size. One thread may do what several were
 allowed. Inversions start from the head's own field with noise; after a removal that leaves background in it, those
 that stop on a tolerance need more iterations ([reconstruction.md](reconstruction.md) has their numbers). The row
-*whole* is the default reconstruction from image arrays in files to the map, with the brain known and without relaxometry.
+*whole* is the default reconstruction from image arrays in files to the map, with the brain known and without
+relaxometry.
 """
 
 
