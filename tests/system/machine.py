@@ -105,13 +105,17 @@ def builder() -> list[str]:
 
 
 def build_image(context: Path, tag: str, *arguments: str) -> None:
-    """Build an image, or skip where its base image cannot be had.
+    """Build an image.
 
     QSMALS_BUILD is a command that does it in place of ``docker build``, given the context, the tag and more options.
     """
     words = builder()
     own = "QSMALS_BUILD" in os.environ
-    done = call(*words, *([context, tag, *arguments] if own else ["-t", tag, *arguments, context]))
+    must_build(call(*words, *([context, tag, *arguments] if own else ["-t", tag, *arguments, context])))
+
+
+def must_build(done: subprocess.CompletedProcess[str]) -> None:
+    """What a build must have come to; skips where the base image cannot be had."""
     if done.returncode and any(word in done.stderr for word in ("pinging container registry", "dial tcp", "pull")):
         pytest.skip(f"the base image cannot be had here: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
