@@ -284,11 +284,18 @@ def draw(background: np.ndarray, masks: list[np.ndarray], size: np.ndarray, path
 
 
 ABOUT = """\
-Each head goes from its T1w image to labels on the grid of its gradient echo as the program does without a
-susceptibility map: brain extraction, tissues, SyN to the template, rigid registration of the gradient echo, one
-interpolation, cortex fitted to grey matter. Left and right are averaged. What the susceptibility map adds for the deep
-nuclei is in [nuclei.md](nuclei.md); how far a rigid registration can be trusted, in [registration.md](registration.md).
-Rows that say `echo` were made without the T1w image."""
+Each head goes from its T1w image to labels on the grid of its gradient echo as the program does it with `--refinement
+none`, without asking the susceptibility map: brain extraction, tissues, SyN to the template, rigid registration of the
+gradient echo, one interpolation, cortex fitted to grey matter. Left and right are averaged. What the susceptibility
+map adds for the deep nuclei is in [nuclei.md](nuclei.md); how far a rigid registration can be trusted, in
+[registration.md](registration.md). Columns that say `echo` were made without the T1w image."""
+
+FLAT = (
+    "Flat is the share of a region's voxels in the reference that have exactly the most common brightness of white "
+    "matter ({:.0f} % of the white matter has it): the image was prepared so that white matter is uniform, and what "
+    "was taken for it is uniform as well. No method that looks at this image alone finds a border between two "
+    "regions where both are flat; the susceptibility map shows it."
+)
 
 GREY_TRUTH = """\
 Simulated heads are deformed copies of the template on which the atlas is drawn, so that their Dice says how well the
@@ -323,7 +330,10 @@ def report(results: Mapping[tuple[str, str], Mapping[str, Any]], compute: Comput
         for name, r in zip(names, results.values(), strict=True)
     ]
     lines += [markdown(header, rows), "", "The atlas itself is made once for all subjects, in "]
-    lines[-1] += f"{max(r['atlas_cpu_s'] for r in results.values()):.0f} seconds of processors."
+    lines[-1] += (
+        f"{max(r['atlas_cpu_s'] for r in results.values()):.0f} seconds of processors. Seconds are those on the "
+    )
+    lines[-1] += "wall, beside whatever else the machine was doing."
     for title, column, digits in (
         ("Dice", "dice", 3), ("Volume relative to the reference", "volume_ratio", 2),
         ("Distance of the centres, mm", "centroid_mm", 2),
@@ -339,32 +349,24 @@ def report(results: Mapping[tuple[str, str], Mapping[str, Any]], compute: Comput
             for region in SHOWN
         ]
         lines += ["", f"## {title}", "", markdown(["region", *(["goal"] if goal else []), *names], body)]
-    return "\n".join([*lines, "", GREY_TRUTH, *out_of_reach(results), *pictures(results)]) + "\n"
+    simulated = ["", GREY_TRUTH] if any(not r["flat"] for r in results.values()) else []
+    return "\n".join([*lines, *simulated, *out_of_reach(results), *pictures(results)]) + "\n"
 
 
 def out_of_reach(results: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
     """Goals that were missed on real heads, with what the image shows of those regions."""
     lines = []
     for (head, _), r in results.items():
-        if not r["flat"]:
-            continue
         means = pd.DataFrame(r["rows"]).groupby("name", sort=False)["dice"].mean()
-        missed = [region for region, goal in GOALS.items() if means.get(region, 1.0) < goal]
+        missed = [region for region, goal in GOALS.items() if means.get(region, 1.0) < goal] if r["flat"] else []
         if not missed:
             continue
         words = "; ".join(
-            f"{region} {means[region]:.2f} of {GOALS[region]:.2f}, {100 * r['flat'][region]:.0f} % flat"
+            f"{region} {means[region]:.3f} of {GOALS[region]:.2f}, {100 * r['flat'][region]:.0f} % flat"
             for region in missed
         )
-        white = 100 * r["flat"]["white_matter"]
-        lines += [
-            "",
-            f"Out of reach on {head}: {words}. Flat is the share of a region's voxels in the reference that have "
-            f"exactly the most common brightness of white matter ({white:.0f} % of the white matter has it): the image "
-            "was prepared so that white matter is uniform, and what was taken for white matter is uniform as well. "
-            "Nothing can find a border between two flat regions on it.",
-        ]
-    return ["", "## What stays out of reach", *lines] if lines else []
+        lines += ["", f"{head}: {words}. {FLAT.format(100 * r['flat']['white_matter'])}"]
+    return ["", "## Goals that were missed", *lines] if lines else []
 
 
 def pictures(results: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
