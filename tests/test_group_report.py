@@ -110,6 +110,34 @@ def test_a_strip_is_drawn_for_any_values():
     assert strip(spread, bounds=[5.0]).count('class="bound"') == 1 and 'class="fail far"' in strip(spread)
 
 
+def numbers(svg: str) -> list[str]:
+    return re.findall(r'<text [^>]*y="68"[^>]*>([^<]*)</text>', svg)
+
+
+def test_a_strip_holds_its_limit_and_ends_where_values_end():
+    near = strip(
+        [Point(0, 40.0, "a", "", "pass", False), Point(1, 41.0, "b", "", "pass", False)], kept=[15.0], least_width=8.0
+    )
+    assert near.count('class="bound"') == 1 and numbers(near)[0] == "15"
+    counts = [Point(n, 0.0, "a", "", "pass", False) for n in range(2)]
+    assert numbers(strip(counts, possible=(0.0, None), least_width=2.0, digits=0)) == ["0", "2"]
+    shares = [Point(n, v, "a", "", "pass", False) for n, v in enumerate((99.0, 100.0))]
+    assert numbers(strip(shares, possible=(0.0, 100.0), least_width=20.0, digits=0)) == ["80", "100"]
+    volumes = [Point(n, v, "a", "", "pass", False) for n, v in enumerate((1462.0, 1680.0))]
+    assert numbers(strip(volumes, digits=0)) == ["1462", "1680"]
+    small = strip([Point(0, 0.001, "a", "", "pass", False)], kept=[50.0], least_width=0.02, digits=2)
+    assert 'class="bound"' not in small and numbers(small)[1].endswith("limit 50.00 →")
+
+
+def test_numbers_of_participants_are_told_from_words(tmp_path):
+    for n in (1, 2, 3):
+        make_scan(tmp_path, f"sub-0{n}")
+    people = {"sub-01": {"age": "n/a", "site": "7"}, "sub-02": {"age": "9.5", "site": "B"}, "sub-03": {"age": "61"}}
+    html = write_group_report(tmp_path, people=people).path.read_text()
+    assert html.count('<td class="number k-person"') == 3 and html.count('<td class="word k-person"') == 3
+    assert '<td class="number k-person" data-sort="">n/a</td>' in html
+
+
 def test_a_study_whose_subjects_all_failed_has_a_page(tmp_path):
     bids, out = tmp_path / "bids", tmp_path / "out"
     bids.mkdir()

@@ -123,6 +123,7 @@ def test_every_figure_is_there_and_has_words(tree):
         "sub-01_desc-echoes_MEGRE.png",
         "sub-01_desc-field_MEGRE.png",
         "sub-01_desc-mosaic_Chimap.png",
+        "sub-01_desc-thumbnail_Chimap.png",
         "sub-01_desc-local_fieldmap.png",
         "sub-01_desc-mosaic_R2starmap.png",
         "sub-01_desc-mask_MEGRE.png",
@@ -133,7 +134,7 @@ def test_every_figure_is_there_and_has_words(tree):
         "sub-01_seg-als_desc-otherregions_Chimap.svg",
     }
     html = (tree / "sub-01.html").read_text()
-    assert html.count("<figcaption>") == len(names) - 1, "the flicker is one figure of two images"
+    assert html.count("<figcaption>") == len(names) - 2, "the flicker is one figure of two images, the thumbnail none"
     assert html.count('alt="') == len(names) - 1 and html.count("<iframe") == 1
 
 
@@ -196,7 +197,8 @@ def test_the_viewer_asks_for_nothing_and_is_the_same_twice(tree):
     report(tree)
     page = (tree / "sub-01/figures/sub-01_desc-viewer_Chimap.html").read_text()
     assert "http" not in re.sub(r"data:[a-z/]+;base64,[^\"']+", "", page).replace("http://www.w3.org", "")
-    assert "sub-01, −0.1 to 0.2 ppm" in page
+    assert "<span>sub-01</span>" in page and "−0.1 <i></i> 0.2 ppm" in page and "window.shownMap = " in page
+    assert '"names": ["", "cerebral white matter", "caudate", "putamen"' in page
 
 
 def test_the_table_holds_every_column_and_marks_low_coverage(tree):
@@ -277,6 +279,15 @@ def test_a_scan_that_failed_early_shows_no_empty_sections(tmp_path):
 def test_advice_of_the_caller_comes_first(tmp_path):
     _, page = report(tmp_path, errors=[{"step": "x", "message": "MemoryError", "advice": "Buy a computer."}])
     assert "Buy a computer." in page.text and "ran out of memory" not in page.text
+
+
+def test_a_fault_of_the_input_has_its_own_advice(tmp_path):
+    error = {"step": "Check of the input", "message": "T1w.nii.gz: has the value 100 in every voxel"}
+    _, page = report(tmp_path, status="failed", errors=[error | {"advice": "Export the image again."}])
+    assert "What to try: Export the image again." in page.text and "same command" not in page.text
+    assert "#errors" in page.links and "errors" in page.ids
+    _, page = report(tmp_path, status="failed", errors=[error])
+    assert "What to try" not in page.text
 
 
 def test_a_run_that_was_stopped_is_told_from_a_failure(tmp_path):
@@ -440,6 +451,25 @@ def test_thin_and_empty_volumes_are_drawn(shape):
     assert png_size(figures.mosaic(empty, scale=GREY, title="t", outline=empty, labels=empty))[0] > 1000
 
 
+def test_slices_go_where_they_are_wanted():
+    core, place = np.array([10, 110]), figures.Place
+    spread = [at for at, _ in figures._slices(5, core, [], 3)]
+    assert spread == [20, 40, 60, 79, 99]
+    wanted = [place(2, 50, "pallidum"), place(2, 51, "thalamus"), place(2, 90, "precentral"), place(2, 400, "lost")]
+    found = figures._slices(5, core, wanted, 3)
+    assert [f for f in found if f[1]] == [(50, "pallidum, thalamus"), (90, "precentral")]
+    assert len(found) == 5 and found == sorted(found)
+    assert len(figures._slices(9, np.array([0, 2]), [place(2, 1, "x")], 3)) <= 2
+
+
+def test_what_a_method_reached_is_no_detection(tree):
+    detected = [*FACTS["detected"], {"what": "dipole inversion", "found": "75 iterations", "evidence": "tolerance"}]
+    make_scan(tree, "sub-01", facts={"detected": detected})
+    _, page = report(tree)
+    assert page.text.index("Detected in the data") < page.text.index("What the reconstruction reached")
+    assert page.text.index("What the reconstruction reached") < page.text.index("75 iterations")
+
+
 def test_the_region_plot_shows_sides_and_the_published_range():
     rows = [{"name": "pallidum", "hemisphere": side, "mean": mean} for side, mean in (("L", 0.1), ("R", 0.13))]
     rows += [{"name": "thalamus", "hemisphere": "L", "mean": np.nan}, {"name": "unknown", "hemisphere": "B", "mean": 1}]
@@ -448,7 +478,7 @@ def test_the_region_plot_shows_sides_and_the_published_range():
     assert svg.count("not measured") == 1, "a region that was lost keeps its line"
     assert "mean susceptibility (ppb)" in svg and "published mean" in svg and "<dc:date>" not in svg
     assert figures.region_plot(rows, expected=EXPECTED).decode() == svg
-    assert "expected range" in figures.region_plot([], expected=EXPECTED).decode()
+    assert "alarm limits" in figures.region_plot([], expected=EXPECTED).decode()
 
 
 def test_the_other_regions_are_drawn_too():

@@ -21,6 +21,7 @@ from qsmals.engine.files import write_json, write_text
 from qsmals.engine.progress import Step, write_steps
 from qsmals.engine.summary import SubjectSummary
 from qsmals.reports.boilerplate import methods_text
+from qsmals.reports.messages import INPUT_CHECK
 from qsmals.settings import Settings
 from qsmals.workflows.plan import RunPlan, ScanPlan, SubjectPlan
 
@@ -125,7 +126,12 @@ def write_report(
 def write_refusal(output_dir: Path, checked: CheckedSubject, request: Request, run_id: str) -> "SubjectReport":
     """The page of a subject whose input was refused, with every fault."""
     errors = [
-        {"step": "Check of the input", "message": str(fault).removeprefix(f"sub-{checked.label}: "), "traceback": ""}
+        {
+            "step": INPUT_CHECK,
+            "message": str(fault).removeprefix(f"sub-{checked.label}: ").removesuffix(f" {fault.remedy}."),
+            "traceback": "",
+            "advice": f"{fault.remedy}. Then run the same command again.",
+        }
         for fault in checked.faults
     ]
     facts = {

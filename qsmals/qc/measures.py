@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 OWN = "own definition"
+PERCENT, SHARE, ANY = (0.0, 100.0), (0.0, 1.0), (None, None)
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Measure:
         Heading under which tables list it.
     digits : int
         Digits after the point when it is shown.
+    possible : tuple of float or None
+        Least and largest value that there can be; None where there is no bound.
     """
 
     title: str
@@ -34,6 +37,7 @@ class Measure:
     figure: str
     group: str
     digits: int = 1
+    possible: tuple[float | None, float | None] = (0.0, None)
 
 
 MEASURES: dict[str, Measure] = {
@@ -92,6 +96,7 @@ MEASURES: dict[str, Measure] = {
         "desc-mask_MEGRE.png",
         "Signal",
         2,
+        possible=ANY,
     ),
     "air_outliers": Measure(
         "Motion hint: structured air",
@@ -101,6 +106,7 @@ MEASURES: dict[str, Measure] = {
         "desc-mask_MEGRE.png",
         "Signal",
         2,
+        possible=PERCENT,
     ),
     "phase_span": Measure(
         "Part of a turn that the phase covers",
@@ -111,6 +117,7 @@ MEASURES: dict[str, Measure] = {
         "desc-echoes_MEGRE.png",
         "Phase and field",
         3,
+        possible=SHARE,
     ),
     "jump_share": Measure(
         "Voxels with residual jumps of 2π",
@@ -121,6 +128,7 @@ MEASURES: dict[str, Measure] = {
         "desc-field_MEGRE.png",
         "Phase and field",
         3,
+        possible=PERCENT,
     ),
     "jump_cluster": Measure(
         "Largest group of jumps of 2π",
@@ -149,6 +157,7 @@ MEASURES: dict[str, Measure] = {
         "desc-field_MEGRE.png",
         "Phase and field",
         2,
+        possible=PERCENT,
     ),
     "brain_volume": Measure(
         "Volume of the brain mask",
@@ -166,6 +175,7 @@ MEASURES: dict[str, Measure] = {
         OWN,
         "desc-mask_MEGRE.png",
         "Mask",
+        possible=PERCENT,
     ),
     "motor_coverage": Measure(
         "Coverage of the motor cortex",
@@ -174,6 +184,7 @@ MEASURES: dict[str, Measure] = {
         OWN,
         "desc-mask_MEGRE.png",
         "Mask",
+        possible=PERCENT,
     ),
     "motor_in_mask": Measure(
         "Motor cortex inside the mask",
@@ -184,6 +195,7 @@ MEASURES: dict[str, Measure] = {
         OWN,
         "desc-mask_MEGRE.png",
         "Mask",
+        possible=PERCENT,
     ),
     "lost_regions": Measure(
         "Regions lost",
@@ -201,6 +213,7 @@ MEASURES: dict[str, Measure] = {
         OWN,
         "desc-deep_Chimap.png",
         "Map",
+        possible=ANY,
     ),
     "contrast_substantia_nigra": Measure(
         "Contrast of the substantia nigra",
@@ -209,6 +222,7 @@ MEASURES: dict[str, Measure] = {
         OWN,
         "desc-deep_Chimap.png",
         "Map",
+        possible=ANY,
     ),
     "contrast_caudate": Measure(
         "Contrast of the caudate",
@@ -217,6 +231,7 @@ MEASURES: dict[str, Measure] = {
         OWN,
         "desc-deep_Chimap.png",
         "Map",
+        possible=ANY,
     ),
     "region_order": Measure(
         "Regions in the order of their iron",
@@ -227,11 +242,12 @@ MEASURES: dict[str, Measure] = {
         "regions",
         "Map",
         0,
+        possible=PERCENT,
     ),
     "implausible_regions": Measure(
         "Regions outside what adults have",
         "",
-        "Number of regions, left and right, whose mean lies outside wide limits over ages, methods and references",
+        "Number of regions, left and right, whose mean lies outside its alarm limits, wide over ages and methods",
         "the limits are in the figure of the regions",
         "regions",
         "Map",
@@ -261,6 +277,7 @@ MEASURES: dict[str, Measure] = {
         OWN,
         "desc-background_fieldmap.png",
         "Map",
+        possible=ANY,
     ),
     "streaking": Measure(
         "Streaking",
@@ -280,6 +297,7 @@ MEASURES: dict[str, Measure] = {
         "desc-tissues_MEGRE.png",
         "Registration",
         2,
+        possible=SHARE,
     ),
     "gre_sharpness": Measure(
         "GRE on T1w: sharpness",
@@ -298,6 +316,7 @@ MEASURES: dict[str, Measure] = {
         "flicker",
         "Registration",
         3,
+        possible=SHARE,
     ),
     "template_sharpness": Measure(
         "T1w on template: sharpness",
@@ -316,6 +335,7 @@ MEASURES: dict[str, Measure] = {
         "flicker",
         "Registration",
         2,
+        possible=ANY,
     ),
     "jacobian_high": Measure(
         "Largest volume change",

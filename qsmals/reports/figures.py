@@ -30,6 +30,7 @@ Array = NDArray[Any]
 WIDTH_INCHES = 12.0
 DPI = 140
 GAP_MM = 4.0
+THUMBNAIL_INCHES = 2.4
 PANEL_FOOT = 0.85
 PANEL_PLACES = 4
 OUTLINE_COLOUR = "#56B4E9"
@@ -92,6 +93,15 @@ class Panel:
     title: str
 
 
+@dataclass(frozen=True)
+class Place:
+    """A slice that a mosaic should have: its voxel along its axis (0 to 2: sagittal, coronal, axial), and its name."""
+
+    axis: int
+    at: int
+    words: str
+
+
 def _plain(data: Array) -> Array:
     """An array in a type that a NIfTI image holds."""
     data = np.asarray(data)
@@ -109,6 +119,8 @@ def mosaic(
     labels: Volume | None = None,
     around: Volume | None = None,
     columns: int = 7,
+    axial_rows: int = 1,
+    wanted: Sequence[Place] = (),
 ) -> bytes:
     """Slices in three planes with a colour bar, as PNG.
 
@@ -129,11 +141,17 @@ def mosaic(
         not zero).
     columns : int
         Slices in the row with the widest slices; narrower planes get more.
+    axial_rows : int
+        Rows of axial slices.
+    wanted : sequence of Place
+        Voxels that slices of their plane go through, the most wanted first; the others fill the widest gaps, and
+        without any all are equally spaced.
     """
     shown = (around or outline or volume).data
     box = _bounding_box(shown, volume.size_mm)
     labels = None if labels is None else Volume(colour_numbers(labels.data), labels.affine)
-    tiles = _mosaic_tiles(volume, box, _bounding_box(shown, volume.size_mm, margin_mm=0), columns)
+    core = _bounding_box(shown, volume.size_mm, margin_mm=0)
+    tiles = _mosaic_tiles(volume, box, core, columns, axial_rows, wanted)
     width = max(t.left + t.width for t in tiles)
     height = max(t.top for t in tiles)
     with _figure(width, height, title, volume.tilt_deg, head=0.34, side=0.8, foot=0.28) as (figure, axes):
@@ -141,6 +159,30 @@ def mosaic(
             _draw_tile(axes, tile, volume, scale, outline, labels)
         _side_bar(figure, scale)
         return _png(figure)
+
+
+def thumbnail(volume: Volume, *, scale: Scale, around: Volume, axial: int) -> bytes:
+    """One axial slice without words, as a small PNG.
+
+    Parameters
+    ----------
+    volume : Volume
+        What is shown.
+    scale : Scale
+        Its range.
+    around : Volume
+        A mask on the same grid that the slice is cut to.
+    axial : int
+        Voxel along the third axis.
+    """
+    tile = _tile(0, axial, _bounding_box(around.data, volume.size_mm), volume.size_mm, 0.0, 0.0)
+    figure = Figure(figsize=(THUMBNAIL_INCHES, THUMBNAIL_INCHES * tile.height / tile.width), dpi=DPI, facecolor="black")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.imshow(
+        _slice(volume, tile), origin="lower", cmap=scale.colours, vmin=scale.low, vmax=scale.high, aspect="auto"
+    )
+    return _png(figure)
 
 
 def colour_numbers(labels: Array) -> Array:
@@ -318,7 +360,7 @@ def _region_legend(figure: Any, axes: Any, *, expected: bool) -> None:
     axes.plot([], [], "D", color=_SIDES["B"][1], label="midline or both")
     axes.plot([], [], "D", color="0.25", mfc="white", label=f"less than {PARTLY:.0%} measured".replace("%", " %"))
     if expected:
-        axes.bar(0, 0, color="0.88", label="expected range")
+        axes.bar(0, 0, color="0.88", label="alarm limits")
         axes.plot([], [], color="0.45", lw=1.5, label="published mean")
     handles, words = axes.get_legend_handles_labels()
     columns = 3 if expected else 4
@@ -337,6 +379,7 @@ class _Tile:
     top: float
     width: float
     height: float
+    words: str = ""
 
 
 def _bounding_box(mask: Array, size_mm: Array, margin_mm: float = 5.0) -> Array:
@@ -351,31 +394,75 @@ def _bounding_box(mask: Array, size_mm: Array, margin_mm: float = 5.0) -> Array:
     return box
 
 
-def _tile(plane: int, at: int, box: Array, size_mm: Array, left: float, bottom: float) -> _Tile:
+def _tile(plane: int, at: int, box: Array, size_mm: Array, left: float, bottom: float, words: str = "") -> _Tile:
     across, up = PLANES[plane][3]
     width = float((box[across, 1] - box[across, 0]) * size_mm[across])
     height = float((box[up, 1] - box[up, 0]) * size_mm[up])
     low = int(box[across, 0]), int(box[up, 0])
     high = int(box[across, 1]), int(box[up, 1])
-    return _Tile(plane, at, low, high, left, bottom + height, width, height)
+    return _Tile(plane, at, low, high, left, bottom + height, width, height, words)
 
 
-def _mosaic_tiles(volume: Volume, box: Array, core: Array, columns: int) -> list[_Tile]:
-    """Slices of each plane, cut to the box and equally spaced over its core, in three rows of one width."""
+def _mosaic_tiles(
+    volume: Volume, box: Array, core: Array, columns: int, axial_rows: int, wanted: Sequence[Place]
+) -> list[_Tile]:
+    """Slices of each plane, cut to the box and spread over its core, in rows of one width; axial ones at the top."""
     extent = (box[:, 1] - box[:, 0]) * volume.size_mm
     row_width = columns * (max(extent[PLANES[p][3][0]] for p in range(3)) + GAP_MM)
     tiles, bottom = [], 0.0
     for plane in (2, 1, 0):
         axis, (across, up) = PLANES[plane][2], PLANES[plane][3]
         available = int(core[axis, 1] - core[axis, 0])
-        number = max(1, min(int(row_width / (extent[across] + GAP_MM)), available))
-        positions = core[axis, 0] + np.round(_spread(number) * (available - 1)).astype(int)
-        pitch = row_width / number
-        for column, at in enumerate(positions):
-            left = column * pitch + (pitch - extent[across]) / 2
-            tiles.append(_tile(plane, int(at), box, volume.size_mm, left, bottom))
-        bottom += extent[up] + GAP_MM
+        rows = axial_rows if plane == 0 else 1
+        in_row = max(1, min(int(row_width / (extent[across] + GAP_MM)), available))
+        number = min(in_row * rows, available)
+        chosen = [p for p in wanted if p.axis == axis]
+        placed = _slices(number, core[axis], chosen, apart=LEAST_APART_MM / float(volume.size_mm[axis]))
+        pitch = row_width / in_row
+        for first in reversed(range(0, number, in_row)):  # from the bottom row up
+            for column, (at, words) in enumerate(placed[first : first + in_row]):
+                left = column * pitch + (pitch - extent[across]) / 2
+                tiles.append(_tile(plane, at, box, volume.size_mm, left, bottom, words))
+            bottom += extent[up] + GAP_MM
     return tiles
+
+
+LEAST_APART_MM = 3.0
+"""Wanted slices that lie closer than this share one."""
+
+
+def _slices(number: int, core: Array, wanted: Sequence[Place], apart: float) -> list[tuple[int, str]]:
+    """Positions of slices along an axis with the names of what they were wanted for, in order.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    core : (2,) ndarray of int
+        First and one-past-last voxel.
+    wanted : sequence of Place
+        On this axis, the most wanted first.
+    apart : float
+        Wanted slices that lie closer, voxels, share one.
+    """
+    first, last = int(core[0]), int(core[1]) - 1
+    if not wanted:
+        return [(first + round(float(share) * (last - first)), "") for share in _spread(number)]
+    found: dict[int, list[str]] = {}
+    for place in wanted:
+        near = next((at for at in found if abs(at - place.at) < apart), None)
+        if near is not None:
+            found[near].append(place.words)
+        elif len(found) < number and first <= place.at <= last:
+            found[place.at] = [place.words]
+    while len(found) < number:
+        edges = [first, *sorted(found), last]
+        gap = max(range(len(edges) - 1), key=lambda n: (edges[n + 1] - edges[n], n))
+        middle = (edges[gap] + edges[gap + 1]) // 2
+        if middle in found:
+            break
+        found[middle] = []
+    return [(at, ", ".join(dict.fromkeys(found[at]))) for at in sorted(found)]
 
 
 def _spread(number: int) -> Array:
@@ -435,6 +522,7 @@ def _draw_tile(
     sides = ("L", "R") if PLANES[tile.plane][3][0] == 0 else ("P", "A")
     middle = bottom + tile.height / 2
     _write(axes, tile.left + 1, tile.top - 1, _position(volume, tile), ha="left", va="top")
+    _write(axes, tile.left + 1, bottom + 1, tile.words.replace(", ", "\n"), ha="left", va="bottom")
     _write(axes, tile.left + 1, middle, sides[0], ha="left", va="center")
     _write(axes, tile.left + tile.width - 1, middle, sides[1], ha="right", va="center")
 

@@ -1,10 +1,9 @@
 """Which figures a subject's page has, and what each needs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,8 +16,16 @@ from qsmals.reports.published import expected_at
 
 DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
 CHI_SCALE = Scale(-0.1, 0.2, "susceptibility (ppm)")
-CHI_COLUMNS = 5
-"""Fewer and larger slices than elsewhere: this is the figure that a reader judges."""
+CHI_COLUMNS, CHI_AXIAL_ROWS = 5, 2
+"""Fewer and larger slices than elsewhere, and two rows of axial ones: this is the figure that a reader judges."""
+
+WANTED = (
+    *(("substantia_nigra", 2, 0.5), ("pallidum", 2, 0.5), ("precentral", 2, 0.75), ("paracentral", 2, 0.5)),
+    *(("thalamus", 2, 0.6), ("red_nucleus", 2, 0.5), ("dentate", 2, 0.5), ("precentral", 2, 0.4), ("caudate", 2, 0.6)),
+    *(("precentral", 1, 0.5), ("substantia_nigra", 1, 0.5), ("pallidum", 1, 0.5), ("dentate", 1, 0.5)),
+)
+"""Slices that the mosaic of susceptibility goes through, the most wanted first: part of a region's name, axis, and the
+share of the region's voxels below the slice (the hand knob lies in the upper part of the precentral gyrus)."""
 
 PHASE_SCALE = Scale(-np.pi, np.pi, "phase (rad)")
 SHOWN_JUMPS_ML = 0.1
@@ -135,7 +142,7 @@ def _phase_drawings(images: Images) -> Iterator[Drawing]:
             "phase",
             "desc-field_MEGRE.png",
             "Unwrapped phase and total field",
-            f"Steps of one colour to the other that follow no anatomy are jumps of 2π. {OUTLINE}",
+            f"Sudden steps from dark to bright that follow no anatomy are jumps of 2π. {OUTLINE}",
             lambda: _field_panels(images),
         )
 
@@ -230,17 +237,21 @@ def _background_panels(images: Images) -> bytes:
 
 def _map_drawings(images: Images) -> Iterator[Drawing]:
     if images.has("chi"):
+        yield Drawing(THUMBNAIL, "desc-thumbnail_Chimap.png", "Susceptibility", "", lambda: _thumbnail(images))
         yield Drawing(
             "maps",
             "desc-mosaic_Chimap.png",
             "Susceptibility",
-            "Grey from −0.1 to 0.2 ppm for every subject; bright is paramagnetic (iron), dark is diamagnetic (myelin).",
+            "Grey from −0.1 to 0.2 ppm for every subject; bright is paramagnetic (iron), dark is diamagnetic (myelin). "
+            "Where the labels name nuclei and motor cortex, slices go through them, as the words in their corners say.",
             lambda: figures.mosaic(
                 images.inside("chi"),
                 scale=CHI_SCALE,
                 title=f"{images.prefix}: Susceptibility",
                 around=images.mask,
                 columns=CHI_COLUMNS,
+                axial_rows=CHI_AXIAL_ROWS,
+                wanted=_wanted(images),
             ),
         )
     if images.has("r2star"):
@@ -251,6 +262,34 @@ def _map_drawings(images: Images) -> Iterator[Drawing]:
             "The same range for every subject at one field strength.",
             lambda: _r2star(images),
         )
+
+
+THUMBNAIL = "card"
+"""Where the page shows the small picture of the map: not among the sections but on the first card."""
+
+
+def _wanted(images: Images) -> list[figures.Place]:
+    """Slices through the regions of :data:`WANTED` that the first atlas on the map's grid names."""
+    found = []
+    for role in list(images.labels.values())[:1]:
+        labels, names = images.volume(role).data, _label_names(images.files[role])
+        for part, axis, share in WANTED:
+            chosen = [value for value, name in names.items() if part in name.replace("-", "_")]
+            inside = np.isin(labels, chosen)
+            if chosen and inside.any() and labels.shape == images.volume("chi").data.shape:
+                places = np.nonzero(inside)[axis]
+                found.append(figures.Place(axis, int(np.quantile(places, share)), part.replace("_", " ")))
+    return found
+
+
+def _thumbnail(images: Images) -> bytes:
+    """The map in one axial slice, through the pallidum where it is known."""
+    chi = images.inside("chi")
+    around = images.mask if images.mask is not None else chi
+    through = [place.at for place in _wanted(images) if (place.axis, place.words) == (2, "pallidum")]
+    present = np.flatnonzero((np.nan_to_num(around.data) != 0).any(axis=(0, 1)))
+    middle = int(present.mean()) if present.size else chi.data.shape[2] // 2
+    return figures.thumbnail(chi, scale=CHI_SCALE, around=around, axial=through[0] if through else middle)
 
 
 def _field_mosaic(images: Images) -> bytes:
@@ -387,14 +426,28 @@ def _deep(images: Images, role: str) -> bytes:
 
 def _deep_labels(image: Path) -> list[int]:
     """Label values of the deep nuclei in the table beside a label image."""
+    return [value for value, words in _label_names(image).items() if any(name in words for name in DEEP)]
+
+
+def _label_names(image: Path) -> dict[int, str]:
+    """Label value to its name in small letters."""
+    return {int(entry["index"]): entry.get("name", "").lower() for entry in _label_table(image)}
+
+
+def _label_table(image: Path) -> list[dict[str, str]]:
+    """The table beside a label image; empty where there is none."""
     table = image.with_name(image.name.removesuffix(".nii.gz") + ".tsv")
     if not table.exists():
         return []
     header, *rows = [line.split("\t") for line in table.read_text().splitlines()]
-    entries: list[Mapping[str, Any]] = [dict(zip(header, row, strict=False)) for row in rows]
-    return [int(entry["index"]) for entry in entries if any(name in entry.get("name", "").lower() for name in DEEP)]
+    return [dict(zip(header, row, strict=False)) for row in rows]
 
 
+ALARM = (
+    "Alarm limits are chosen wide around published means of healthy adults (Min et al., arXiv:2311.04468; Bhattarai et "
+    "al., doi:10.21037/qims-20-187; where neither has the region, by the program's authors); a mean outside asks for a "
+    "look. Published values come from other scanners, ages and reference regions: they orient and do not decide."
+)
 MOST_REGIONS = 200
 """A plot of more regions cannot be read; the table has them all."""
 
@@ -413,8 +466,7 @@ def _region_drawings(table: RegionTable, age: float | None) -> Iterator[Drawing]
             "regions",
             f"seg-{table.atlas}_desc-regions_Chimap.svg",
             f"Mean susceptibility of the regions ({table.atlas})",
-            f"{about}Published values come from other scanners, ages and reference regions: they orient and do not "
-            "decide.",
+            f"{about}{ALARM}",
             lambda: figures.region_plot(table.rows, expected=known),
         )
     if 0 < len(names - known.keys()) <= MOST_REGIONS:
@@ -433,7 +485,8 @@ def _viewer_drawing(images: Images) -> Iterator[Drawing]:
             "maps",
             VIEWER,
             "The map in three planes",
-            "Click or drag to move through the brain; the slider fades the regions in and out.",
+            "Click or drag to move through the brain; the slider fades the regions in and out. Their colours tell "
+            "neighbours apart and are no legend: the words below name the region and the value at the cross.",
             lambda: _viewer(images),
         )
 
@@ -445,5 +498,23 @@ def _viewer(images: Images) -> bytes:
     from qsmals.reports.viewer import viewer
 
     assert images.mask is not None
-    labels = next((images.volume(role) for role in images.labels.values()), None)
-    return viewer(images.volume("chi"), images.mask, labels, scale=CHI_SCALE, title=f"{images.prefix}, −0.1 to 0.2 ppm")
+    role = next(iter(images.labels.values()), None)
+    return viewer(
+        images.volume("chi"),
+        images.mask,
+        images.volume(role) if role else None,
+        names=_region_names(images.files[role]) if role else {},
+        scale=CHI_SCALE,
+        title=images.prefix,
+    )
+
+
+SIDES = {"L": "left ", "R": "right "}
+
+
+def _region_names(image: Path) -> dict[int, str]:
+    """Label value to the region's name with its side."""
+    return {
+        int(entry["index"]): SIDES.get(entry.get("hemisphere", ""), "") + entry.get("name", "").replace("_", " ")
+        for entry in _label_table(image)
+    }

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -237,6 +237,7 @@ def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) ->
     ]
     far = {f"m:{m}": outliers([row.measures.get(m, np.nan) for row in rows]) for m in measures}
     far |= {f"r:{r}": outliers([row.regions.get(r, np.nan) for row in rows]) for r in regions}
+    numeric = {c for c in persons if all(_is_number(v) for row in rows if (v := _person_sort(row, c)))}
     tables = sorted(path.name for path in (output_dir / "group").glob("*.tsv"))
     return _template().render(
         version=__version__,
@@ -247,7 +248,7 @@ def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) ->
         absent=[row for row in rows if not (row.measures or row.regions)],
         doubted=[row for row in rows if row.verdict.word != "pass" and (row.measures or row.regions)],
         columns=columns,
-        rows=[_cells(at, row, persons, measures, regions, limits, far) for at, row in enumerate(rows)],
+        rows=[_cells(at, row, persons, measures, regions, limits, far, numeric) for at, row in enumerate(rows)],
         measure_strips=[_measure_strip(m, rows, limits, far[f"m:{m}"]) for m in measures],
         region_strips=[_region_strip(r, rows, far[f"r:{r}"]) for r in regions],
         tables=tables,
@@ -263,10 +264,18 @@ def _cells(
     regions: Sequence[str],
     limits: Mapping[str, Limit],
     far: Mapping[str, Sequence[bool]],
+    numeric: Container[str],
 ) -> dict[str, Any]:
-    """A row of the page's table."""
-    cells = [
-        {"text": row.person.get(c, ""), "sort": row.person.get(c, ""), "mark": "", "kind": "person"} for c in persons
+    """A row of the page's table; columns of participants.tsv in ``numeric`` hold numbers only."""
+    cells: list[Mapping[str, Any]] = [
+        {
+            "text": row.person.get(c, ""),
+            "sort": _person_sort(row, c),
+            "mark": "",
+            "kind": "person",
+            "number": c in numeric,
+        }
+        for c in persons
     ]
     for name in measures:
         value = row.measures.get(name, np.nan)
@@ -286,6 +295,22 @@ def _cells(
     }
 
 
+def _person_sort(row: Row, column: str) -> str:
+    """What a cell of participants.tsv sorts by; empty, which sorts last, where it says nothing."""
+    value = row.person.get(column, "").strip()
+    return "" if value.lower() in UNSAID else value
+
+
+UNSAID = ("", "n/a", "na", "nan", "none")
+
+
+def _is_number(words: str) -> bool:
+    try:
+        return bool(np.isfinite(float(words)))
+    except ValueError:
+        return False
+
+
 def _cell(value: float, digits: int, mark: str, kind: str) -> dict[str, str]:
     if not np.isfinite(value):
         return {"text": MISSING, "sort": "", "mark": mark, "kind": kind}
@@ -300,26 +325,48 @@ def _points(values: Sequence[float], rows: Sequence[Row], far: Sequence[bool]) -
     ]
 
 
+LEAST_WIDTH_PPB = 20.0
+"""Of a scale of susceptibility: a few times the spread of a region among healthy adults."""
+
+
+def _limits(limit: Limit | None) -> tuple[float | None, float | None]:
+    """Limits to check and to fail."""
+    return (limit.check, limit.fail) if limit else (None, None)
+
+
+def _least_width(points: Sequence[Point], digits: int) -> float:
+    """Width of a scale under which values do not differ: a fifth of their size, or twenty of their last digit."""
+    middle = float(np.median([abs(p.value) for p in points])) if points else 0.0
+    return max(0.2 * middle, 20 * 10.0**-digits if digits else 2.0)
+
+
 def _measure_strip(name: str, rows: Sequence[Row], limits: Mapping[str, Limit], far: Sequence[bool]) -> dict[str, Any]:
     measure, limit = MEASURES[name], limits.get(name)
-    bounds = [b for b in (limit.check, limit.fail) if b is not None] if limit else []
-    if limit and limit.bad == "beyond":
-        bounds = [sign * b for b in bounds for sign in (-1, 1)]
+    signs = (-1, 1) if limit and limit.bad == "beyond" else (1,)
+    kept, bounds = ([s * b for s in signs if limit and b is not None] for b in _limits(limit))
     points = _points([row.measures.get(name, np.nan) for row in rows], rows, far)
     return {
         "title": measure.title,
         "unit": measure.unit,
         "about": measure.definition,
-        "svg": strip(points, bounds=bounds),
+        "svg": strip(
+            points,
+            kept=kept,
+            bounds=bounds,
+            possible=measure.possible,
+            least_width=_least_width(points, measure.digits),
+            digits=measure.digits,
+        ),
     }
 
 
 def _region_strip(name: str, rows: Sequence[Row], far: Sequence[bool]) -> dict[str, Any]:
     known = EXPECTED.get(name.rpartition("_")[0])
-    bounds = [b for b in (known.low_ppb, known.high_ppb) if b is not None] if known else []
+    kept = [b for b in (known.low_ppb, known.high_ppb) if b is not None] if known else []
     points = _points([row.regions.get(name, np.nan) for row in rows], rows, far)
     title = _region_title(name)
-    return {"title": title, "unit": "ppb", "about": "Mean susceptibility", "svg": strip(points, bounds=bounds)}
+    svg = strip(points, kept=kept, least_width=LEAST_WIDTH_PPB, digits=1)
+    return {"title": title, "unit": "ppb", "about": "Mean susceptibility", "svg": svg}
 
 
 @cache

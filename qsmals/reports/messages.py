@@ -31,14 +31,22 @@ ADVICE = (
     ),
 )
 GENERAL_ADVICE = (
-    "Run the same command again: finished steps are not repeated. If the step fails again, look at the traceback "
-    "and at the input images it names."
+    "Run the same command again: finished steps are not repeated. If the step fails again, look at the traceback, "
+    "where there is one, and at the input images."
 )
+INPUT_CHECK = "Check of the input"
+"""The step whose faults say themselves what to do."""
+
 UNEXPLAINED = "The run failed and recorded no message. Crash files, if any, are in sub-{label}/log/."
 
 
 def with_advice(error: Mapping[str, Any]) -> dict[str, Any]:
-    """An error with something to try, from the error itself or from what its words suggest."""
+    """An error with something to try, from the error itself or from what its words suggest.
+
+    A fault of the input has no other advice than its own: the same command would refuse the same image again.
+    """
+    if error.get("step") == INPUT_CHECK:
+        return {"advice": ""} | {k: v for k, v in error.items() if v}
     words = f"{error.get('message', '')} {error.get('traceback', '')}"
     guesses = [advice for pattern, advice in ADVICE if re.search(pattern, words, re.IGNORECASE)]
     return {"advice": guesses[0] if guesses else GENERAL_ADVICE} | {k: v for k, v in error.items() if v}

@@ -34,7 +34,7 @@ class Expected:
     Attributes
     ----------
     low_ppb, high_ppb : float or None
-        Wide limits over ages, methods and reference regions; a value outside asks for a look.
+        Alarm limits, wide over ages, methods and reference regions; a value outside asks for a look.
     mean_ppb : float or None
         Mean of one published group of healthy adults.
     source : Citation or None
@@ -110,7 +110,7 @@ def expected_at(age: float | None) -> dict[str, Expected]:
 
 
 def plausible_ranges() -> dict[str, tuple[float, float]]:
-    """Region to its wide limits, ppb, for those that have any."""
+    """Region to its alarm limits, ppb, for those that have any."""
     return {
         name: (values.low_ppb, values.high_ppb)
         for name, values in EXPECTED.items()

@@ -55,44 +55,121 @@ def outliers(values: Sequence[float]) -> list[bool]:
     return [bool(np.isfinite(v) and abs(0.6745 * (v - median) / spread) > ROBUST_Z) for v in array]
 
 
-def strip(points: Sequence[Point], *, bounds: Sequence[float] = ()) -> Markup:
+def strip(
+    points: Sequence[Point],
+    *,
+    kept: Sequence[float] = (),
+    bounds: Sequence[float] = (),
+    possible: tuple[float | None, float | None] = (None, None),
+    least_width: float = 0.0,
+    digits: int | None = None,
+) -> Markup:
     """The points on a horizontal scale; each leads to its subject's page, outliers carry their name.
 
     Parameters
     ----------
     points : sequence of Point
+    kept : sequence of float
+        Limits that the scale holds; one that lies far from all values is an arrow at the end of the scale.
     bounds : sequence of float
-        Limits, drawn as dashed lines where they fall near the values.
+        Further limits, drawn where they fall near.
+    possible : tuple of float or None
+        Least and largest value that there can be; the scale ends there.
+    least_width : float
+        The scale is at least so wide, so that values which hardly differ do not look as if they did.
+    digits : int or None
+        Digits after the point of the numbers; three significant ones without.
     """
     if not points:
         return Markup("")
     values = np.array([p.value for p in points])
-    low, high = float(values.min()), float(values.max())
-    near = [b for b in bounds if low - 0.5 * (high - low) <= b <= high + 0.5 * (high - low)]
-    low, high = min([low, *near]), max([high, *near])
-    if high - low < 1e-9 * max(abs(high), 1.0):
-        low, high = low - 0.5 * max(abs(low), 1.0), high + 0.5 * max(abs(high), 1.0)
+    low, high, far = _axis(values, kept, bounds, possible, least_width)
     scale = (WIDTH - 2 * MARGIN) / (high - low)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
     parts.append(f'<line class="axis" x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{SWARM + 8}" y2="{SWARM + 8}"/>')
-    for bound in near:
+    shown = [b for b in dict.fromkeys([*kept, *bounds]) if low <= b <= high]
+    for bound in shown:
         x = MARGIN + (bound - low) * scale
         parts.append(f'<line class="bound" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{SWARM + 12}"/>')
     heights = _swarm(MARGIN + (values - low) * scale)
     for point, y in zip(points, heights, strict=True):
         x = MARGIN + (point.value - low) * scale
-        parts.append(_mark(point, x, y))
-    for value, anchor, x in ((low, "start", MARGIN), (high, "end", WIDTH - MARGIN)):
-        parts.append(f'<text x="{x}" y="{HEIGHT - 6}" text-anchor="{anchor}">{_words(value)}</text>')
+        parts.append(_mark(point, x, y, digits))
+    parts += _numbers(low, high, shown, far, scale, digits)
     middle = float(np.median(values))
     x = MARGIN + (middle - low) * scale
     parts.append(f'<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{SWARM + 4}" y2="{SWARM + 12}"/></svg>')
     return Markup("".join(parts))
 
 
-def _mark(point: Point, x: float, y: float) -> str:
+FAR = 8.0
+"""A limit farther from the values than so many times their range is an arrow."""
+
+
+def _axis(
+    values: np.ndarray,
+    kept: Sequence[float],
+    bounds: Sequence[float],
+    possible: tuple[float | None, float | None],
+    least_width: float,
+) -> tuple[float, float, list[float]]:
+    """Ends of the scale, and the limits that lie too far away to be on it."""
+    low, high = float(values.min()), float(values.max())
+    least = -np.inf if possible[0] is None else min(possible[0], low)
+    largest = np.inf if possible[1] is None else max(possible[1], high)
+    low, high = _widened(low, high, least_width, least, largest)
+    reach = FAR * (high - low)
+    far = [k for k in kept if not low - reach <= k <= high + reach]
+    low, high = min([low, *(k for k in kept if k not in far)]), max([high, *(k for k in kept if k not in far)])
+    reach = 0.5 * (high - low)
+    near = [b for b in bounds if low - reach <= b <= high + reach]
+    low, high = min([low, *near]), max([high, *near])
+    if high - low < 1e-9 * max(abs(high), 1.0):
+        low, high = _widened(low, high, max(abs(high), 1.0), least, largest)
+    return low, high, far
+
+
+def _widened(low: float, high: float, width: float, least: float, largest: float) -> tuple[float, float]:
+    """Ends that are at least ``width`` apart, moved back to what is possible."""
+    more = max(width - (high - low), 0.0) / 2
+    low, high = low - more, high + more
+    if low < least:
+        low, high = least, high + least - low
+    if high > largest:
+        low, high = max(low - (high - largest), least), largest
+    return low, high
+
+
+def _numbers(
+    low: float, high: float, shown: Sequence[float], far: Sequence[float], scale: float, digits: int | None
+) -> list[str]:
+    """Values at the ends of the scale and at the limits on it; an arrow with the value of a limit beyond it."""
+    before, after = [k for k in far if k < low], [k for k in far if k > high]
+    left, right = _words(low, digits), _words(high, digits)
+    left = f"← limit {_words(max(before), digits)} | {left}" if before else left
+    right = f"{right} | limit {_words(min(after), digits)} →" if after else right
+    y = HEIGHT - 6
+    parts = [
+        f'<text x="{MARGIN}" y="{y}" text-anchor="start">{left}</text>',
+        f'<text x="{WIDTH - MARGIN}" y="{y}" text-anchor="end">{right}</text>',
+    ]
+    free = MARGIN + LETTER * len(left), WIDTH - MARGIN - LETTER * len(right)
+    for bound in sorted(shown):
+        words, x = _words(bound, digits), MARGIN + (bound - low) * scale
+        half = LETTER * len(words) / 2
+        if free[0] + half <= x <= free[1] - half:
+            parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{words}</text>')
+            free = x + half + LETTER, free[1]
+    return parts
+
+
+LETTER = 6.5
+"""Width that a digit of a number takes, pixels, generously."""
+
+
+def _mark(point: Point, x: float, y: float, digits: int | None) -> str:
     shape = SHAPES[point.verdict].format(x=x, y=y, top=y - 3.8, left=x - 3.8)
-    words = f"<title>{escape(point.name)}: {_words(point.value)} ({point.verdict})</title>"
+    words = f"<title>{escape(point.name)}: {_words(point.value, digits)} ({point.verdict})</title>"
     kind = f"{point.verdict}{' far' if point.outlier else ''}"
     label = ""
     if point.outlier:
@@ -116,5 +193,6 @@ def _swarm(x: np.ndarray) -> list[float]:
     return heights
 
 
-def _words(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
+def _words(value: float, digits: int | None) -> str:
+    words = f"{value:.3g}" if digits is None else f"{value:.{digits}f}"
+    return (words.lstrip("-") if float(words) == 0 else words).replace("-", "−")

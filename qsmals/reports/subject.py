@@ -18,9 +18,9 @@ from qsmals.reports.acquisition import acquisition, echo_table, with_unit
 from qsmals.reports.assess import assess_subject
 from qsmals.reports.collect import PARTLY, Scan, find_scans
 from qsmals.reports.conformance import conformance
-from qsmals.reports.gallery import FLICKER, Drawing, drawings
+from qsmals.reports.gallery import FLICKER, THUMBNAIL, Drawing, drawings
 from qsmals.reports.messages import GENERAL_ADVICE, UNEXPLAINED, with_advice
-from qsmals.reports.tables import MAP_NAMES, quality_table, reference_table, region_table
+from qsmals.reports.tables import MAP_NAMES, quality_table, reference_table, region_table, table_anchor
 from qsmals.roi.columns import MINIMUM_COVERAGE
 
 SECTIONS = {
@@ -41,7 +41,11 @@ EARLIER_FIGURES = (
     ("desc-echoes_MEGRE.png", "phase", "First and last echo", ("magnitude", "phase")),
 )
 VERDICTS = {
-    "pass": {"kind": "good", "word": "Pass", "about": "Fit for a study. No measure is beyond its limit."},
+    "pass": {
+        "kind": "good",
+        "word": "Pass",
+        "about": "No measure is beyond its limit. That does not prove the values right.",
+    },
     "check": {"kind": "note", "word": "Check", "about": "A person should look before this subject goes into a study."},
     "fail": {"kind": "bad", "word": "Fail", "about": "Do not use this subject's numbers as they are."},
 }
@@ -122,7 +126,7 @@ def write_subject_report(
         citation_files=[p for p in ("logs/CITATION.md", "logs/CITATION.bib") if (output_dir / p).exists()],
         group_page="group.html" if (output_dir / "group.html").exists() else "",
         software=software,
-        times=[dict(t) for t in run_facts.get("times") or ()],
+        times=_durations(run_facts.get("times") or ()),
         parameters=run_facts.get("parameters") or {},
         minimum_coverage=MINIMUM_COVERAGE,
         partly=PARTLY,
@@ -204,15 +208,19 @@ def _scan_page(
         "failed": scan.failed,
         "empty": scan.failed and "chi" not in scan.files,
         "missing": [*scan.missing, *faults],
-        "links": _links(scan, output_dir),
+        "links": _links(scan, output_dir, [figure["name"] for section in sections.values() for figure in section]),
         "mask_facts": _mask_facts(scan),
         "registration": _registration(scan),
         "details": _details(scan),
         "acquisition": acquisition(scan.facts),
+        "times": _durations(scan.facts.times if scan.facts else ()),
+        "detected": _told_apart(scan),
         "echoes": echo_table(scan.facts, scan.quality),
         "sections": sections,
         "flicker": flicker,
-        "tables": [region_table(table, output_dir) for table in scan.tables],
+        "tables": [
+            region_table(table, output_dir) | {"anchor": table_anchor(scan.prefix, table)} for table in scan.tables
+        ],
         "reference": reference_table(scan),
         "quality": quality_table(scan.quality, limits),
         "conformance": conformance(scan, parameters, software),
@@ -220,8 +228,8 @@ def _scan_page(
 
 
 MASK_WORDS = {
-    "dropped_percent": "Left out of the T1w image's brain mask (%)",
-    "quality_threshold": "Least phase quality (0 to 1)",
+    "dropped_percent": "Part of the T1w image's brain mask without reliable phase (%)",
+    "quality_threshold": "Threshold of phase quality (0 to 1)",
 }
 REGISTRATION_WORDS = {
     "brain dice": "overlap of the brains",
@@ -271,11 +279,37 @@ def _details(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
     return found
 
 
+REACHED = ("background field removal", "dipole inversion")
+"""Entries that say what an algorithm reached, not what the images show."""
+
+
+def _told_apart(scan: Scan) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """What was detected in the data, and what the reconstruction reached, each under its title."""
+    entries = scan.facts.detected if scan.facts else ()
+    parts = (
+        ("Detected in the data", [e for e in entries if e.get("what") not in REACHED]),
+        ("What the reconstruction reached", [e for e in entries if e.get("what") in REACHED]),
+    )
+    return [(title, rows) for title, rows in parts if rows]
+
+
+SHORT_S = 1.0
+"""Shorter steps share one line of the table of times."""
+
+
+def _durations(times: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Steps with their times, the longest first, and the sum of those that took less than a second."""
+    known = [dict(t) for t in times]
+    short = [t for t in known if isinstance(t.get("seconds"), int | float) and t["seconds"] < SHORT_S]
+    long = sorted((t for t in known if t not in short), key=lambda t: -float(t.get("seconds") or 0.0))
+    return {"long": long, "short": len(short), "short_s": sum(t["seconds"] for t in short)}
+
+
 def _figures(
     scan: Scan, output_dir: Path, figure_dir: Path, age: float | None
 ) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
     """Draw a scan's figures; one that was drawn before and cannot be drawn now stays on the page."""
-    sections: dict[str, list[dict[str, str]]] = {name: [] for name in SECTIONS}
+    sections: dict[str, list[dict[str, str]]] = {name: [] for name in (THUMBNAIL, *SECTIONS)}
     faults, done = [], set()
     for drawing in drawings(scan, age=age):
         path = figure_dir / f"{scan.prefix}_{drawing.name}"
@@ -302,17 +336,37 @@ def _figure_words(drawing: Drawing, path: Path, output_dir: Path) -> dict[str, s
     return {"name": path.name, "link": link, "title": drawing.title, "caption": drawing.caption}
 
 
-def _links(scan: Scan, output_dir: Path) -> list[tuple[str, str]]:
-    """The files a reader looks for first."""
-    names = {"chi": "Susceptibility map", "mask": "Brain mask", "r2star": "R2* map"}
-    links = [(word, scan.files[role]) for role, word in names.items() if role in scan.files]
-    links += [(f"Region table, {MAP_NAMES.get(t.quantity, t.quantity)} ({t.atlas})", t.path) for t in scan.tables]
-    links += [
-        (f"Region labels ({role.removeprefix('labels:')})", path)
-        for role, path in scan.files.items()
-        if role.startswith("labels:")
+def _links(scan: Scan, output_dir: Path, figures: Sequence[str]) -> list[dict[str, str]]:
+    """The files a reader looks for first, and where the page shows what is in them."""
+    names = {
+        "chi": ("Susceptibility map", "desc-mosaic_Chimap.png", "see the map"),
+        "mask": ("Brain mask", "desc-mask_MEGRE.png", "see the mask"),
+        "r2star": ("R2* map", "desc-mosaic_R2starmap.png", "see the map"),
+    }
+    links = [
+        (word, scan.files[role], f"{scan.prefix}_{figure}", see)
+        for role, (word, figure, see) in names.items()
+        if role in scan.files
     ]
-    return [(word, path.relative_to(output_dir).as_posix()) for word, path in links]
+    links += [
+        (
+            f"Region table, {MAP_NAMES.get(t.quantity, t.quantity)} ({t.atlas})",
+            t.path,
+            table_anchor(scan.prefix, t),
+            "see the table",
+        )
+        for t in scan.tables
+    ]
+    for role, path in scan.files.items():
+        if role.startswith("labels:"):
+            atlas = role.removeprefix("labels:")
+            figure = f"{scan.prefix}_seg-{atlas}_desc-regions_MEGRE.png"
+            links.append((f"Region labels ({atlas})", path, figure, "see the labels"))
+    anchors = {*figures, *(table_anchor(scan.prefix, t) for t in scan.tables)}
+    return [
+        {"word": word, "link": path.relative_to(output_dir).as_posix(), "at": at if at in anchors else "", "see": see}
+        for word, path, at, see in links
+    ]
 
 
 def _markdown(text: str) -> Markup:

@@ -55,6 +55,11 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
     }
 
 
+def table_anchor(prefix: str, table: RegionTable) -> str:
+    """Where a scan's page has a table."""
+    return f"{prefix}-table-{table.atlas}-{table.quantity}"
+
+
 def _table_cell(name: str, value: Any) -> dict[str, str]:
     if isinstance(value, str):
         return {"text": value, "sort": value, "kind": "word"}

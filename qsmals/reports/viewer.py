@@ -1,10 +1,16 @@
 """The interactive three-plane viewer of the susceptibility map, a page of its own that needs no network."""
 
+import base64
+import gzip
+import json
 import re
 import warnings
+from collections.abc import Mapping
+from importlib.resources import files
 
 import nibabel as nib
 import numpy as np
+from markupsafe import escape
 from matplotlib.colors import ListedColormap
 
 from qsmals.reports.figures import CONTOUR_COLOURS, Array, Scale, Volume, colour_numbers
@@ -15,7 +21,31 @@ NOT_COLOURED = (0, 2, 41)
 LEAST_VOXEL_MM = 1.0
 """Finer maps are shown at this size: the page stays small."""
 
-OPACITY = 0.45
+OPACITY = 0.15
+"""Of the regions at first: the map is what is to be seen."""
+
+OUTSIDE = -32768
+"""In place of a value where nothing was measured."""
+
+MADE = re.compile(r"\bbrain = brainsprite\(")
+"""Where nilearn's page makes its planes; our script reads their place from a name that it can reach."""
+
+LEGEND = """<div id="legend">
+<span>{title}</span><span class="ramp">{low} <i></i> {high}</span><span id="at"></span></div>
+<style>
+#legend {{ display: flex; flex-wrap: wrap; align-items: center; gap: .3rem 1.2rem;
+  font: 15px/1.4 system-ui, sans-serif; }}
+#legend .ramp {{ white-space: nowrap; }}
+#legend i {{ display: inline-block; width: 8rem; height: .8rem; vertical-align: middle; border: 1px solid #888;
+  background: linear-gradient(to right, #000, #fff); }}
+#at {{ font-weight: 600; }}
+div:has(> input.slider) {{ flex-wrap: wrap; font: 15px/1.4 system-ui, sans-serif; }}
+</style>
+<script id="map-data" type="application/json">{data}</script>
+<script>{script}</script>
+</body>"""
+"""The scale, the place of the words, the values under the cross, and the script, at the end of nilearn's page."""
+
 FOREIGN = re.compile(r'href="https?://[^"]*favicon[^"]*"')
 """The one address that nilearn's page would ask for: its icon."""
 
@@ -23,8 +53,10 @@ RANDOM = re.compile(r"3Dviewer-([0-9a-f]{32})")
 """What nilearn calls a viewer: another name each time, where equal input should give equal bytes."""
 
 
-def viewer(chi: Volume, mask: Volume, labels: Volume | None, *, scale: Scale, title: str) -> bytes:
-    """A page with the map in three planes that follow the pointer, and the regions over it with a slider.
+def viewer(
+    chi: Volume, mask: Volume, labels: Volume | None, *, names: Mapping[int, str], scale: Scale, title: str
+) -> bytes:
+    """A page with the map in three planes that follow the pointer, the regions faintly over it, and words.
 
     Parameters
     ----------
@@ -34,40 +66,34 @@ def viewer(chi: Volume, mask: Volume, labels: Volume | None, *, scale: Scale, ti
         Where it was measured.
     labels : Volume of int or None
         Regions on the same grid.
+    names : mapping of int to str
+        Label value to the region's name, said where the cross is.
     scale : Scale
-        Range of the grey values.
+        Range of the grey values, ppm.
     title : str
-        One line over the planes.
+        Whose map it is.
 
     Returns
     -------
     bytes
         HTML (nilearn's viewer, BSD licence), with the images and all code inlined.
+
+    Raises
+    ------
+    RuntimeError
+        nilearn's page is not what the script knows.
     """
-    from nilearn import image
     from nilearn.plotting import view_img
 
-    inside = mask.data != 0
-    box = tuple(slice(max(int(i.min()) - 2, 0), int(i.max()) + 3) for i in np.nonzero(inside)) if inside.any() else ()
-    corner = [s.start for s in box] if box else [0, 0, 0]
-    affine = chi.affine.copy()
-    affine[:3, 3] = (chi.affine @ [*corner, 1])[:3]
-    shown = np.where(inside, np.clip(chi.data, scale.low, scale.high), scale.low)[box].astype(np.float32)
-    colours = np.zeros(shown.shape, dtype=np.float32) if labels is None else _colours(labels.data)[box]
-    background, overlay = nib.Nifti1Image(shown, affine), nib.Nifti1Image(colours, affine)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nilearn says that images lack what they do not need
-        if float(chi.size_mm.min()) < 0.95 * LEAST_VOXEL_MM:
-            target = np.diag([LEAST_VOXEL_MM] * 3)
-            background = image.resample_img(
-                background, target, interpolation="linear", copy_header=True, force_resample=True
-            )
-            overlay = image.resample_img(
-                overlay, target, interpolation="nearest", copy_header=True, force_resample=True
-            )
+        affine, values, inside, regions = _straight(*_cut(chi, mask, labels))
+        known = np.unique(regions[regions > 0])
+        colours = _colours(regions)
+        shown = np.where(inside, np.clip(values, scale.low, scale.high), scale.low).astype(np.float32)
         page = view_img(
-            overlay,
-            bg_img=background,
+            nib.Nifti1Image(colours, affine),
+            bg_img=nib.Nifti1Image(shown, affine),
             cmap=ListedColormap(CONTOUR_COLOURS),
             vmin=0.5,
             vmax=len(CONTOUR_COLOURS) + 0.5,
@@ -78,12 +104,72 @@ def viewer(chi: Volume, mask: Volume, labels: Volume | None, *, scale: Scale, ti
             colorbar=False,
             dim=0,
             black_bg=True,
-            title=title,
         )
     html = FOREIGN.sub('href="data:,"', page.get_standalone())
     for identifier in set(RANDOM.findall(html)):
         html = html.replace(identifier, "map")
-    return html.encode()
+    html, made = MADE.subn("brain = window.shownMap = brainsprite(", html)
+    if made != 1 or html.count("</body>") != 1:
+        raise RuntimeError("this version of nilearn writes its viewer otherwise")
+    packed = _packed(np.where(inside, np.rint(1000 * values), OUTSIDE), np.searchsorted(known, regions) + (regions > 0))
+    data = {
+        "shape": values.shape,
+        "names": ["", *(names.get(int(value), f"label {value}") for value in known)],
+        "outside": OUTSIDE,
+        "opacity": round(100 * OPACITY),
+        "packed": packed,
+    }
+    end = LEGEND.format(
+        title=escape(title),
+        low=f"{scale.low:g}".replace("-", "−"),
+        high=f"{scale.high:g} ppm",
+        data=json.dumps(data).replace("<", "\\u003c"),
+        script=(files("qsmals.reports") / "viewer.js").read_text(),
+    )
+    return html.replace("</body>", end).encode()
+
+
+def _cut(chi: Volume, mask: Volume, labels: Volume | None) -> tuple[Array, Array, Array, Array]:
+    """Affine, susceptibility, mask and labels of the box around the brain; no label without labels."""
+    inside = mask.data != 0
+    box = tuple(slice(max(int(i.min()) - 2, 0), int(i.max()) + 3) for i in np.nonzero(inside)) if inside.any() else ()
+    corner = [s.start for s in box] if box else [0, 0, 0]
+    affine = chi.affine.copy()
+    affine[:3, 3] = (chi.affine @ [*corner, 1])[:3]
+    regions = np.zeros(inside.shape, dtype=np.int32) if labels is None else labels.data
+    return affine, np.where(inside, chi.data, 0)[box], inside[box], regions[box]
+
+
+def _straight(affine: Array, values: Array, inside: Array, regions: Array) -> tuple[Array, Array, Array, Array]:
+    """The same on an isotropic grid along the scanner's axes, which is the one that nilearn's page draws."""
+    from nilearn import image
+
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    edge = max(float(size.min()), LEAST_VOXEL_MM) if size.min() < 0.95 * LEAST_VOXEL_MM else float(size.min())
+    target = np.diag([edge] * 3)
+    if np.allclose(affine[:3, :3], target, atol=1e-4 * edge):
+        straight = affine.copy()
+        straight[:3, :3] = target
+        return straight, values, inside, regions
+
+    def moved(data: Array, interpolation: str) -> nib.Nifti1Image:
+        return image.resample_img(
+            nib.Nifti1Image(data.astype(np.float32), affine),
+            target,
+            interpolation=interpolation,
+            copy_header=True,
+            force_resample=True,
+        )
+
+    map_image = moved(values, "linear")
+    others = [np.asarray(moved(data, "nearest").dataobj) for data in (inside, regions)]
+    return map_image.affine, np.asarray(map_image.dataobj), others[0] > 0.5, np.rint(others[1]).astype(np.int32)
+
+
+def _packed(values_ppb: Array, regions: Array) -> str:
+    """Values and numbers of regions, last axis fastest, as gzip in base64."""
+    content = values_ppb.astype("<i2").tobytes() + regions.astype("<u2").tobytes()
+    return base64.b64encode(gzip.compress(content, compresslevel=6, mtime=0)).decode()
 
 
 def _colours(labels: Array) -> Array:
