@@ -187,6 +187,20 @@ def test_tkd_is_its_formula_on_the_full_k_space(shape: fourier.Shape) -> None:
     np.testing.assert_allclose(smaller, found * np.mean(factor * eigen), atol=2e-5)
 
 
+LEFT = {
+    "tkd": 0.5,
+    "l2": 0.4,
+    "ndi": 0.5,
+    "rts": 0.2,
+    "ilsqr": 0.22,
+    "nonlinear-weak-harmonic": 0.2,
+    "tgv": 0.15,
+    "medi": 0.13,
+    "medi-0": 0.13,
+}
+"""Largest relative error on a field without noise, of methods that regularise it nevertheless or stop early."""
+
+
 @pytest.mark.parametrize("name", list(INVERSION))
 def test_every_method_finds_the_blocks(name: str) -> None:
     method = INVERSION[name]
@@ -194,7 +208,7 @@ def test_every_method_finds_the_blocks(name: str) -> None:
     truth, mask = blocks(grid), ellipsoid(grid)
     result = method.function(dipole_field(truth, grid), mask=mask, grid=grid)
     assert result.chi_ppm.dtype == np.float32 and not result.chi_ppm[~mask].any()
-    assert relative_error(result.chi_ppm, truth, mask) < 0.6
+    assert relative_error(result.chi_ppm, truth, mask) < LEFT.get(name, 0.05)
     params = method.make_parameters()
     assert method.sentence.format(**vars(params) | dict(getattr(params, "words", {})))
     assert all(f.metadata["unit"] and f.metadata["source"] for f in fields(method.parameters))
