@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_facts(root, "sub-02", {"status": "failed", "errors": [error]})
     for label in ("01", "02"):
         write_subject_report(root, label, run_facts=RUN)
-    write_group_report(root)
+    write_group_report(root, people={f"sub-0{n}": {"age": age} for n, age in enumerate(("n/a", "100", "61", "9"), 1)})
     return root
 
 
@@ -152,6 +153,25 @@ def test_the_viewer_moves_and_fades(browser, tree):
         page.evaluate(SET.format("'input[type=range]'", "'0'"))
         page.evaluate("new Promise((d) => setTimeout(d, 300))")
         assert page.evaluate(PIXELS) != moved
+
+
+def test_the_viewer_names_what_lies_under_the_cross(browser, tree):
+    path = next((tree / "sub-01/figures").glob("*_desc-viewer_Chimap.html"))
+    with browser.page(path, 1000) as page:
+        page.evaluate("new Promise((d) => setTimeout(d, 800))")
+        words = "document.getElementById('at').textContent"
+        assert re.fullmatch(r"[a-z ]+: −?\d+ ppb", page.evaluate(words))
+        assert page.evaluate("document.querySelector('input.slider').value") == "15"
+        assert "Regions" in page.evaluate("document.body.innerText")
+        box = page.evaluate(BOX)
+        page.click(box[0] + 0.005 * box[2], box[1] + 0.5 * box[3])
+        assert page.evaluate(words) == "outside the brain mask"
+
+
+def test_ages_sort_as_numbers(browser, tree):
+    with browser.page(tree / "group.html", 1440) as page:
+        page.evaluate("document.querySelectorAll('table.study th button')[2].click()")
+        assert means(page, "table.study", 0) == ["sub-04", "sub-03", "sub-02", "sub-01"]
 
 
 def test_a_page_can_be_printed(browser, tree):

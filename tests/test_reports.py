@@ -12,10 +12,10 @@ import pytest
 from qsmals.bids.errors import InvalidInput
 from qsmals.qc.verdict import Verdict
 from qsmals.reports import figures
-from qsmals.reports.acquisition import with_unit
+from qsmals.reports.acquisition import acquisition, with_unit
 from qsmals.reports.assess import read_limits
 from qsmals.reports.collect import find_scans
-from qsmals.reports.conformance import conformance
+from qsmals.reports.conformance import conformance, counted
 from qsmals.reports.facts import newest_facts, read_facts
 from qsmals.reports.figures import Panel, Scale, Volume
 from qsmals.reports.published import EXPECTED, expected_at
@@ -175,10 +175,25 @@ def test_the_consensus_is_answered_with_evidence(tree):
     lines = {line.item: line for line in conformance(scan, steps, {"qsmals": "1.0"})}
     assert list(lines) == [*(f"C{n}" for n in range(1, 10)), *(f"R{n}" for n in range(1, 6))]
     assert lines["C3"].answer == lines["C4"].answer == lines["C5"].answer == lines["C8"].answer == "met"
-    assert lines["C6"].answer == "not met" and lines["C6"].evidence.startswith("LBV")
+    assert lines["C6"].answer == "not met" and lines["C6"].evidence == "LBV; by the choice of the study"
     assert lines["C7"].answer == "unknown" and lines["C9"].answer == "not met" and "flip angle" in lines["C9"].evidence
     assert lines["C3"].evidence == "ROMEO" and lines["C8"].evidence.startswith("whole brain mask; offsets to cerebro")
     assert lines["C1"].answer == "unknown", "2D or 3D is not in the sidecar"
+    assert lines["C2"].evidence.startswith("phase images present; Siemens integers")
+    assert lines["R4"].evidence.startswith("maps and tables in ppm, plots in ppb")
+    own = conformance(scan, steps | {"inversion": {"method": "weak-harmonic"}}, {})
+    assert "because LBV" in next(line.evidence for line in own if line.item == "C6")
+    assert counted(own).split(", ")[1] == "2 not met" and "docs/" not in " ".join(line.evidence for line in own)
+
+
+def test_items_of_the_acquisition_are_read_or_named_as_missing(tree):
+    options = FACTS["acquisition"] | {"ScanOptions": "FC\\PFP", "ScanningSequence": ["GR", "XX"]}
+    write_facts(tree, "sub-01", FACTS | {"acquisition": options | {"ParallelReductionFactorOutOfPlane": 2}})
+    items = acquisition(find_scans(tree, "01")[0][0].facts)
+    known = dict(items["known"])
+    assert known["Flow compensation"].startswith("yes") and known["Acceleration through plane"] == "2"
+    assert known["Sequence"] == "gradient recalled, XX"
+    assert {"fat suppression", "filters and prescan normalisation", "slab orientation"} <= set(items["unknown"])
 
 
 def test_units_stand_behind_numbers_only():

@@ -22,7 +22,7 @@ ACQUISITION_FIELDS = (
     *("FlipAngle", "SpoilingState", "SpoilingType", "BandwidthPerPixel", "PixelBandwidth", "DwellTime"),
     *("ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane", "ParallelAcquisitionTechnique"),
     *("PartialFourier", "PartialFourierDirection", "PhaseEncodingDirection", "InPlanePhaseEncodingDirectionDICOM"),
-    *("SliceThickness", "SpacingBetweenSlices", "BodyPart"),
+    *("SliceThickness", "SpacingBetweenSlices", "ImageOrientationText", "BodyPart"),
 )
 """Fields copied from the scan: how it was measured, nothing about who was measured or when."""
 

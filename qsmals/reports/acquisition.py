@@ -1,6 +1,7 @@
 """How a scan was acquired, as the page shows it: the consensus' items, what lacks, and the table of echoes."""
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,11 +42,22 @@ ITEMS = (
     Item("Matrix", ("MatrixSize",)),
     Item("Field of view", ("FieldOfView",), "mm"),
     Item("Tilt against the main field", ("TiltDegrees",), "°"),
+    Item("Slab orientation", ("ImageOrientationText",)),
     Item("Acceleration in plane", ("ParallelReductionFactorInPlane",)),
+    Item("Acceleration through plane", ("ParallelReductionFactorOutOfPlane",)),
     Item("Partial Fourier", ("PartialFourier",)),
+    Item("Flow compensation", ("FlowCompensation",)),
+    Item("Fat suppression", ("FatSuppression",)),
+    Item("Gradient nonlinearity corrected", ("NonlinearGradientCorrection",)),
+    Item("Filters and prescan normalisation", ()),
     Item("Scan time", ("AcquisitionDuration",), "s"),
 )
-"""What the consensus asks to be reported of the acquisition, as far as a sidecar or the images can tell."""
+"""What the consensus asks to be reported of the acquisition; no sidecar tells of filters, which the protocol has to."""
+
+SCAN_OPTIONS = {"FlowCompensation": "FC", "FatSuppression": "FS"}
+"""Terms of DICOM's Scan Options (0018,0022)."""
+SEQUENCES = {"SE": "spin echo", "IR": "inversion recovery", "GR": "gradient recalled", "EP": "echo planar"}
+"""Terms of DICOM's Scanning Sequence (0018,0020)."""
 
 
 def acquisition(facts: ScanFacts | None) -> dict[str, Any]:
@@ -76,9 +88,19 @@ def _values(facts: ScanFacts | None) -> dict[str, Any]:
     if values.get("VoxelSize") and values.get("MatrixSize"):
         values["FieldOfView"] = [v * n for v, n in zip(values["VoxelSize"], values["MatrixSize"], strict=False)]
     found = {entry.get("what"): entry.get("found") for entry in facts.detected}
+    options = re.split(r"[^A-Z0-9]+", str(values.get("ScanOptions") or "").upper())
+    values |= {name: "yes (ScanOptions)" for name, term in SCAN_OPTIONS.items() if term in options}
+    if values.get("ScanningSequence"):
+        values["ScanningSequence"] = _spelled(values["ScanningSequence"])
     values.setdefault("Readout", found.get("readout"))
     values.setdefault("TiltDegrees", _degrees(found.get("tilt")))
     return values
+
+
+def _spelled(codes: Any) -> str:
+    """DICOM's codes of a sequence in words: ``GR`` is gradient recalled."""
+    known = codes if isinstance(codes, list | tuple) else re.split(r"[^A-Za-z]+", str(codes))
+    return ", ".join(SEQUENCES.get(str(code).upper(), str(code)) for code in known if code)
 
 
 def _degrees(words: Any) -> Any:

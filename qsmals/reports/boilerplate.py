@@ -14,6 +14,7 @@ from typing import Any
 
 from qsmals.recon.method import Citation, Method
 from qsmals.reports import references
+from qsmals.reports.consensus import departures
 from qsmals.reports.published import MIN_2024
 
 SOFTWARE_NAMES = {"numpy": "NumPy", "scipy": "SciPy", "numba": "Numba", "python": "Python", "pybids": "PyBIDS"}
@@ -247,7 +248,22 @@ def _reconstruction(
         if (method.beyond_brain or method.total_field) and around:
             sentences.append(f"The field around the brain, {around}, was used by the same rule.")
         sentences.append(_step_sentence(method, parameters, papers))
-    return " ".join([*sentences, *_reference_sentences(reference)])
+    return " ".join([*sentences, *_departures(steps), *_reference_sentences(reference)])
+
+
+def _departures(steps: Sequence[tuple[Method, Any]]) -> list[str]:
+    """A sentence on where the steps depart from the consensus; none where they do not."""
+    from qsmals.recon.stages import STAGES
+
+    stages = {
+        stage: method
+        for method, _ in steps
+        for stage, registry in STAGES.items()
+        if method.name in registry and registry[method.name] == method
+    }
+    names = {stage: method.name for stage, method in stages.items()}
+    sentence = departures(names, {stage: method.title for stage, method in stages.items()})
+    return [sentence] if sentence else []
 
 
 def _preset_sentences(preset: Mapping[str, Any], papers: _Bibliography) -> list[str]:

@@ -1,30 +1,16 @@
 """The consensus' recommendations and its list of what to report, item by item, with the evidence of this scan."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from qsmals.recon.stages import STAGES
 from qsmals.reports.acquisition import acquisition, reading
 from qsmals.reports.collect import Scan
+from qsmals.reports.consensus import RECOMMENDED, reason
 from qsmals.reports.tables import REFERENCE_NAMES
 
 Answer = Literal["met", "not met", "unknown"]
-
-EXACT_UNWRAPPING = ("romeo",)
-SHARP_OR_PDF = ("v-sharp", "sharp", "resharp", "pdf", "ismv")
-SPARSE = (
-    "weak-harmonic",
-    "tv",
-    "rts",
-    "hd-qsm",
-    "nonlinear-tv",
-    "nonlinear-weak-harmonic",
-    "nonlinear-tgv",
-    "medi",
-    "tgv",
-)
-"""Inversions that regularise by a sparse gradient (total variation, its generalisation, or morphology)."""
 
 
 @dataclass(frozen=True)
@@ -51,33 +37,21 @@ def conformance(scan: Scan, parameters: Mapping[str, Mapping[str, Any]], softwar
     return [
         _sequence(scan),
         _phase(scan),
-        _one_of(
-            "C3",
-            "Exact phase unwrapping (region growing, best path, graph cut), not Laplacian",
-            "unwrap",
-            method.get("unwrap"),
-            EXACT_UNWRAPPING,
-        ),
+        _one_of("Exact phase unwrapping (region growing, best path, graph cut), not Laplacian", "unwrap", method),
         _combination(scan, method.get("field")),
         _mask(scan),
-        _one_of(
-            "C6",
-            "Background field removal by a SHARP-based method or PDF, within the brain mask",
-            "background",
-            method.get("background"),
-            SHARP_OR_PDF,
-        ),
-        _one_of(
-            "C7",
-            "Dipole inversion as an optimisation with sparse regularisation",
-            "inversion",
-            method.get("inversion"),
-            SPARSE,
-        ),
+        _one_of("Background field removal by a SHARP-based method or PDF, within the brain mask", "background", method),
+        _one_of("Dipole inversion as an optimisation with sparse regularisation", "inversion", method),
         _reference(scan),
         _reporting(scan),
         *_processing(scan, parameters, software),
     ]
+
+
+def counted(lines: Sequence[Line]) -> str:
+    """How many items have which answer: "11 met, 2 not met, 1 unknown"."""
+    answers: tuple[Answer, ...] = ("met", "not met", "unknown")
+    return ", ".join(f"{sum(line.answer == answer for line in lines)} {answer}" for answer in answers)
 
 
 def _sequence(scan: Scan) -> Line:
@@ -106,7 +80,9 @@ def _phase(scan: Scan) -> Line:
     found = reading(scan.facts, "phase scale")
     if not found:
         return Line("C2", "Phase saved and exported", "unknown", "not recorded")
-    words = f"{found.get('found', '')} ({found.get('evidence', '')})"
+    scale = str(found.get("found", ""))
+    images = "real and imaginary images" if scale.startswith("real") else "phase images"
+    words = f"{images} present; {scale} ({found.get('evidence', '')})"
     return Line("C2", "Phase saved and exported", "unknown" if found.get("warning") else "met", words)
 
 
@@ -115,12 +91,13 @@ def _title(step: str, method: str) -> str:
     return STAGES[step][method].title if method in STAGES[step] else method
 
 
-def _one_of(item: str, asked: str, step: str, method: str | None, recommended: tuple[str, ...]) -> Line:
+def _one_of(asked: str, stage: str, methods: Mapping[str, str]) -> Line:
+    item, method = RECOMMENDED[stage].item, methods.get(stage)
     if not method:
         return Line(item, asked, "unknown", "not recorded")
-    met = method in recommended
-    why = "" if met else "; docs/defaults.md compares it with the recommended ones on heads with known truth"
-    return Line(item, asked, "met" if met else "not met", f"{_title(step, method)}{why}")
+    met = method in RECOMMENDED[stage].methods
+    why = "" if met else f"; {reason(stage, methods)}"
+    return Line(item, asked, "met" if met else "not met", f"{_title(stage, method)}{why}")
 
 
 def _combination(scan: Scan, method: str | None) -> Line:
@@ -168,6 +145,7 @@ def _processing(scan: Scan, parameters: Mapping[str, Mapping[str, Any]], softwar
     steps = [step.replace("_", " ") for step in parameters]
     reference = scan.facts.reference if scan.facts else {}
     spread = [name for name, value in (reference.get("sd_ppm") or {}).items() if value is not None]
+    named = ", ".join(REFERENCE_NAMES.get(name, name) for name in spread)
     moved = parameters.get("interpolation")
     return [
         Line(
@@ -192,9 +170,7 @@ def _processing(scan: Scan, parameters: Mapping[str, Mapping[str, Any]], softwar
             "R4",
             "Unit, reference region, and its mean and SD under whole-brain reference",
             "met" if reference.get("region") and spread else "unknown",
-            f"ppm; mean and SD of {', '.join(REFERENCE_NAMES.get(name, name) for name in spread)}"
-            if spread
-            else "not recorded",
+            f"maps and tables in ppm, plots in ppb; mean and SD of {named}" if spread else "not recorded",
         ),
         Line(
             "R5",

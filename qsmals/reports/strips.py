@@ -102,7 +102,7 @@ def strip(
     return Markup("".join(parts))
 
 
-FAR = 8.0
+FAR = 12.0
 """A limit farther from the values than so many times their range is an arrow."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup, escape
 
 from qsmals.engine.files import write_bytes, write_text
@@ -17,7 +18,7 @@ from qsmals.qc.verdict import Reason, Verdict
 from qsmals.reports.acquisition import acquisition, echo_table, with_unit
 from qsmals.reports.assess import assess_subject
 from qsmals.reports.collect import PARTLY, Scan, find_scans
-from qsmals.reports.conformance import conformance
+from qsmals.reports.conformance import conformance, counted
 from qsmals.reports.gallery import FLICKER, THUMBNAIL, Drawing, drawings
 from qsmals.reports.messages import GENERAL_ADVICE, UNEXPLAINED, with_advice
 from qsmals.reports.tables import MAP_NAMES, quality_table, reference_table, region_table, table_anchor
@@ -223,7 +224,8 @@ def _scan_page(
         ],
         "reference": reference_table(scan),
         "quality": quality_table(scan.quality, limits),
-        "conformance": conformance(scan, parameters, software),
+        "conformance": (lines := conformance(scan, parameters, software)),
+        "counted": counted(lines),
     }
 
 
@@ -231,6 +233,7 @@ MASK_WORDS = {
     "dropped_percent": "Part of the T1w image's brain mask without reliable phase (%)",
     "quality_threshold": "Threshold of phase quality (0 to 1)",
 }
+KEPT_WORDS = "Part of the same mask with a susceptibility, after background removal and inversion (%)"
 REGISTRATION_WORDS = {
     "brain dice": "overlap of the brains",
     "jacobian low": "smallest volume change",
@@ -249,7 +252,9 @@ def _mask_facts(scan: Scan) -> list[tuple[str, str]]:
     """What is known of the mask beside its volume and source."""
     facts = scan.facts.mask if scan.facts else {}
     shown = {name: value for name, value in facts.items() if name not in ("volume_ml", "source")}
-    return [(MASK_WORDS.get(name, name.replace("_", " ")), _words(value)) for name, value in shown.items()]
+    rows = [(MASK_WORDS.get(name, name.replace("_", " ")), _words(value)) for name, value in shown.items()]
+    kept = scan.quality.values.get("brain_kept", np.nan) if scan.quality else np.nan
+    return [*rows, (KEPT_WORDS, f"{kept:.1f}")] if rows and np.isfinite(kept) else rows
 
 
 def _registration(scan: Scan) -> list[tuple[str, str]]:
