@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from qsmals.recon.method import Citation, Method
+from qsmals.recon.stages import STAGES
 from qsmals.reports import references
 from qsmals.reports.boilerplate import author_year, bibtex, methods_text
 
@@ -93,6 +94,16 @@ def test_the_steps_stand_in_order_with_values_and_papers():
         "were removed with V-SHARP (largest radius 12 mm, threshold 0.05, 12 and 6.5) (Wu et al., 2012; Dymerska et "
         "al., 2021)."
     ) in markdown
+
+
+def test_departures_from_the_consensus_are_told_with_their_reason():
+    chosen = {"unwrap": "romeo", "background": "lbv", "inversion": "weak-harmonic"}
+    steps = [(STAGES[stage][name], STAGES[stage][name].make_parameters()) for stage, name in chosen.items()]
+    markdown, _ = methods_text(steps, acquisition={}, anatomy={}, versions={"qsmals": "1.0"})
+    sentence = "differs from the recommendations of the consensus in background field removal (LBV in place of"
+    assert sentence in markdown and "PDF), because LBV" in markdown and "phase unwrapping (" not in markdown
+    steps[1] = STAGES["background"]["pdf"], STAGES["background"]["pdf"].make_parameters()
+    assert "differs" not in methods_text(steps, acquisition={}, anatomy={}, versions={"qsmals": "1.0"})[0]
 
 
 def test_acquisition_reads_as_a_sentence():

@@ -67,7 +67,7 @@ def departures(methods: Mapping[str, str], titles: Mapping[str, str]) -> str:
 
     Examples
     --------
-    >>> departures({"unwrap": "laplacian"}, {"unwrap": "Laplacian"})[57:]
+    >>> departures({"unwrap": "laplacian"}, {"unwrap": "Laplacian"}).partition(" in ")[2]
     'phase unwrapping (Laplacian in place of an exact method), by the choice of the study.'
     >>> departures({"unwrap": "romeo"}, {"unwrap": "ROMEO"})
     ''
@@ -77,4 +77,8 @@ def departures(methods: Mapping[str, str], titles: Mapping[str, str]) -> str:
         for stage, entry in RECOMMENDED.items()
         if stage in methods and methods[stage] not in entry.methods
     ]
-    return f"It differs from the recommendations of the consensus in {'; and in '.join(found)}." if found else ""
+    return (
+        f"The reconstruction differs from the recommendations of the consensus in {'; and in '.join(found)}."
+        if found
+        else ""
+    )
