@@ -91,6 +91,7 @@ def viewer(
         known = np.unique(regions[regions > 0])
         colours = _colours(regions)
         shown = np.where(inside, np.clip(values, scale.low, scale.high), scale.low).astype(np.float32)
+        shown[0, 0, 0] = scale.high  # nilearn's white is the largest value: a map without veins would be stretched
         page = view_img(
             nib.Nifti1Image(colours, affine),
             bg_img=nib.Nifti1Image(shown, affine),
