@@ -37,6 +37,7 @@ from qsmals.anatomy.brain import Brain, extract_brain
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.gradient_echo import LEAST_SPAN_S, decay_image, extract_gre_brain
 from qsmals.anatomy.images import to_ants, with_data
+from qsmals.anatomy.nuclei import fit_nuclei
 from qsmals.anatomy.quality import template_quality
 from qsmals.anatomy.registration import register_gre, register_template, resample
 from qsmals.anatomy.ribbon import fit_cortex
@@ -198,7 +199,9 @@ def by_t1w(head: Head, template: Any, atlas: Any, compute: Compute, watch: Stopw
     moved = watch("labels", lambda: resample(atlas, gre, back, labels=True))
     matter = watch("matter", lambda: resample(tissues, gre, back[1:], labels=True))
     spacing = tuple(float(s) for s in gre.spacing)
-    fitted = watch("cortex", lambda: fit_cortex(whole(moved), whole(matter), voxel_size_mm=spacing))
+    ribbon = watch("cortex", lambda: fit_cortex(whole(moved), whole(matter), voxel_size_mm=spacing))
+    shown = watch("brain on GRE", lambda: resample(brain.image, gre, back[1:]).numpy())
+    fitted = watch("nuclei", lambda: fit_nuclei(ribbon, t1w=shown, voxel_size_mm=spacing))
     mask = resample(brain.mask, gre, back[1:]).numpy() > 0.5
     quality = template_quality(template, brain.image, brain.mask, to_template.forward)
     return brain, mask, fitted, resample(t1w, gre, back[1:]).numpy(), quality
@@ -285,10 +288,11 @@ def draw(background: np.ndarray, masks: list[np.ndarray], size: np.ndarray, path
 
 ABOUT = """\
 Each head goes from its T1w image to labels on the grid of its gradient echo as the program does it with `--refinement
-none`, without asking the susceptibility map: brain extraction, tissues, SyN to the template, rigid registration of the
-gradient echo, one interpolation, cortex fitted to grey matter. Left and right are averaged. What the susceptibility
-map adds for the deep nuclei is in [nuclei.md](nuclei.md); how far a rigid registration can be trusted, in
-[registration.md](registration.md). Columns that say `echo` were made without the T1w image."""
+t1w`, without asking the susceptibility map: brain extraction, tissues, SyN to the template, rigid registration of the
+gradient echo, one interpolation, cortex fitted to grey matter, borders of the nuclei that a T1w image shows fitted to
+it. Left and right are averaged. What the susceptibility map adds for the deep nuclei is in [nuclei.md](nuclei.md); how
+far a rigid registration can be trusted, in [registration.md](registration.md). Columns that say `echo` were made
+without the T1w image."""
 
 FLAT = (
     "Flat is the share of a region's voxels in the reference that have exactly the most common brightness of white "

@@ -41,7 +41,6 @@ VARIANTS: dict[str, dict[str, float]] = {
     "local_mm 8": {"local_mm": 8.0},
     "core_mm 1.5": {"core_mm": 1.5},
     "smoothness 0.3": {"smoothness": 0.3},
-    "T1w only": {},
 }
 
 
@@ -92,8 +91,6 @@ def fitted(scan: Scan, variant: str) -> np.ndarray:
     if variant == "before the fit":
         return scan.labels
     images = {"chi_ppm": scan.chi, "t1w": scan.t1w}
-    if variant == "T1w only":
-        del images["chi_ppm"]
     params = replace(NucleiParameters(), **VARIANTS[variant])
     return fit_nuclei(scan.labels, **images, voxel_size_mm=scan.size, params=params)
 

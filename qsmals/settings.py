@@ -66,8 +66,9 @@ class Anatomy:
     """Further atlases, each ``NAME=FILE[,LABELS.tsv[,SPACE]]``."""
     skip_registration: bool = False
     """All transforms are taken from the derivatives that were given."""
-    refinement: Literal["susceptibility", "none"] = "susceptibility"
-    """``susceptibility`` (deep nuclei are placed by the map as well) or ``none`` (by the T1w image alone)."""
+    refinement: Literal["susceptibility", "t1w", "none"] = "susceptibility"
+    """``susceptibility`` (deep nuclei are placed by the map as well), ``t1w`` (borders that the T1w image shows are
+    fitted to it) or ``none`` (regions stay as registration left them)."""
     cortex: Literal["grey-matter", "atlas"] = "grey-matter"
     """``grey-matter`` (cortical labels follow that of the T1w image) or ``atlas`` (as registration left them)."""
 

@@ -135,6 +135,15 @@ def test_hippocampus_follows_the_t1w_image_too():
     assert dice(both == 17, truth == 17) > 0.95 > dice(alone == 17, truth == 17)
 
 
+def test_a_t1w_image_alone_moves_only_what_it_shows():
+    name = {PALLIDUM: 11, PUTAMEN: PUTAMEN, WHITE: WHITE}
+    truth, atlas = (np.vectorize(name.get)(ellipsoids(s)).astype(np.int32) for s in (0.0, 0.8))
+    t1w = picture(truth, {WHITE: 110.0, 11: 80.0, PUTAMEN: 80.0}, noise=4.0)
+    fitted = fit_nuclei(atlas, t1w=t1w, voxel_size_mm=SIZE)
+    assert dice(fitted == 11, truth == 11) > 0.95 > dice(atlas == 11, truth == 11)
+    assert np.array_equal(fitted == PUTAMEN, atlas == PUTAMEN)
+
+
 def test_what_cannot_be_fitted_is_refused():
     labels = np.zeros((5, 5, 5), np.int32)
     with pytest.raises(ValueError, match="without an image"):

@@ -87,7 +87,7 @@ def test_anatomical_steps_carry_seed_effort_and_choice() -> None:
     assert refined["margin_mm"] == 12.0 and refined["sloppy"] is False
 
 
-@pytest.mark.parametrize("refinement", ["susceptibility", "none"])
+@pytest.mark.parametrize("refinement", ["susceptibility", "t1w", "none"])
 @pytest.mark.parametrize("sloppy", [True, False])
 def test_the_methods_text_follows_the_settings(refinement: Any, sloppy: bool) -> None:
     chosen = settings(
@@ -97,6 +97,7 @@ def test_the_methods_text_follows_the_settings(refinement: Any, sloppy: bool) ->
     versions = {"qsmals": "1"}
     markdown, bib = methods_text(steps, acquisition={}, anatomy=anatomy_words(chosen), versions=versions)
     assert ("fitted the subject's map" in markdown) == (refinement == "susceptibility")
+    assert ("caudate, hippocampus and amygdala were fitted to T1-weighted" in markdown) == (refinement == "t1w")
     assert ("--sloppy" in markdown) == sloppy
     assert "brain-only" in markdown and "10.1038/sdata.2018.63" in bib
 

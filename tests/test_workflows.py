@@ -118,7 +118,7 @@ def test_a_scan_without_t1w_is_its_own_anatomy(tmp_path: Path, te_s: tuple[float
     assert not any("T1w" in source for sidecar in described for source in sidecar["Sources"])
 
 
-@pytest.mark.parametrize("refinement", ["susceptibility", "none"])
+@pytest.mark.parametrize("refinement", ["susceptibility", "t1w", "none"])
 def test_given_results_take_the_place_of_steps_and_atlases_are_added(tmp_path: Path, refinement: Any) -> None:
     plan = plan_of(tmp_path, [Visit("01"), Visit("02")], anatomy=Anatomy(refinement=refinement))
     file = tmp_path / "file.nii"
@@ -257,7 +257,7 @@ def test_one_echo_has_no_steps_of_several(tmp_path: Path) -> None:
     assert found["Chimap.nii.gz"]["EstimationAlgorithm"] == "romeo, weighted, lbv, weak-harmonic"
 
 
-@pytest.mark.parametrize("refinement", ["susceptibility", "none"])
+@pytest.mark.parametrize("refinement", ["susceptibility", "t1w", "none"])
 def test_sources_of_masks_and_labels(tmp_path: Path, refinement: Any) -> None:
     found = sidecars(nodes_of(plan_of(tmp_path, [Visit()], anatomy=Anatomy(refinement=refinement))), "sub-01_")
     rigid = "bids::sub-01/anat/sub-01_from-MEGRE_to-T1w_mode-image_xfm.mat"
@@ -267,7 +267,7 @@ def test_sources_of_masks_and_labels(tmp_path: Path, refinement: Any) -> None:
         assert set(found[f"space-MEGRE_desc-{desc}_mask.nii.gz"]["Sources"]) >= {t1w, rigid}
     labels = found["space-MEGRE_seg-als_dseg.nii.gz"]
     assert set(labels["Sources"]) >= {t1w, rigid, warp}
-    assert ("bids::sub-01/anat/sub-01_Chimap.nii.gz" in labels["Sources"]) == (refinement != "none")
+    assert ("bids::sub-01/anat/sub-01_Chimap.nii.gz" in labels["Sources"]) == (refinement == "susceptibility")
     assert labels["Parameters"]["refinement"]["method"] == refinement
     assert labels["Atlas"]["Space"] == "MNI152NLin6Asym" and "CIT168" in " ".join(labels["Atlas"]["Parts"])
 

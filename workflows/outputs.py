@@ -76,7 +76,7 @@ class _Saver:
 
     def __init__(self, plan: ScanPlan, maker: NodeMaker, uris: Uris, anatomy: Anatomy, name: str) -> None:
         self.plan, self.maker, self.uris, self.atlas = plan, maker, uris, anatomy.atlas
-        self.refined = anatomy.refinement != "none"
+        self.refinement, self.refined = anatomy.refinement, anatomy.refinement == "susceptibility"
         gre = plan.unit.gre
         self.sources = uris.of_all(gre.all_files)
         self.reference = native_reference(gre, uris)
@@ -243,10 +243,15 @@ class _Saver:
         """Labels on the grid of the scan, and the tables measured with them."""
         place = "Regions of the atlas, brought to the gradient-echo grid in one interpolation"
         ribbon = ", cortex fitted to grey matter" if self.plan.methods["cortex"]["method"] == "grey-matter" else ""
-        last = ", the deep nuclei moved to where the susceptibility map shows them and their borders fitted to it"
+        last = {
+            "susceptibility": ", the deep nuclei moved to where the susceptibility map shows them and their borders "
+            "fitted to it",
+            "t1w": ", the borders of thalamus, caudate, hippocampus and amygdala fitted to the T1w image",
+            "none": "",
+        }
         sources = [*self.anchor[:1], self.uri(f"xfm/{ATLAS_SPACE}"), *self.anchor[1:], self.reference]
         atlas = self.plan.methods["atlas"]
-        description = place + (last if self.refined else "") + ribbon
+        description = place + last[self.refinement] + ribbon
         if segmentation := self.plan.given_t1w.segmentation:
             sources.insert(0, self.uris.of(segmentation))
             description = (

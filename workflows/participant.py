@@ -344,7 +344,7 @@ def _add_atlas(
         ]),
         (graph, save, _through("labels", *(f"{word}_{suffix}" for suffix in maps for word in ("table", "columns")))),
     ])  # fmt: skip
-    if settings.anatomy.refinement != "none" and atlas.space in TEMPLATE_SPACES:
+    if settings.anatomy.refinement == "susceptibility" and atlas.space in TEMPLATE_SPACES:
         workflow.connect([(node("labels_wf"), graph, _through("refined"))])
     if atlas.space not in (ATLAS_SPACE, *NATIVE_SPACES):
         workflow.connect([(node("inputnode"), graph, [(BRIDGE, f"inputnode.{BRIDGE}")])])

@@ -56,7 +56,7 @@ def init_more_regions_wf(
     ways = [BRIDGE, "refined", "from_template", "to_gre"]
     if atlas.space == ATLAS_SPACE:
         ways.remove(BRIDGE)
-    if settings.anatomy.refinement == "none":
+    if settings.anatomy.refinement != "susceptibility":
         ways.remove("refined")
     ways = {"T1w": ["to_gre"], "MEGRE": []}.get(atlas.space, ways)
     inputs = [BRIDGE, "refined", "from_template", "to_gre", "reference", *MAPS.values(), *MASKS.values()]
@@ -113,7 +113,8 @@ def init_labels_wf(
     nuclei_facts : what the fits to grey matter and to susceptibility changed; tissues_on_gre : the segmentation on the
     GRE grid, where cortex is fitted to it; refined : transform of the atlas to where the nuclei are seen.
     """
-    ants, refined = ants_settings(settings), settings.anatomy.refinement != "none"
+    ants, refinement = ants_settings(settings), settings.anatomy.refinement
+    refined = refinement == "susceptibility"
     fields = [
         *("atlas", "parts", "chi_ppm", "brain", "tissues", "to_t1w", "to_gre", "to_template", "from_template"),
         "reference",
@@ -124,7 +125,7 @@ def init_labels_wf(
     chain = maker.join("to_gre_chain")
     move = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid")
     move_parts = maker.make(Resample(kind="labels", **ants), "parts_to_gre")
-    nuclei = maker.make(FitNuclei(), "nuclei", step="borders of the deep nuclei" if refined else "")
+    nuclei = maker.make(FitNuclei(), "nuclei", step="" if refinement == "none" else "borders of the deep nuclei")
     back = maker.join("to_t1w_chain")
     to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w")
 
@@ -134,6 +135,8 @@ def init_labels_wf(
         _add_refinement(workflow, maker, inputnode, chain, nuclei, ants)
     else:
         workflow.connect([(inputnode, chain, [("from_template", "first"), ("to_gre", "second")])])
+    if refinement != "none":
+        _add_brain(workflow, maker, inputnode, nuclei, ants)
     workflow.connect([
         (chain, move, [("out", "transforms")]),
         (inputnode, move, [("atlas", "in_file"), ("reference", "reference")]),
@@ -159,15 +162,13 @@ def init_labels_wf(
 def _add_refinement(
     workflow: Workflow, maker: NodeMaker, inputnode: Node, chain: Node, nuclei: Node, ants: dict[str, Any]
 ) -> None:
-    """The deformation around the deep nuclei at the start of the chain, and the images that their borders follow."""
+    """The deformation around the deep nuclei at the start of the chain, and the map that their borders follow."""
     refine = maker.make(
         RefineNuclei(template=ATLAS_SPACE, **ants),
         "refine_nuclei",
         step="deep nuclei placed by susceptibility",
         parallel=True,
     )
-    brain_chain = maker.join("brain_chain")
-    brain = maker.make(Resample(**ants), "brain_to_gre")
     workflow.connect([
         (inputnode, refine, [
             ("chi_ppm", "chi"), ("brain", "brain"), ("atlas", "labels"), ("to_t1w", "to_t1w"),
@@ -176,10 +177,18 @@ def _add_refinement(
         (refine, chain, [("inverse", "first")]),
         (refine, workflow.get_node("outputnode"), [("inverse", "refined")]),
         (inputnode, chain, [("from_template", "second"), ("to_gre", "third")]),
+        (inputnode, nuclei, [("chi_ppm", "chi")]),
+    ])  # fmt: skip
+
+
+def _add_brain(workflow: Workflow, maker: NodeMaker, inputnode: Node, nuclei: Node, ants: dict[str, Any]) -> None:
+    """The T1w brain on the GRE grid, for the borders that it shows."""
+    brain_chain = maker.join("brain_chain")
+    brain = maker.make(Resample(**ants), "brain_to_gre")
+    workflow.connect([
         (inputnode, brain_chain, [("to_gre", "first")]),
         (brain_chain, brain, [("out", "transforms")]),
         (inputnode, brain, [("brain", "in_file"), ("reference", "reference")]),
-        (inputnode, nuclei, [("chi_ppm", "chi")]),
         (brain, nuclei, [("out_file", "t1w")]),
     ])  # fmt: skip
 

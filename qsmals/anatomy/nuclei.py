@@ -33,6 +33,10 @@ second judge their borders are worse: it shows other borders, or none."""
 WITHOUT_IRON = ((10, 17, 18), (49, 53, 54))
 """Thalamus, hippocampus, amygdala."""
 
+SEEN_ON_T1W = ((10, 11, 17, 18), (49, 50, 53, 54))
+"""The same and the caudate: what is fitted to a T1w image alone. Putamen, pallidum, accumbens, substantia nigra and red
+nucleus show borders there that are not theirs, or none."""
+
 NUCLEI = tuple(n for sides in (WITH_IRON, WITHOUT_IRON) for side in sides for n in side)
 
 FAINT = (10, 49, 17, 53, 18, 54, 26, 58)
@@ -74,8 +78,9 @@ def fit_nuclei(
 ) -> Labels:
     """Move the borders of the deep grey nuclei to where images of the same head show them.
 
-    The borders of the nuclei with iron follow the susceptibility alone, where it is given, and those of thalamus,
-    hippocampus and amygdala all images. Borders between two labels of the surroundings stay as they are.
+    The borders of the nuclei with iron follow the susceptibility alone, those of thalamus, hippocampus and amygdala
+    all images. Without a susceptibility map `SEEN_ON_T1W` are fitted and the others stay. Borders between two labels
+    of the surroundings stay as they are.
 
     Parameters
     ----------
@@ -106,7 +111,8 @@ def fit_nuclei(
     if {labels.shape} != {image.shape for image in images}:
         raise ValueError(f"labels {labels.shape} and images {[i.shape for i in images]} must have one shape")
     fitted = labels.copy()
-    for names, looks in ((WITH_IRON, images[:1]), (WITHOUT_IRON, images)):
+    passes = [(SEEN_ON_T1W, images)] if chi_ppm is None else [(WITH_IRON, images[:1]), (WITHOUT_IRON, images)]
+    for names, looks in passes:
         before = fitted.copy()
         for side in names:
             nuclei = [n for n in side if (before == n).any()]

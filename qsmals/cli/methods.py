@@ -146,9 +146,17 @@ def _anatomy(settings: Settings) -> dict[str, dict[str, Any]]:
             **ants,
         },
         "coregistration": {"method": "rigid", "metric": "mutual information", **ants},
-        "template_registration": {"method": "SyN", "templates": anatomy.output_spaces, **ants},
+        "template_registration": {
+            "method": "SyN",
+            "templates": anatomy.output_spaces,
+            "metric": "mutual information",
+            **ants,
+        },
         "atlas": _atlas(anatomy.atlas),
-        "refinement": {"method": anatomy.refinement, **({} if anatomy.refinement == "none" else nuclei | ants)},
+        "refinement": {
+            "method": anatomy.refinement,
+            **{"susceptibility": nuclei | ants, "t1w": borders, "none": {}}[anatomy.refinement],
+        },
         "cortex": {"method": anatomy.cortex, **({} if anatomy.cortex == "atlas" else ribbon | ants)},
         "interpolation": {
             "method": "all transforms at once",
@@ -188,6 +196,7 @@ def given_words(scan: ScanPlan) -> dict[str, Any]:
         step = scan.methods["brain_extraction"]
         how = "gradient-echo-loss" if "least_loss" in step else step["method"]
         words |= {"t1w": False, "brain_extraction": how, "gre_to_t1w": None, "cortex": None}
+        words["decay"] = len(scan.facts.te_s) > 1
     if scan.given_t1w.brain_mask:
         words["brain_extraction"] = "given"
     if scan.given.to_t1w or scan.given.to_gre:

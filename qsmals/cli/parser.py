@@ -214,8 +214,9 @@ def _add_anatomy(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--refinement",
         dest="anatomy.refinement",
-        choices=("susceptibility", "none"),
-        help="place deep nuclei by the susceptibility map as well (default), or by the T1w image alone",
+        choices=("susceptibility", "t1w", "none"),
+        help="place deep nuclei by the susceptibility map as well (default), fit those that the T1w image shows to it, "
+        "or leave all as registration put them",
     )
     group.add_argument(
         "--cortex",

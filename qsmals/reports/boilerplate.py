@@ -103,13 +103,13 @@ def methods_text(
         ``EchoTimes`` (list, s), ``VoxelSize`` (list, mm), ``Readout`` (``monopolar`` or ``bipolar``). What is
         missing is left out of the text.
     anatomy : mapping
-        What was done with the T1w image, each key optional: ``t1w`` (False where there is none), ``bias_correction``
-        (bool, N4), ``brain_extraction`` (``auto``, ``template``, ``deepbet``, ``skip``, ``gradient-echo``,
-        ``gradient-echo-loss`` or ``given``), ``gre_to_t1w`` (``rigid``, ``affine``, or empty where it was given),
-        ``templates`` (list of TemplateFlow names), ``registration`` (``SyN``), ``atlases`` (names; those of
-        :data:`~qsmals.reports.references.ATLASES` bring their parts and papers), ``freesurfer`` (version or True),
-        ``refinement`` (``susceptibility`` or ``none``), ``cortex`` (mm that cortical labels may grow),
-        ``output_spaces`` (list), ``sloppy`` (bool).
+        What was done with the T1w image, each key optional: ``t1w`` (False where there is none; ``decay`` then says
+        whether there is a decay rate), ``bias_correction`` (bool, N4), ``brain_extraction`` (``auto``, ``template``,
+        ``deepbet``, ``skip``, ``gradient-echo``, ``gradient-echo-loss`` or ``given``), ``gre_to_t1w`` (``rigid``,
+        ``affine``, or empty where it was given), ``templates`` (list of TemplateFlow names), ``registration``
+        (``SyN``), ``atlases`` (names; those of :data:`~qsmals.reports.references.ATLASES` bring their parts and
+        papers), ``freesurfer`` (version or True), ``refinement`` (``susceptibility``, ``t1w`` or ``none``), ``cortex``
+        (mm that cortical labels may grow), ``output_spaces`` (list), ``sloppy`` (bool).
     versions : mapping of package to version
         ``qsmals`` is required.
     reference : mapping, optional
@@ -394,8 +394,13 @@ def _template_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
         how = f"by symmetric diffeomorphic normalization (SyN){papers.cite(references.SYN)}"
     else:
         how = f"by {facts['registration']}"
-    metric = "" if facts.get("t1w", True) else ", by mutual information of its magnitude and of its decay rate"
-    return f"The {_image(facts)} was registered to {join_words(names)} {how}{metric}."
+    return f"The {_image(facts)} was registered to {join_words(names)} {how}{_metric(facts)}."
+
+
+def _metric(facts: Mapping[str, Any]) -> str:
+    """By what the registration to the template compared the images."""
+    images = "" if facts.get("t1w", True) or not facts.get("decay", True) else " of its magnitude and of its decay rate"
+    return f", by mutual information{images}"
 
 
 def _atlas_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
@@ -417,13 +422,18 @@ def _refinement_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str
     image, intensity = "T1-weighted images were", "T1-weighted"
     if not facts.get("t1w", True):
         image, intensity = "gradient-echo magnitude and the template were", "the magnitude's"
+    fit = (
+        f"with the distance to the atlas's labels as log-odds{papers.cite(references.LOG_ODDS)}, means learned inside "
+        "those labels, and one spread for all."
+    )
+    if facts["refinement"] == "t1w":
+        return f"The borders of thalamus, caudate, hippocampus and amygdala were fitted to {intensity} intensity, {fit}"
     return (
         "Around the deep nuclei the atlas was deformed once more (SyN, local correlation), until the susceptibility "
         f"that its labels let expect{papers.cite(MIN_2024)} fitted the subject's map; the {image} a "
         f"second pair with a quarter of the weight{papers.cite(references.DUAL_CONTRAST)}. The borders of the deep "
         f"nuclei were then fitted to susceptibility, those of thalamus, hippocampus and amygdala to {intensity} "
-        "intensity as well, with the distance to the atlas's labels as log-odds"
-        f"{papers.cite(references.LOG_ODDS)}, means learned inside those labels, and one spread for all."
+        f"intensity as well, {fit}"
     )
 
 
