@@ -10,9 +10,10 @@ A FOLDER is one of
 
 From the T1w image to the labels on the grid of the gradient echo, each head runs in a process of its own, as the
 program does without a susceptibility map (benchmarks/nuclei.py shows what that adds). docs/anatomy.md gets Dice, volume
-ratio and centroid distance per region, the brain mask, times and memory; docs/anatomy.tsv the same for machines, and
-docs/images/anatomy_<head>_<way>.png the outlines. What is measured is kept in the work folder, as <head>_<way>.json:
-the same command goes on after an interruption; remove the files to measure anew. Folders without a head are named.
+ratio and centroid distance per region, the brain mask, times and memory; docs/anatomy.tsv the same for machines. What
+is measured is kept in the work folder, as <head>_<way>.json, beside a picture of it (brain mask red, regions blue,
+those of the reference yellow), which stays there because a head is its owner's: the same command goes on after an
+interruption; remove the files to measure anew. Folders without a head are named.
 """
 
 import argparse
@@ -354,7 +355,7 @@ def report(results: Mapping[tuple[str, str], Mapping[str, Any]], compute: Comput
         ]
         lines += ["", f"## {title}", "", markdown(["region", *(["goal"] if goal else []), *names], body)]
     simulated = ["", GREY_TRUTH] if any(not r["flat"] for r in results.values()) else []
-    return "\n".join([*lines, *simulated, *out_of_reach(results), *pictures(results)]) + "\n"
+    return "\n".join([*lines, *simulated, *out_of_reach(results)]) + "\n"
 
 
 def out_of_reach(results: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
@@ -371,12 +372,6 @@ def out_of_reach(results: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[s
         )
         lines += ["", f"{head}: {words}. {FLAT.format(100 * r['flat']['white_matter'])}"]
     return ["", "## Goals that were missed", *lines] if lines else []
-
-
-def pictures(results: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
-    """The outlines."""
-    lines = ["", "## Outlines", "", "Brain mask red, regions blue, regions of the reference yellow.", ""]
-    return [*lines, *(f"![{head}, {way}](images/anatomy_{head}_{way}.png)" for head, way in results)]
 
 
 def main() -> int:
@@ -399,7 +394,7 @@ def main() -> int:
         work = options.work_dir or Path(scratch)
         for head, way in todo:
             compute = Compute(work / f"{head.name}_{way}", threads=options.threads, sloppy=options.sloppy)
-            picture = options.docs / "images" / f"anatomy_{head.name}_{way}.png"
+            picture = work / f"{head.name}_{way}.png"
             kept = work / f"{head.name}_{way}.json"
             if not kept.is_file():
                 made = in_own_process(measure, head, way, compute, picture, n_threads=options.threads)
