@@ -57,6 +57,7 @@ def compare(bids_dir: Path, output_dir: Path, prefix: str) -> Comparison:
     both = measured & brain
     figures = map_figures(chi, truth, both)
     figures["kept"] = both.sum() / brain.sum()
+    figures["offset_ppb"] = 1000 * float((chi - truth)[both].mean(dtype=float))
     figures["total_field_rms_ppb"] = field_error_ppb(truth_dir, out_dir, prefix, both)
     regions = region_errors(table, truth, labels, names, ours, both)
     deep = regions[regions["name"].isin(DEEP) & (regions["hemisphere"] != "B")]["error"]

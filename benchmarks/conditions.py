@@ -45,6 +45,7 @@ FIGURES = {
     "nrmse_percent": "NRMSE %",
     "correlation": "correlation",
     "kept": "brain kept",
+    "offset_ppb": "offset, ppb",
     "total_field_rms_ppb": "total field error, ppb rms",
     "deep_nuclei_mae_ppb": "deep nuclei, mean absolute error, ppb",
 }
@@ -59,6 +60,9 @@ A head is simulated with `qsmals-simulate` (dipole field with air, bone, fat and
 peak SNR of 80) and processed with `qsmals` without any option. Susceptibility is given relative to the whole brain.
 "Truth" of a region is the mean over the true region; "measured" is the mean in the table, over the region where
 registration put it. `placed` is the true map's mean over the measured region: what registration alone leaves.
+`offset` is the mean error over the true brain. The map's zero is the mean of the brain mask that the program made;
+where that takes in veins and fluid which the true brain has not, as at the sagittal sinus, all regions are lower by so
+much. Contrasts (`wm_contrast` in the tables, and differences of regions) do not change.
 """
 
 
