@@ -9,7 +9,6 @@ import pytest
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import (
     ball,
-    bounding_box,
     cropped,
     distance_mm,
     from_ants,
@@ -21,6 +20,7 @@ from qsmals.anatomy.images import (
     with_data,
 )
 from qsmals.anatomy.stages import read_affine, write_affine
+from qsmals.recon.grid import bounding_box
 
 OBLIQUE = np.array([[0.9, -0.2, 0.1, -20], [0.3, 1.1, -0.5, 14], [0.0, 0.6, 1.9, 5], [0, 0, 0, 1.0]])
 

@@ -246,7 +246,8 @@ class _Saver:
         last = {
             "susceptibility": ", the deep nuclei moved to where the susceptibility map shows them and their borders "
             "fitted to it",
-            "t1w": ", the borders of thalamus, caudate, hippocampus and amygdala fitted to the T1w image",
+            "t1w": ", the borders of thalamus, caudate, hippocampus and amygdala fitted to the "
+            f"{'gradient echo' if self.plan.alone else 'T1w image'}",
             "none": "",
         }
         sources = [*self.anchor[:1], self.uri(f"xfm/{ATLAS_SPACE}"), *self.anchor[1:], self.reference]

@@ -31,7 +31,6 @@ from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import (
     LPS_FROM_RAS,
     Image,
-    bounding_box,
     cropped,
     index_to_physical,
     resampled,
@@ -40,6 +39,7 @@ from qsmals.anatomy.images import (
 )
 from qsmals.anatomy.stages import Metric, Stage, run_stages, write_affine
 from qsmals.anatomy.templates import NLIN6, NLIN2009C, package_file, template_path
+from qsmals.recon.grid import bounding_box
 from qsmals.roi.statistics import Region
 
 LEFT, RIGHT, BOTH = "L", "R", "B"

@@ -20,7 +20,6 @@ from qsmals.anatomy.bias import correct_bias, foreground
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import (
     Image,
-    bounding_box,
     cropped,
     distance_mm,
     index_to_physical,
@@ -30,11 +29,15 @@ from qsmals.anatomy.images import (
     with_data,
 )
 from qsmals.anatomy.stages import write_affine
+from qsmals.recon.grid import bounding_box
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 FindsTissue = Callable[[Floats, Floats], tuple[Mask, Mask]]
 """Intensities and distance to the aligned template (mm) to: voxels that may be tissue, and that may be brain at all."""
+
+LEAST_HEAD_ML = 100.0
+"""No head, not even a slab of one that a registration could find, has less signal."""
 
 SCALP_MM = 8.0
 """Depth under the air within which no adult has brain (scalp of 4-8 mm over a skull of 4-8 mm)."""
@@ -218,8 +221,11 @@ def align_template(
     moving = resampled(head if brain_only else with_data(head, without_scalp(head)), 4.0)
     data = moving.numpy()
     bright = foreground(data)
-    if bright.sum() * np.prod(moving.spacing) < 1e5:
-        raise ValueError("what has signal in the image is smaller than a tenth of a litre: it does not show a head")
+    bright_ml = float(bright.sum() * np.prod(moving.spacing)) / 1000
+    if bright_ml < LEAST_HEAD_ML:
+        raise ValueError(
+            f"what has signal in the image is {bright_ml:.0f} ml: it does not show a head; check the image"
+        )
     rng = np.random.default_rng(seed)
     near = distance_mm(inside, coarse.spacing) < 4.0
     fixed = search.sample(coarse.numpy(), to_physical, near, count=6000, bins=search.BINS, rng=rng)

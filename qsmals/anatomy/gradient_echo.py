@@ -16,7 +16,8 @@ from scipy import ndimage
 from qsmals.anatomy.bias import correct_bias
 from qsmals.anatomy.brain import Brain, closing_mm, extract_brain
 from qsmals.anatomy.compute import Compute, ants_session
-from qsmals.anatomy.images import Image, bounding_box, distance_mm, largest_component, with_data
+from qsmals.anatomy.images import Image, distance_mm, largest_component, with_data
+from qsmals.recon.grid import bounding_box
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

@@ -99,26 +99,6 @@ def resampled(image: Image, voxel_size_mm: float, *, labels: bool = False) -> Im
     return ants.resample_image(image, (voxel_size_mm,) * 3, False, 1 if labels else 0)
 
 
-def bounding_box(mask: NDArray[np.bool_], margin: ArrayLike) -> tuple[slice, slice, slice]:
-    """Slices around the true voxels with ``margin`` voxels more on each side (one number or three).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> bounding_box(np.eye(3, dtype=bool)[..., None], (1, 0, 0))
-    (slice(0, 3, None), slice(0, 3, None), slice(0, 1, None))
-    """
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
-        raise ValueError("the mask is empty")
-    margins = np.broadcast_to(np.ceil(np.asarray(margin, dtype=float)).astype(int), 3)
-    x, y, z = (
-        slice(max(s.start - m, 0), min(s.stop + m, n))
-        for s, m, n in zip(found[0], margins.tolist(), mask.shape, strict=True)
-    )
-    return x, y, z
-
-
 def cropped(image: Image, box: tuple[slice, slice, slice]) -> Image:
     """The part of the image inside ``box``, with its origin moved."""
     import ants

@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from qsmals.recon.grid import bounding_box
+
 Labels = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -117,19 +119,13 @@ def fit_nuclei(
         for side in names:
             nuclei = [n for n in side if (before == n).any()]
             if nuclei:
-                box = _box(np.isin(before, nuclei), (params.reach_mm + BOX_MARGIN_MM) / np.asarray(voxel_size_mm))
+                box = bounding_box(
+                    np.isin(before, nuclei), (params.reach_mm + BOX_MARGIN_MM) / np.asarray(voxel_size_mm)
+                )
                 part = before[box]
                 new = _fit_side(part, [image[box] for image in looks], nuclei, voxel_size_mm, params)
                 fitted[box] = np.where(new != part, new, fitted[box])
     return fitted
-
-
-def _box(mask: Bools, margin: NDArray[np.float64]) -> tuple[slice, ...]:
-    found = ndimage.find_objects(mask.astype(np.uint8))[0]
-    steps = np.ceil(margin).astype(int)
-    return tuple(
-        slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in zip(found, steps, mask.shape, strict=True)
-    )
 
 
 def _fit_side(
@@ -307,7 +303,7 @@ def split_parts(
         own = np.isin(parts, [part for part, of in parents.items() if of == parent])
         if not wanted.any() or not own.any():
             continue
-        box = _box(wanted | own, np.zeros(3))
+        box = bounding_box(wanted | own)
         nearest = ndimage.distance_transform_edt(
             ~own[box], sampling=voxel_size_mm, return_distances=False, return_indices=True
         )

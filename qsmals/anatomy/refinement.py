@@ -17,9 +17,10 @@ import numpy as np
 from scipy import ndimage
 
 from qsmals.anatomy.compute import Compute, ants_session
-from qsmals.anatomy.images import Image, bounding_box, cropped, resampled, with_data
+from qsmals.anatomy.images import Image, cropped, resampled, with_data
 from qsmals.anatomy.registration import Transform, resample
 from qsmals.anatomy.stages import Metric, Stage, run_stages, write_affine
+from qsmals.recon.grid import bounding_box
 
 EXPECTED_PPM = {
     **dict.fromkeys((13, 52), 0.119),

@@ -18,13 +18,13 @@ from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import (
     Image,
     ball,
-    bounding_box,
     cropped,
     index_to_physical,
     resampled,
     with_data,
 )
 from qsmals.anatomy.stages import Metric, Stage, read_affine, run_stages, write_affine
+from qsmals.recon.grid import bounding_box
 
 Floats = NDArray[np.float64]
 

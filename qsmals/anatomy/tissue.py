@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.anatomy.compute import Compute, ants_session, require_threads
-from qsmals.anatomy.images import Image, bounding_box, with_data
+from qsmals.anatomy.images import Image, with_data
+from qsmals.recon.grid import bounding_box
 
 CSF, GREY, WHITE = 1, 2, 3
 

@@ -77,17 +77,22 @@ class ExtractBrain(AntsStep):
         else:
             skull_stripped = {"auto": None, "template": False, "skip": True}[mode]
             brain = extract_brain(t1w, template, compute=compute, skull_stripped=skull_stripped)
-        mask = brain.mask.numpy() > 0.5
-        return {
-            "brain": write_image(brain.image, folder / "brain.nii"),
-            "mask": write_image(brain.mask, folder / "brain_mask.nii"),
-            "initial": str(brain.to_template),
-            "facts": {
-                "skull_stripped_input": bool(brain.skull_stripped),
-                "given_mask": str(self.inputs.given_mask) if isdefined(self.inputs.given_mask) else "",
-                "brain_ml": float(mask.sum() * np.prod(brain.mask.spacing)) / 1000,
-            },
-        }
+        return _brain_outputs(brain, self.inputs.given_mask, folder)
+
+
+def _brain_outputs(brain: Any, given_mask: Any, folder: Path) -> dict[str, Any]:
+    """Files and facts of an extracted brain; ``given_mask`` is the mask that was taken over, or undefined."""
+    mask = brain.mask.numpy() > 0.5
+    return {
+        "brain": write_image(brain.image, folder / "brain.nii"),
+        "mask": write_image(brain.mask, folder / "brain_mask.nii"),
+        "initial": str(brain.to_template),
+        "facts": {
+            "skull_stripped_input": bool(brain.skull_stripped),
+            "given_mask": str(given_mask) if isdefined(given_mask) else "",
+            "brain_ml": float(mask.sum() * np.prod(brain.mask.spacing)) / 1000,
+        },
+    }
 
 
 class _GreBrainInput(AntsInput):
@@ -133,16 +138,7 @@ class ExtractGreBrain(AntsStep):
                     compute=compute,
                     skull_stripped=skull_stripped,
                 )
-        outputs: dict[str, Any] = {
-            "brain": write_image(brain.image, folder / "brain.nii"),
-            "mask": write_image(brain.mask, folder / "brain_mask.nii"),
-            "initial": str(brain.to_template),
-            "facts": {
-                "skull_stripped_input": bool(brain.skull_stripped),
-                "given_mask": str(given) if isdefined(given) else "",
-                "brain_ml": float(brain.mask.numpy().sum() * np.prod(brain.mask.spacing)) / 1000,
-            },
-        }
+        outputs = _brain_outputs(brain, given, folder)
         if len(self.inputs.te_s) > 1:
             outputs["decay"] = self._decay(load_mask(outputs["mask"]), folder)
         return outputs

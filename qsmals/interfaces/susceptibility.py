@@ -23,7 +23,7 @@ from qsmals.interfaces.base import (
 
 BACKGROUND_NOT_CONVERGED = "background field removal stopped at its largest number of iterations before its tolerance"
 LARGEST_NOISY_SHARE = 0.1
-"""On simulated heads the default mask has 0.002 of noisy voxels and a mask of the whole head 0.2."""
+"""Design choice: on simulated heads the default mask stays far below it, and a mask of the whole head is above."""
 NOISY_SURROUNDINGS = (
     "{percent:.0f} % of the voxels from which the background is removed have a field of little worth, and the maps may "
     "be wrong; --mask brain-and-quality leaves them out"

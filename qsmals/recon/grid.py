@@ -81,16 +81,25 @@ def b0_direction(affine: ArrayLike) -> tuple[float, float, float]:
     return float(x) / norm, float(y) / norm, float(z) / norm
 
 
-def box_of(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """The smallest box around the voxels of a mask that has any.
+def bounding_box(mask: NDArray[np.bool_], margin: ArrayLike = 0) -> tuple[slice, slice, slice]:
+    """Slices around the true voxels with ``margin`` voxels more on each side (one number or three), within the volume.
 
     Examples
     --------
-    >>> mask = np.zeros((4, 4, 4), dtype=bool)
-    >>> mask[1:3, 0, 2] = True
-    >>> box_of(mask)
-    (slice(1, 3, None), slice(0, 1, None), slice(2, 3, None))
+    >>> bounding_box(np.eye(3, dtype=bool)[..., None], (1, 0, 0))
+    (slice(0, 3, None), slice(0, 3, None), slice(0, 1, None))
+
+    Raises
+    ------
+    ValueError
+        The mask is empty.
     """
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    x, y, z = box
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        raise ValueError("the mask is empty")
+    margins = np.broadcast_to(np.ceil(np.asarray(margin, dtype=float)).astype(int), 3)
+    x, y, z = (
+        slice(max(s.start - m, 0), min(s.stop + m, n))
+        for s, m, n in zip(found[0], margins.tolist(), mask.shape, strict=True)
+    )
     return x, y, z

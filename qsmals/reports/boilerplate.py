@@ -37,7 +37,7 @@ BRAIN_SENTENCES = {
     "template": _EXTRACTION,
     "auto": f"{_EXTRACTION} An image that showed the brain only, as seen from the brightness under its surface, was "
     "not extracted again.",
-    "skip": "The T1-weighted image was given as brain-only: all of it that is not background was taken as the brain.",
+    "skip": "The {image} was given as brain-only: all of it that is not background was taken as the brain.",
     "deepbet": "The brain was extracted by deepbet, a neural network.",
     "gradient-echo": _SIGNAL,
     "gradient-echo-loss": f"{_SIGNAL} The fluid around the tissue, which loses little signal between the first and the "
@@ -347,7 +347,7 @@ def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
     if facts.get("bias_correction"):
         sentences.append(f"The {_image(facts)} was corrected for bias with N4{papers.cite(references.N4)}.")
     if facts.get("brain_extraction"):
-        sentences.append(BRAIN_SENTENCES[facts["brain_extraction"]].replace("T1-weighted image", _image(facts), 1))
+        sentences.append(BRAIN_SENTENCES[facts["brain_extraction"]].format(image=_image(facts)))
     if facts.get("gre_to_t1w") == "":
         sentences.append("The transform of the gradient echo to the T1-weighted image was made before and judged here.")
     if facts.get("gre_to_t1w"):

@@ -37,8 +37,8 @@ generalisation, or morphology."""
 
 CHOICE = "by the choice of the study"
 LBV = (
-    "because LBV, which solves Laplace's equation in the mask, kept the rim of simulated heads better than those, "
-    "and the weak-harmonic inversion after it returns what the removal takes too much of"
+    "because LBV, which solves Laplace's equation in the mask, left less error at the rim of simulated heads than "
+    "those, and the weak-harmonic inversion after it returns what the removal takes too much of"
 )
 
 

@@ -12,7 +12,7 @@ from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.reports import figures
 from qsmals.reports.collect import RegionTable, Scan
 from qsmals.reports.figures import Panel, Scale, Volume
-from qsmals.reports.published import expected_at
+from qsmals.reports.published import ALARM_LIMITS, expected_at
 
 DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
 CHI_SCALE = Scale(-0.1, 0.2, "susceptibility (ppm)")
@@ -443,11 +443,7 @@ def _label_table(image: Path) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=False)) for row in rows]
 
 
-ALARM = (
-    "Alarm limits are chosen wide around published means of healthy adults (Min et al., arXiv:2311.04468; Bhattarai et "
-    "al., doi:10.21037/qims-20-187; where neither has the region, by the program's authors); a mean outside asks for a "
-    "look. Published values come from other scanners, ages and reference regions: they orient and do not decide."
-)
+ORIENTING = "Published values come from other scanners, ages and reference regions: they orient and do not decide."
 MOST_REGIONS = 200
 """A plot of more regions cannot be read; the table has them all."""
 
@@ -466,7 +462,7 @@ def _region_drawings(table: RegionTable, age: float | None) -> Iterator[Drawing]
             "regions",
             f"seg-{table.atlas}_desc-regions_Chimap.svg",
             f"Mean susceptibility of the regions ({table.atlas})",
-            f"{about}{ALARM}",
+            f"{about}{ALARM_LIMITS} {ORIENTING}",
             lambda: figures.region_plot(table.rows, expected=known),
         )
     if 0 < len(names - known.keys()) <= MOST_REGIONS:

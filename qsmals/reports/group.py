@@ -23,7 +23,7 @@ from qsmals.qc.measures import MEASURES
 from qsmals.qc.verdict import Reason, Verdict, worst_of
 from qsmals.reports.assess import assess_run, assess_scan
 from qsmals.reports.collect import Scan, find_scans
-from qsmals.reports.published import EXPECTED
+from qsmals.reports.published import ALARM_LIMITS, EXPECTED
 from qsmals.reports.strips import Point, outliers, strip
 
 MISSING = "n/a"
@@ -253,6 +253,7 @@ def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) ->
         region_strips=[_region_strip(r, rows, far[f"r:{r}"]) for r in regions],
         tables=tables,
         kinds=WORDS,
+        alarm_limits=ALARM_LIMITS,
     )
 
 

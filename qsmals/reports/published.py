@@ -27,6 +27,14 @@ BHATTARAI_2020 = Citation(
 )
 
 
+ALARM_LIMITS = (
+    "Alarm limits are chosen wide around published means of healthy adults (Min et al., arXiv:2311.04468; Bhattarai et "
+    "al., doi:10.21037/qims-20-187; where neither has the region, by the program's authors); a mean outside asks for a "
+    "look."
+)
+"""What the figures of the regions say of their limits."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """What to expect in a region of a healthy adult.

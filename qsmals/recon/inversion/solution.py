@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_field
-from qsmals.recon.grid import Grid, box_of
+from qsmals.recon.grid import Grid, bounding_box
 
 ONE_STEP = Convergence(iterations=1, changes=(0.0,), tolerance=0.0)
 """Convergence of a method with a closed form."""
@@ -70,7 +70,7 @@ def brain_field(solution: Susceptibility, brain: NDArray[np.bool_], grid: Grid) 
     """
     if not brain.any():
         raise ValueError("the brain is empty")
-    box = box_of(brain)
+    box = bounding_box(brain)
     inside, chi = brain[box], solution.chi_ppm[box]
     chi = np.where(inside, chi - np.float32(chi[inside].mean(dtype=np.float64)), np.float32(0))
     own = dipole_field(chi, replace(grid, shape=inside.shape))

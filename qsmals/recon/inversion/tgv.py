@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from qsmals.recon.convergence import Convergence
-from qsmals.recon.grid import Grid
+from qsmals.recon.grid import Grid, bounding_box
 from qsmals.recon.inversion.admm import relative_change
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -110,7 +110,7 @@ def tgv(
     params = params or TGVParameters()
     _check(params)
     total, weight = checked_inputs(field_ppm, mask, grid, weights)
-    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in ndimage.find_objects(mask.astype(np.uint8))[0])
+    box = bounding_box(mask, 1)
     inside = np.pad(mask[box], 1)
     if not interior(inside).any():
         raise ValueError("the mask has no interior: no voxel of it has all its neighbours in it")

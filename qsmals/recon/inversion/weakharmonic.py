@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from qsmals.recon import fourier
 from qsmals.recon.convergence import Convergence
-from qsmals.recon.grid import Grid
+from qsmals.recon.grid import Grid, bounding_box
 from qsmals.recon.inversion.admm import adjoint_gradient, padded, relative_change, update_field, update_gradient
-from qsmals.recon.inversion.box import on_box_of_mask
 from qsmals.recon.inversion.harmonic import HarmonicSystem, update_charge
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
@@ -51,10 +50,7 @@ class WeakHarmonicParameters:
     reweightings: int = field(default=4, metadata={"unit": "times", "source": "docs/ablation.md"})
     gradient_penalty: float = field(
         default=300.0,
-        metadata={
-            "unit": "multiple of the regularisation",
-            "source": "design choice: it decides the speed",
-        },
+        metadata={"unit": "multiple of the regularisation", "source": "design choice: it decides the speed"},
     )
     field_penalty: float = field(default=0.3, metadata={"unit": "1", "source": "design choice: it decides the speed"})
     harmonic_penalty: float = field(
@@ -69,7 +65,6 @@ class WeakHarmonicParameters:
     max_iterations: int = field(default=150, metadata={"unit": "iterations", "source": "design choice"})
 
 
-@on_box_of_mask
 def weak_harmonic(
     field_ppm: Volume,
     *,
@@ -86,9 +81,12 @@ def weak_harmonic(
     measurement inside the mask parts h from the background: what removal left of the background, and
     what it took from the local field, as the part of the cortex's field that sources outside the brain could have made,
     is harmonic. Susceptibility with a harmonic field of its own, the bowls and streaks along the magic angle, is chosen
-    by its variation alone. The method therefore depends little on how the background was removed. In the
-    paper the data term is nonlinear in the field and the Laplacian is charged rather than forced to vanish
-    (:func:`nonlinear_weak_harmonic` does so).
+    by its variation alone. The method therefore depends little on how the background was removed. With
+    Milovic et al. the data term is nonlinear in the field, and the Laplacian is charged rather than forced to vanish:
+    see :func:`~qsmals.recon.inversion.nonlinearweakharmonic.nonlinear_weak_harmonic`.
+
+    All of it happens in the smallest box around the mask, often half of the field of view or less. The fields of the
+    map's cyclic images, which are nearer then, are harmonic in the mask, and h has a place for them.
 
     The weights V make up for total variation's pull on strong edges: after ``reweight_every`` iterations they are
     ``1 / (1 + (grad chi / edge_ppm_per_mm)^2)`` of the map so far, each difference by itself. At the same time voxels
@@ -132,16 +130,21 @@ def weak_harmonic(
     params = params or WeakHarmonicParameters()
     _check(params)
     local, weight = checked_inputs(field_ppm, mask, grid, weights)
-    shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
-    inside = np.zeros(shape, dtype=bool)
-    nx, ny, nz = grid.shape
-    inside[:nx, :ny, :nz] = mask
     noise = params.reference_noise_ppm if noise_ppm is None else median_noise_ppm(noise_ppm, mask, params)
     params = replace(params, regularisation=params.regularisation * noise / params.reference_noise_ppm)
-    chi, explained, convergence = _solve(padded(local, shape), padded(weight, shape), inside, grid, params)
-    residual = local - np.where(mask, explained[:nx, :ny, :nz], np.float32(0))
+    box = bounding_box(mask)
+    known = mask[box]
+    small = replace(grid, shape=known.shape)
+    shape = fourier.padded_shape(small.shape, fourier.margin_voxels(params.padding_mm, grid))
+    inside = np.zeros(shape, dtype=bool)
+    kept = tuple(slice(n) for n in small.shape)
+    inside[kept] = known
+    found, explained, convergence = _solve(padded(local[box], shape), padded(weight[box], shape), inside, small, params)
+    chi, residual = np.zeros_like(local), local
+    chi[box] = np.where(known, found[kept], np.float32(0))
+    residual[box] -= np.where(known, explained[kept], np.float32(0))
     return Susceptibility(
-        np.where(mask, chi[:nx, :ny, :nz], np.float32(0)),
+        chi,
         convergence,
         residual_ppm=residual,
         adapted={"regularisation_mm": params.regularisation, "noise_ppm": noise},

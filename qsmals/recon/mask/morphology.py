@@ -4,6 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from qsmals.recon.grid import bounding_box
+
 Mask = NDArray[np.bool_]
 Size = tuple[float, float, float]
 
@@ -97,9 +99,4 @@ def fill_holes(mask: Mask, largest_mm3: float | None = None, voxel_size_mm: Size
 
 def _box(mask: Mask, margin_mm: float, voxel_size_mm: Size) -> tuple[slice, slice, slice]:
     """Bounding box of the mask with a margin: distances are only needed there, and cost time."""
-    (found,) = ndimage.find_objects(mask.astype(np.uint8), max_label=1)
-    margins = [int(np.ceil(margin_mm / size)) + 1 for size in voxel_size_mm]
-    x, y, z = (
-        slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in zip(found, margins, mask.shape, strict=True)
-    )
-    return x, y, z
+    return bounding_box(mask, [int(np.ceil(margin_mm / size)) + 1 for size in voxel_size_mm])
