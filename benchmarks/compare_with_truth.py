@@ -59,9 +59,10 @@ def compare(bids_dir: Path, output_dir: Path, prefix: str) -> Comparison:
     figures["kept"] = both.sum() / brain.sum()
     figures["offset_ppb"] = 1000 * float((chi - truth)[both].mean(dtype=float))
     figures["total_field_rms_ppb"] = field_error_ppb(truth_dir, out_dir, prefix, both)
-    regions = region_errors(table, truth, labels, names, ours, both)
-    deep = regions[regions["name"].isin(DEEP) & (regions["hemisphere"] != "B")]["error"]
-    figures["deep_nuclei_mae_ppb"] = float(deep.abs().mean())
+    regions = region_errors(table, truth, labels, names, ours, both, chi)
+    deep = regions[regions["name"].isin(DEEP) & (regions["hemisphere"] != "B")]
+    figures["deep_nuclei_mae_ppb"] = float(deep["error"].abs().mean())
+    figures["deep_nuclei_map_ppb"] = float(deep["map error"].abs().mean())
     return Comparison(prefix, figures, regions, chi, truth, both, chi_image.header.get_zooms()[:3])
 
 
@@ -99,9 +100,16 @@ def region_errors(
     names: pd.DataFrame,
     ours: np.ndarray,
     both: np.ndarray,
+    chi: np.ndarray,
 ) -> pd.DataFrame:
-    """True and measured means of the regions shown, ppb; ``placed`` is the true mean over the labels in use."""
+    """True and measured means of the regions shown, ppb.
+
+    ``placed`` is the true mean over the labels in use; ``map error`` the mean error of the map over the true region,
+    with the mean of the true brain as zero of both.
+    """
     rows = []
+    difference = 1000 * (chi - truth)
+    zero = float(difference[both].mean(dtype=float))
     for name in SHOWN:
         for side in ("L", "R", "B"):
             row = table[(table["name"] == name) & (table["hemisphere"] == side)]
@@ -112,7 +120,7 @@ def region_errors(
             used = table[table["name"].isin(parts) & ((table["hemisphere"] == side) | (side == "B"))]["index"]
             inside = np.isin(labels, true_labels)
             placed = np.isin(ours, list(used)) & both
-            true_mean = 1000 * float(truth[inside].mean()) if inside.any() else np.nan
+            true_mean = 1000 * _mean(truth, inside)
             rows.append(
                 {
                     "name": name,
@@ -120,11 +128,16 @@ def region_errors(
                     "truth": true_mean,
                     "measured": 1000 * float(row["mean"].iloc[0]),
                     "error": 1000 * float(row["mean"].iloc[0]) - true_mean,
-                    "placed": 1000 * float(truth[placed].mean()) if placed.any() else np.nan,
+                    "placed": 1000 * _mean(truth, placed),
+                    "map error": _mean(difference, inside & both) - zero,
                     "coverage": float(row["coverage"].iloc[0]),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _mean(values: np.ndarray, region: np.ndarray) -> float:
+    return float(values[region].mean(dtype=float)) if region.any() else np.nan
 
 
 def _true_labels(names: pd.DataFrame, name: str, side: str) -> list[int]:
@@ -141,7 +154,9 @@ def scans(output_dir: Path) -> Iterator[str]:
 
 def as_markdown(comparison: Comparison) -> str:
     """A section with the figures and the regions as a table."""
-    shown = comparison.regions.round({"truth": 1, "measured": 1, "error": 1, "placed": 1, "coverage": 3})
+    shown = comparison.regions.round(
+        {"truth": 1, "measured": 1, "error": 1, "placed": 1, "map error": 1, "coverage": 3}
+    )
     lines = [f"### {comparison.prefix}", "", figure_line(comparison), "", "| " + " | ".join(shown.columns) + " |"]
     lines.append("|" + "---|" * len(shown.columns))
     lines += ["| " + " | ".join(str(v) for v in row) + " |" for row in shown.itertuples(index=False)]

@@ -48,6 +48,7 @@ FIGURES = {
     "offset_ppb": "offset, ppb",
     "total_field_rms_ppb": "total field error, ppb rms",
     "deep_nuclei_mae_ppb": "deep nuclei, mean absolute error, ppb",
+    "deep_nuclei_map_ppb": "deep nuclei, mean absolute map error, ppb",
 }
 EFFECT_REGIONS = ("precentral", "paracentral", "postcentral", "pallidum")
 """The motor cortex, and two where nothing was changed."""
@@ -59,10 +60,12 @@ Written by `benchmarks/conditions.py` with qsmals {version} ({source}); do not e
 A head is simulated with `qsmals-simulate` (dipole field with air, bone, fat and veins; shim, coil phase, noise at a
 peak SNR of 80) and processed with `qsmals` without any option. Susceptibility is given relative to the whole brain.
 "Truth" of a region is the mean over the true region; "measured" is the mean in the table, over the region where
-registration put it. `placed` is the true map's mean over the measured region: what registration alone leaves.
-`offset` is the mean error over the true brain. The map's zero is the mean of the brain mask that the program made;
-where that takes in veins and fluid which the true brain has not, as at the sagittal sinus, all regions are lower by so
-much. Contrasts (`wm_contrast` in the tables, and differences of regions) do not change.
+registration put it. Three things make the error of a table. `placed` is the true map's mean over the measured region:
+what registration alone leaves, and what a FreeSurfer segmentation (`-d freesurfer=`) spares. `offset` is the mean error
+over the true brain: the map's zero is the mean of the brain mask that the program made; where that takes in veins and
+fluid which the true brain has not, as at the sagittal sinus, all regions are lower by so much, and contrasts
+(`wm_contrast` in the tables, and differences of regions) do not change. The rest is the map itself: `map error` is its
+mean error over the true region, with the mean of the true brain as zero.
 """
 
 
@@ -103,21 +106,24 @@ def regions_table(results: dict[str, Comparison]) -> pd.DataFrame:
     """One row a region (both hemispheres): truth, measured and placed, and the change under each condition."""
     first = next(iter(results.values())).regions
     base = first[first["hemisphere"] == "B"].set_index("name")
-    table = base[["truth", "measured", "error", "placed", "coverage"]].copy()
+    table = base[["truth", "measured", "error", "placed", "map error", "coverage"]].copy()
     for name, comparison in results.items():
         if comparison is not next(iter(results.values())):
             other = comparison.regions[comparison.regions["hemisphere"] == "B"].set_index("name")
             if name != "template":
                 table[f"{name}: change"] = other["measured"] - base["measured"]
             table[f"{name}: error"] = other["error"]
+            table[f"{name}: map error"] = other["map error"]
     return table.reset_index()
 
 
 def effect_table(results: dict[str, Comparison]) -> pd.DataFrame:
     """Difference of the tables of one person with and without iron in the motor cortex, a row a region and side."""
-    columns = ["name", "hemisphere", "truth", "measured"]
-    sides = [results[name].regions[columns].set_index(["name", "hemisphere"]) for name in (WITH_EFFECT, WITHOUT)]
-    difference = (sides[0] - sides[1]).reset_index()
+    columns = ["truth", "measured", "map error"]
+    sides = [results[name].regions.set_index(["name", "hemisphere"])[columns] for name in (WITH_EFFECT, WITHOUT)]
+    difference = sides[0] - sides[1]
+    difference["in true region"] = difference["truth"] + difference.pop("map error")
+    difference = difference.reset_index()
     return difference[difference["name"].isin(EFFECT_REGIONS)]
 
 
@@ -151,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     text += [rounded(regions_table(results), 2), ""]
     if {WITH_EFFECT, WITHOUT} <= everything.keys():
         text += ["## A difference in the motor cortex, ppb", ""]
-        text += [f"The tables of {TITLES[WITH_EFFECT]}, less those of {TITLES[WITHOUT]}:", ""]
+        text += [f"The tables of {TITLES[WITH_EFFECT]}, less those of {TITLES[WITHOUT]}. `in true region` is the"]
+        text += ["difference of the maps over the true regions: the table's with a perfect segmentation.", ""]
         text += [rounded(effect_table(everything), 2), ""]
     text += ["## Picture", "", "![map, truth, difference](accuracy.png)", ""]
     times = ", ".join(f"{name} {seconds:.0f} s" for name, (_, seconds) in made.items() if seconds)

@@ -30,7 +30,7 @@ from qsmals.engine.files import write_text
 from qsmals.qc import phase, signal
 from qsmals.qc.limits import LIMITS
 from qsmals.qc.measures import MEASURES
-from qsmals.qc.verdict import Verdict
+from qsmals.qc.verdict import Reason, Verdict
 from qsmals.reports.assess import assess_scan
 from qsmals.reports.collect import Scan, find_scans
 
@@ -212,13 +212,13 @@ def half_scale(magnitude: np.ndarray, phase_rad: np.ndarray) -> tuple[np.ndarray
     return magnitude, phase_rad / 2
 
 
-def dead_echo(magnitude: np.ndarray, phase_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The third echo holds noise alone."""
+def dead_echo(echo: int, magnitude: np.ndarray, phase_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One echo (its place in the list) holds noise alone."""
     shape, rng = magnitude.shape[:3], np.random.default_rng(SEED)
-    level = 0.02 * np.percentile(magnitude[..., 2], 99)
+    level = 0.02 * np.percentile(magnitude[..., echo], 99)
     noise = level * (rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
     magnitude, phase_rad = magnitude.copy(), phase_rad.copy()
-    magnitude[..., 2], phase_rad[..., 2] = np.abs(noise), np.angle(noise)
+    magnitude[..., echo], phase_rad[..., echo] = np.abs(noise), np.angle(noise)
     return magnitude, phase_rad
 
 
@@ -303,13 +303,22 @@ def vein_of_jumps(study: Study) -> None:
         study.run_first()
 
 
+IMAGE_FAULTS: dict[str, ImageFault] = {
+    "half scale": half_scale,
+    "third echo dead": partial(dead_echo, 2),
+    "last echo dead": partial(dead_echo, -1),
+    "strong noise": strong_noise,
+}
+
+
 @dataclass(frozen=True)
 class Fault:
-    """A fault, what does it, and the measures that name it: one of them must be beyond its limit."""
+    """A fault, what does it, and what names it: a measure beyond its limit, or the words of a refusal."""
 
     title: str
     plant: Callable[[Study], None]
     named_by: tuple[str, ...]
+    refusal: str = ""
 
 
 # Those of intermediate results first: the results that they change must be those of the clean images.
@@ -320,9 +329,14 @@ FAULTS = {
         "Failed registration (transform off by 12 mm and 10°)", failed_registration, ("gre_overlap", "gre_sharpness")
     ),
     "mask": Fault("Mask without the motor cortex", cut_mask, ("motor_coverage", "motor_in_mask")),
-    "scale": Fault("Wrong phase scale (half)", partial(in_images, half_scale), ("phase_span",)),
-    "echo": Fault("Dead echo", partial(in_images, dead_echo), ("echo_signal",)),
-    "noise": Fault("Strong noise", partial(in_images, strong_noise), ("snr_first", "phase_noise", "field_noise")),
+    "scale": Fault("Wrong phase scale (half)", partial(in_images, IMAGE_FAULTS["half scale"]), ("phase_span",)),
+    "echo": Fault(
+        "Dead third echo", partial(in_images, IMAGE_FAULTS["third echo dead"]), ("echo_signal",), "echo 3 is dark"
+    ),
+    "last echo": Fault("Dead last echo", partial(in_images, IMAGE_FAULTS["last echo dead"]), ("echo_signal",)),
+    "noise": Fault(
+        "Strong noise", partial(in_images, IMAGE_FAULTS["strong noise"]), ("snr_first", "phase_noise", "field_noise")
+    ),
     "t1w": Fault(
         "Failed registration (T1w header turned by 90°)",
         turned_t1w,
@@ -330,8 +344,6 @@ FAULTS = {
     ),
 }
 
-
-IMAGE_FAULTS: dict[str, ImageFault] = {"scale": half_scale, "echo": dead_echo, "noise": strong_noise}
 
 Result = tuple[Scan, Verdict]
 IGNORED = shutil.ignore_patterns("figures", "*.h5", "*_space-MNI*", "*_space-T1w*")
@@ -358,12 +370,23 @@ def fault_verdicts(study: Study, only: list[str], voxel_mm: float, *, measured_o
             continue
         if not place.is_dir():
             study.clean(1, voxel_mm)
+            shutil.rmtree(study.out / "sub-01", ignore_errors=True)  # nothing of the run before may be judged
             fault.plant(study)
             keep(study.out / "sub-01", place / "sub-01")
-        scan = find_scans(place, "01")[0][0]
-        found[name] = (scan, assess_scan(scan))
+            shutil.copy(study.out / "logs" / "summary.json", place)
+        found[name] = judged(place)
         print(f"{fault.title}: {_words(found[name][1])}", flush=True)
     return found
+
+
+def judged(place: Path) -> Result:
+    """Verdict on kept results; of a subject whose images were refused, the reason that its page gives."""
+    summary = place / "summary.json"
+    entry = json.loads(summary.read_text())["subjects"]["sub-01"] if summary.is_file() else {}
+    if entry.get("status") == "invalid":
+        return Scan("sub-01", None, {}, (), ()), Verdict(entry["verdict"], (Reason("fail", entry["why"], "refusal"),))
+    scan = find_scans(place, "01")[0][0]
+    return scan, assess_scan(scan)
 
 
 def keep(results: Path, place: Path) -> None:
@@ -413,7 +436,9 @@ def _image_table(measured: dict[str, dict[str, float]]) -> list[str]:
 
 def naming(fault: Fault, verdict: Verdict) -> list[str]:
     """The reasons of the verdict that name the fault."""
-    return [reason.text for reason in verdict.reasons if reason.measure in fault.named_by]
+    said = [reason.text for reason in verdict.reasons if reason.measure in fault.named_by]
+    refused = [reason.text for reason in verdict.reasons if reason.figure == "refusal"]
+    return said + [text for text in refused if fault.refusal and fault.refusal in text]
 
 
 def document(

@@ -319,6 +319,20 @@ def test_shuffled_echo_images(anat: Path) -> None:
     assert fault.code == "echo-order" and "rises from echo 1 to echo 3" in str(fault)
 
 
+def test_an_echo_without_signal_is_named(anat: Path) -> None:
+    image = nib.load(anat / MAG.format(2))
+    nib.save(nib.Nifti1Image(0.02 * image.get_fdata(dtype=np.float32), image.affine), anat / MAG.format(2))
+    (fault,) = check(anat).faults
+    assert fault.code == "dark-echo" and "echo 2 is dark: its magnitude is 2 %" in str(fault)
+    assert '{"megre": {"echo": [...]}}' in fault.remedy
+
+
+def test_the_remedy_for_an_echo_without_signal_works(anat: Path) -> None:
+    (subject,) = find_subjects(anat.parent.parent, bids_filters={"megre": {"echo": [1, 3]}})
+    checked = check_subject(subject)
+    assert checked.ok and checked.facts["sub-01"].te_s == (0.005, 0.015)
+
+
 def test_equal_echo_times(anat: Path) -> None:
     set_echo_times(anat, 0.005, 0.010, 0.005)
     (fault,) = check(anat).faults

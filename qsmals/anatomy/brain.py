@@ -3,7 +3,9 @@
 The template has no skull, so that the skull must never pull on it. The scalp, known by its depth under
 the air, is removed first; the alignment starts from many poses and sizes and looks at the inside of the
 template and at the dark rim around it; and the aligned template is only a prior for where the brain lies:
-its surface is found in the image, by opening the bright tissue until the scalp and the dura fall off.
+its surface is found in the image, by opening the bright tissue until the scalp and the dura fall off. It is found
+twice, the second time after the brightness inside the first surface was evened out: a correction over the whole head
+follows the scalp, and leaves parts of the brain, often of the cerebellum, too dark to pass for tissue.
 """
 
 from collections.abc import Callable
@@ -42,13 +44,19 @@ LEAST_HEAD_ML = 100.0
 SCALP_MM = 8.0
 """Depth under the air within which no adult has brain (scalp of 4-8 mm over a skull of 4-8 mm)."""
 
-MARGIN_MM = 3.0
+MARGIN_MM = 2.5
 """Fluid and pia kept around the closed surface of the bright tissue."""
+
+SHELL_MM = 3.0
+"""What is looked at around the brain when its own brightness is evened out."""
 
 SURE_MM = 4.0
 """Depth in the aligned template from which a voxel is taken as brain: more than the alignment errs by."""
 
 PLAUSIBLE_ML = (500.0, 2500.0)
+
+BRIGHTEST_RIM = 0.8
+"""Mean brightness of the skull and fluid around a brain, relative to the inside: heads have 0.4 to 0.5, noise 0.9."""
 
 
 @dataclass(frozen=True)
@@ -108,16 +116,39 @@ def extract_brain(
         matrix, centre = align_template(level, template, brain_only=stripped, seed=compute.seed)
         initial = write_affine(matrix, compute.folder("brain") / "initial.mat", centre_mm=centre)
         find_tissue = find_tissue or tissue_voxels
-        found = brain_only_mask(level) if stripped else find_surface(level, template, initial, find_tissue=find_tissue)
+        if stripped:
+            found = brain_only_mask(level)
+        else:
+            found = find_surface(level, template, initial, find_tissue=find_tissue)
+            _require_dark_rim(found, level)
+            near = with_data(found, distance_mm(found.numpy() > 0, found.spacing) <= SHELL_MM)
+            level = correct_bias(level, mask=near, compute=coarse)
+            found = find_surface(level, template, initial, find_tissue=find_tissue)
         mask = on_grid(found, t1w)
-        volume_ml = float(mask.numpy().sum()) * float(np.prod(mask.spacing)) / 1000
-        if not PLAUSIBLE_ML[0] <= volume_ml <= PLAUSIBLE_ML[1]:
-            raise ValueError(
-                f"brain extraction found {volume_ml:.0f} ml, outside {PLAUSIBLE_ML[0]:.0f} to {PLAUSIBLE_ML[1]:.0f}: "
-                "check that the image is a head with the right orientation, or give a brain mask"
-            )
+        _require_plausible(mask)
         image = correct_bias(t1w, mask=mask, compute=compute)
         return Brain(mask, with_data(image, image.numpy() * mask.numpy()), stripped, initial)
+
+
+def _require_plausible(mask: Image) -> None:
+    volume_ml = float(mask.numpy().sum()) * float(np.prod(mask.spacing)) / 1000
+    if not PLAUSIBLE_ML[0] <= volume_ml <= PLAUSIBLE_ML[1]:
+        raise ValueError(
+            f"brain extraction found {volume_ml:.0f} ml, outside {PLAUSIBLE_ML[0]:.0f} to {PLAUSIBLE_ML[1]:.0f}: "
+            "check that the image is a head with the right orientation, or give a brain mask"
+        )
+
+
+def _require_dark_rim(mask: Image, head: Image) -> None:
+    """Refuse what has no skull around it: noise, and heads in another orientation than their header says."""
+    inside, data = mask.numpy() > 0, head.numpy()
+    distance = distance_mm(inside, mask.spacing)
+    rim = (distance > 1) & (distance <= 6)
+    if rim.any() and data[rim].mean() > BRIGHTEST_RIM * data[inside].mean():
+        raise ValueError(
+            "no brain was found: what lies around it is not darker than its inside, as bone is; check that the image "
+            "is a head with the right orientation, or give a brain mask"
+        )
 
 
 def brain_from_mask(t1w: Image, mask: Image, template: Image, *, compute: Compute) -> Brain:

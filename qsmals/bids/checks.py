@@ -23,6 +23,9 @@ GRID_TOLERANCE_VOXELS = 0.05
 MAX_MAGNITUDE_RISE = 1.25
 """No physics lets the whole-image magnitude rise by this factor from one echo to a later one."""
 
+DARK_ECHO_SHARE = 1 / 3
+"""An echo with less than this share of the magnitude of both echoes beside it holds no signal (design choice)."""
+
 LARGEST_VALUE = 1e30
 PHASE_UNITS = ("rad", "arbitrary")
 
@@ -291,11 +294,21 @@ class _Checker:
         for count, (after, second) in enumerate(known[1:], 1):
             before, first = min(known[:count], key=lambda pair: pair[0])
             if after > MAX_MAGNITUDE_RISE * before > 0:
+                part = PART_PAIRS[gre.parts][0]
+                earlier = [value for value, echo in known[:count] if echo.time_s < first.time_s]
+                if earlier and before < DARK_ECHO_SHARE * min(earlier[-1], after):
+                    share = 100 * before / min(earlier[-1], after)
+                    what = f"echo {first.index} is dark: its magnitude is {share:.0f} % of that of the echoes beside it"
+                    remedy = (
+                        "It holds noise, or another echo's image: export it again, or leave it out with "
+                        '--bids-filter-file and the echoes to use: {"megre": {"echo": [...]}}'
+                    )
+                    self.fault("dark-echo", what, remedy, [first.files[part]])
+                    return
                 what = (
                     f"the magnitude rises from echo {first.index} to echo {second.index} by {after / before:.2f} times"
                 )
                 remedy = "A gradient echo decays: check that the files of the echoes are not shuffled or rescaled"
-                part = PART_PAIRS[gre.parts][0]
                 self.fault("echo-order", what, remedy, [first.files[part], second.files[part]])
                 return
 
