@@ -1,6 +1,7 @@
 """Find the scans of each subject with pybids and put them together into units of work."""
 
 import math
+import json
 import os
 import re
 import shutil
@@ -522,6 +523,7 @@ def _open_layout(root: Path, labels: Sequence[str], datatypes: Sequence[str], da
     description = root / "dataset_description.json"
     if os.path.lexists(description) and not description.is_file():
         raise InvalidInput(f"{description} is no readable file. Mend or remove it")
+    _require_object(description)
     if database_dir is None:
         try:
             return BIDSLayout(root, validate=False, config=[_config()], indexer=_indexer(labels, datatypes))
@@ -539,6 +541,16 @@ def _open_layout(root: Path, labels: Sequence[str], datatypes: Sequence[str], da
     if Path(layout.root) != root:
         raise InvalidInput(f"the pybids database {database_dir} was made for {layout.root}, not {root}. Remove it")
     return layout
+
+
+def _require_object(description: Path) -> None:
+    """Refuse a description that is JSON but no object; what is no JSON at all is left to pybids."""
+    try:
+        content = json.loads(description.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{description} must hold a JSON object, not {type(content).__name__}. Mend or remove it")
 
 
 def _make_database(root: Path, datatypes: Sequence[str], database_dir: Path) -> None:

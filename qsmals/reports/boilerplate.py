@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from qsmals.bids.layout import as_number
 from qsmals.recon.method import Citation, Method
 from qsmals.reports import references
 from qsmals.reports.consensus import departures
@@ -219,10 +220,10 @@ def _acquisition(facts: Mapping[str, Any]) -> str:
     kind = "Multi-echo" if len(echoes) > 1 else "Single-echo"
     readout = f" with {facts['Readout']} readout" if facts.get("Readout") else ""
     details = [f"{len(echoes)} echoes, {_echo_words(echoes)}" if len(echoes) > 1 else f"TE = {echoes[0]:.4g} ms"]
-    if facts.get("RepetitionTime"):
-        details.append(f"TR = {1000 * float(facts['RepetitionTime']):.4g} ms")
-    if facts.get("FlipAngle"):
-        details.append(f"flip angle = {float(facts['FlipAngle']):.4g}°")
+    if tr_s := as_number(facts.get("RepetitionTime")):
+        details.append(f"TR = {1000 * tr_s:.4g} ms")
+    if angle := as_number(facts.get("FlipAngle")):
+        details.append(f"flip angle = {angle:.4g}°")
     if facts.get("VoxelSize"):
         details.append("voxel size = " + " × ".join(f"{float(v):.3g}" for v in facts["VoxelSize"]) + " mm³")
     return f"{kind} gradient-echo data{readout} were acquired{field}{on}{coil} ({'; '.join(details)})."

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from qsmals.bids.names import PARTS_OF
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.reports import figures
 from qsmals.reports.collect import RegionTable, Scan
@@ -15,6 +16,9 @@ from qsmals.reports.figures import Panel, Scale, Volume
 from qsmals.reports.published import ALARM_LIMITS, expected_at
 
 DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
+PARTS_CAPTION = (
+    "Lines are parts of nuclei, as of pallidum and thalamus; nuclei that have no parts are bright here without lines."
+)
 CHI_SCALE = Scale(-0.1, 0.2, "susceptibility (ppm)")
 CHI_COLUMNS, CHI_AXIAL_ROWS = 5, 2
 """Fewer and larger slices than elsewhere, and two rows of axial ones: this is the figure that a reader judges."""
@@ -392,7 +396,7 @@ def _atlas_drawings(images: Images, atlas: str, role: str) -> Iterator[Drawing]:
             "registration",
             f"seg-{atlas}_desc-deep_Chimap.png",
             f"Deep nuclei on susceptibility ({atlas})",
-            "Bright nuclei should lie inside their lines.",
+            PARTS_CAPTION if atlas in PARTS_OF.values() else "Bright nuclei should lie inside their lines.",
             lambda: _deep(images, role),
         )
 

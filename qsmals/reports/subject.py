@@ -45,7 +45,7 @@ VERDICTS = {
     "pass": {
         "kind": "good",
         "word": "Pass",
-        "about": "No measure is beyond its limit. That does not prove the values right.",
+        "about": "Every quality measure is within its limits. That does not prove the values right.",
     },
     "check": {"kind": "note", "word": "Check", "about": "A person should look before this subject goes into a study."},
     "fail": {"kind": "bad", "word": "Fail", "about": "Do not use this subject's numbers as they are."},
@@ -233,7 +233,7 @@ MASK_WORDS = {
     "dropped_percent": "Part of the T1w image's brain mask without reliable phase (%)",
     "quality_threshold": "Threshold of phase quality (0 to 1)",
 }
-KEPT_WORDS = "Part of the same mask with a susceptibility, after background removal and inversion (%)"
+KEPT_WORDS = "Part of the T1w image's brain mask with a susceptibility (%)"
 REGISTRATION_WORDS = {
     "brain dice": "overlap of the brains",
     "jacobian low": "smallest volume change",
