@@ -1,7 +1,7 @@
 """Find the scans of each subject with pybids and put them together into units of work."""
 
-import math
 import json
+import math
 import os
 import re
 import shutil
