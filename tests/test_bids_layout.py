@@ -354,3 +354,11 @@ def test_importing_the_module_does_not_import_pybids() -> None:
 
     code = "import sys, qsmals.bids.checks; sys.exit('bids' in sys.modules or 'nibabel' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("content", ["7", "[]", '"text"'])
+def test_a_description_that_is_no_object_is_refused(tmp_path: Path, content: str) -> None:
+    bids = write_tree(tmp_path, Visit("01"))
+    (bids / "dataset_description.json").write_text(content)
+    with pytest.raises(InvalidInput, match="must hold a JSON object"):
+        find_subjects(bids)

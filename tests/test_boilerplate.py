@@ -8,7 +8,7 @@ import pytest
 from qsmals.recon.method import Citation, Method
 from qsmals.recon.stages import STAGES
 from qsmals.reports import references
-from qsmals.reports.boilerplate import author_year, bibtex, methods_text
+from qsmals.reports.boilerplate import _acquisition, author_year, bibtex, methods_text
 
 ROMEO_PAPER = Citation(
     "romeo",
@@ -261,3 +261,8 @@ def test_a_sentence_that_does_not_fit_is_an_error():
 def test_grammar_has_no_debris():
     for markdown in (text()[0], methods_text([], acquisition={}, anatomy={}, versions={"qsmals": "1"})[0]):
         assert not re.search(r"\.\.|  |None| \.| ,|\(\)", markdown.replace("et al..", "")), markdown
+
+
+def test_fields_that_are_no_numbers_are_left_out() -> None:
+    said = _acquisition({"EchoTimes": [0.005, 0.010], "RepetitionTime": [0.035], "FlipAngle": "odd"})
+    assert "2 echoes" in said and "TR" not in said and "flip" not in said
