@@ -160,12 +160,13 @@ def test_the_viewer_names_what_lies_under_the_cross(browser, tree):
     with browser.page(path, 1000) as page:
         page.evaluate("new Promise((d) => setTimeout(d, 800))")
         words = "document.getElementById('at').textContent"
-        assert re.fullmatch(r"[a-z ]+: −?\d+ ppb", page.evaluate(words))
+        assert re.fullmatch(r"[a-z ]+: −?\d+ ppb, at (−?\d+, ){2}−?\d+ mm", page.evaluate(words))
+        assert not page.evaluate(words).startswith("no region")
         assert page.evaluate("document.querySelector('input.slider').value") == "15"
         assert "Regions" in page.evaluate("document.body.innerText")
         box = page.evaluate(BOX)
         page.click(box[0] + 0.005 * box[2], box[1] + 0.5 * box[3])
-        assert page.evaluate(words) == "outside the brain mask"
+        assert page.evaluate(words).startswith("outside the brain mask, at ")
 
 
 def test_ages_sort_as_numbers(browser, tree):

@@ -271,7 +271,8 @@ def _adapted(adapted: Mapping[str, float]) -> list[dict[str, str]]:
     """Parameters that followed the data, as a line for report and sidecar."""
     words = {name.rpartition("_"): value for name, value in adapted.items()}
     found = ", ".join(f"{name.replace('_', ' ')} {value:.3g} {unit}" for (name, _, unit), value in words.items())
-    return [{"what": "dipole inversion", "found": found, "evidence": "noise of the total field"}] if found else []
+    evidence = "the regularisation, the weight of the total variation, follows the noise of the total field"
+    return [{"what": "dipole inversion", "found": found, "evidence": evidence}] if found else []
 
 
 def finds_background(inversion: str) -> bool:

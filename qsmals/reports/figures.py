@@ -18,7 +18,6 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
@@ -33,7 +32,7 @@ GAP_MM = 4.0
 THUMBNAIL_INCHES = 2.4
 PANEL_FOOT = 0.85
 PANEL_PLACES = 4
-OUTLINE_COLOUR = "#56B4E9"
+OUTLINE_COLOUR, INNER_COLOUR = "#56B4E9", "#E69F00"
 # Okabe and Ito's palette, without black and the yellow that vanishes on white matter.
 CONTOUR_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
 CONVENTION = "Left of the image = left of the patient (neurological)"
@@ -116,6 +115,7 @@ def mosaic(
     scale: Scale,
     title: str,
     outline: Volume | None = None,
+    inner: Volume | None = None,
     labels: Volume | None = None,
     around: Volume | None = None,
     columns: int = 7,
@@ -133,7 +133,9 @@ def mosaic(
     title : str
         One line above the slices.
     outline : Volume, optional
-        A mask on the same grid whose outline is drawn.
+        A mask on the same grid whose outline is drawn, in blue.
+    inner : Volume, optional
+        A second mask on the same grid, whose outline is orange.
     labels : Volume of int, optional
         Labels on the same grid whose borders are drawn, each in its colour.
     around : Volume, optional
@@ -156,7 +158,7 @@ def mosaic(
     height = max(t.top for t in tiles)
     with _figure(width, height, title, volume.tilt_deg, head=0.34, side=0.8, foot=0.28) as (figure, axes):
         for tile in tiles:
-            _draw_tile(axes, tile, volume, scale, outline, labels)
+            _draw_tile(axes, tile, volume, scale, outline, labels, inner)
         _side_bar(figure, scale)
         return _png(figure)
 
@@ -501,7 +503,13 @@ def _slice(volume: Volume, tile: _Tile) -> Array:
 
 
 def _draw_tile(
-    axes: Any, tile: _Tile, volume: Volume, scale: Scale, outline: Volume | None, labels: Volume | None
+    axes: Any,
+    tile: _Tile,
+    volume: Volume,
+    scale: Scale,
+    outline: Volume | None,
+    labels: Volume | None,
+    inner: Volume | None = None,
 ) -> None:
     bottom = tile.top - tile.height
     extent = (tile.left, tile.left + tile.width, bottom, tile.top)
@@ -515,8 +523,9 @@ def _draw_tile(
         interpolation="nearest",
         aspect="auto",
     )
-    if outline is not None:
-        _draw_borders(axes, (_slice(outline, tile) != 0).astype(int), extent, (OUTLINE_COLOUR,), 0.7)
+    for mask, colour in ((outline, OUTLINE_COLOUR), (inner, INNER_COLOUR)):
+        if mask is not None:
+            _draw_borders(axes, (_slice(mask, tile) != 0).astype(int), extent, (colour,), 0.7)
     if labels is not None:
         _draw_borders(axes, _slice(labels, tile).astype(int), extent, CONTOUR_COLOURS, 0.45)
     sides = ("L", "R") if PLANES[tile.plane][3][0] == 0 else ("P", "A")
@@ -528,10 +537,10 @@ def _draw_tile(
 
 
 def _write(axes: Any, x: float, y: float, words: str, **place: str) -> None:
-    """Small words that stay legible on bright and dark tissue."""
-    axes.text(
-        x, y, words, color="0.9", fontsize=6.5, path_effects=[withStroke(linewidth=1.6, foreground="black")], **place
-    )
+    """Small words that stay legible on bright and dark tissue and on noise."""
+    if words:
+        behind = {"facecolor": "black", "alpha": 0.65, "edgecolor": "none", "pad": 0.8}
+        axes.text(x, y, words, color="0.95", fontsize=6.5, bbox=behind, **place)
 
 
 def _position(volume: Volume, tile: _Tile) -> str:

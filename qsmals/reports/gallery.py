@@ -62,6 +62,18 @@ class Images:
         """The brain mask, where there is one."""
         return self.volume("mask") if self.has("mask") else None
 
+    @cached_property
+    def support(self) -> Volume | None:
+        """Where the map has values, where there is a map on the mask's grid."""
+        if self.mask is None or not self.has("chi"):
+            return None
+        chi = self.volume("chi")
+        return (
+            Volume(np.isfinite(chi.data) & (chi.data != 0), chi.affine)
+            if chi.data.shape == self.mask.data.shape
+            else None
+        )
+
     def inside(self, role: str) -> Volume:
         """A map with what the mask leaves out shown as background."""
         volume = self.volume(role)
@@ -130,6 +142,8 @@ def drawings(scan: Scan, *, age: float | None = None) -> Iterator[Drawing]:
 
 
 OUTLINE = "The line is the border of the brain mask."
+BRAIN_MASK = "Blue: the brain mask; brain outside it is lost to every map and table."
+SUPPORT = "Orange: where the map has values; brain between the two lines has no field that could be trusted."
 
 
 def _phase_drawings(images: Images) -> Iterator[Drawing]:
@@ -247,6 +261,7 @@ def _map_drawings(images: Images) -> Iterator[Drawing]:
             "desc-mosaic_Chimap.png",
             "Susceptibility",
             "Grey from −0.1 to 0.2 ppm for every subject; bright is paramagnetic (iron), dark is diamagnetic (myelin). "
+            "Veins are bright as well, as the superior sagittal sinus along the midline at the top and the back. "
             "Where the labels name nuclei and motor cortex, slices go through them, as the words in their corners say.",
             lambda: figures.mosaic(
                 images.inside("chi"),
@@ -313,7 +328,7 @@ def _label_drawings(images: Images) -> Iterator[Drawing]:
             "registration",
             "desc-mask_MEGRE.png",
             "Brain mask on the gradient echo",
-            "Brain outside the line is lost to every map and table.",
+            BRAIN_MASK + (f" {SUPPORT}" if images.has("chi") else ""),
             lambda: _mask_mosaic(images),
         )
     for background, role, on, name in TISSUE_CONTOURS:
@@ -379,7 +394,10 @@ def _on_template(images: Images, role: str, title: str) -> bytes:
 
 
 def _contours(on: str, name: str, draw: Callable[[], bytes]) -> Drawing:
-    caption = "The lines are the regions' borders; they should follow the cortex, the deep nuclei and the ventricles."
+    caption = (
+        "The lines are the regions' borders; they should follow the cortex, the deep nuclei and the ventricles. Their "
+        "colours tell neighbours apart and are no legend."
+    )
     return Drawing("registration", name, f"Regions on {on}", caption, draw)
 
 
@@ -403,7 +421,8 @@ def _atlas_drawings(images: Images, atlas: str, role: str) -> Iterator[Drawing]:
 
 def _mask_mosaic(images: Images) -> bytes:
     volume, scale = images.grey("magnitude", 0)
-    return figures.mosaic(volume, scale=scale, title=f"{images.prefix}: Brain mask, first echo", outline=images.mask)
+    title = f"{images.prefix}: Brain mask, first echo"
+    return figures.mosaic(volume, scale=scale, title=title, outline=images.mask, inner=images.support)
 
 
 def _labels_on(images: Images, background: str, role: str) -> bytes:
@@ -486,7 +505,8 @@ def _viewer_drawing(images: Images) -> Iterator[Drawing]:
             VIEWER,
             "The map in three planes",
             "Click or drag to move through the brain; the slider fades the regions in and out. Their colours tell "
-            "neighbours apart and are no legend: the words below name the region and the value at the cross.",
+            "neighbours apart and are no legend: the words below name the region and the value at the cross, and where "
+            "it lies in the scanner (mm to the right, front and top).",
             lambda: _viewer(images),
         )
 

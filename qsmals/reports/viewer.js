@@ -19,7 +19,9 @@
       if (!window.shownMap) return;
       const { X, Y, Z } = window.shownMap.numSlice, place = (X * ny + Y) * nz + Z;
       const name = map.names[regions[place]] || "no region";
-      at.textContent = values[place] === map.outside ? "outside the brain mask" : `${name}: ${values[place]} ppb`.replace("-", "−");
+      const mm = [X, Y, Z].map((n, axis) => Math.round(map.corner_mm[axis] + n * map.edge_mm));
+      const found = values[place] === map.outside ? "outside the brain mask" : `${name}: ${values[place]} ppb`;
+      at.textContent = `${found}, at ${mm.join(", ")} mm`.replaceAll("-", "−");
     };
     for (const kind of ["click", "mousemove"]) canvas.addEventListener(kind, say);
     addEventListener("load", () => setTimeout(say, 0));

@@ -24,6 +24,9 @@ LEAST_VOXEL_MM = 1.0
 OPACITY = 0.15
 """Of the regions at first: the map is what is to be seen."""
 
+OPENING = "pallidum"
+"""Part of the name of the region in which the cross stands at first."""
+
 OUTSIDE = -32768
 """In place of a value where nothing was measured."""
 
@@ -102,6 +105,7 @@ def viewer(
             threshold=0.5,
             resampling_interpolation="nearest",
             opacity=OPACITY,
+            cut_coords=_opening(regions, inside, names, affine),
             colorbar=False,
             dim=0,
             black_bg=True,
@@ -115,6 +119,8 @@ def viewer(
     packed = _packed(np.where(inside, np.rint(1000 * values), OUTSIDE), np.searchsorted(known, regions) + (regions > 0))
     data = {
         "shape": values.shape,
+        "corner_mm": affine[:3, 3].tolist(),
+        "edge_mm": float(affine[0, 0]),
         "names": ["", *(names.get(int(value), f"label {value}") for value in known)],
         "outside": OUTSIDE,
         "opacity": round(100 * OPACITY),
@@ -128,6 +134,17 @@ def viewer(
         script=(files("qsmals.reports") / "viewer.js").read_text(),
     )
     return html.replace("</body>", end).encode()
+
+
+def _opening(regions: Array, inside: Array, names: Mapping[int, str], affine: Array) -> tuple[float, ...]:
+    """Where the cross stands at first, scanner mm: in the nucleus that is brightest in all, else amid the brain."""
+    wanted = [value for value, name in names.items() if OPENING in name]
+    found = next((regions == value for value in wanted if (regions == value).any()), inside if inside.any() else None)
+    if found is None:
+        return tuple(affine[:3, :3] @ np.array(inside.shape) / 2 + affine[:3, 3])
+    places = np.argwhere(found)
+    nearest = places[np.argmin(((places - places.mean(axis=0)) ** 2).sum(axis=1))]
+    return tuple(affine[:3, :3] @ nearest + affine[:3, 3])
 
 
 def _cut(chi: Volume, mask: Volume, labels: Volume | None) -> tuple[Array, Array, Array, Array]:
