@@ -135,7 +135,7 @@ def mosaic(
     outline : Volume, optional
         A mask on the same grid whose outline is drawn, in blue.
     inner : Volume, optional
-        A second mask on the same grid, whose outline is orange.
+        A second mask on the same grid, whose outline is orange, over a wider one of the first.
     labels : Volume of int, optional
         Labels on the same grid whose borders are drawn, each in its colour.
     around : Volume, optional
@@ -523,9 +523,10 @@ def _draw_tile(
         interpolation="nearest",
         aspect="auto",
     )
-    for mask, colour in ((outline, OUTLINE_COLOUR), (inner, INNER_COLOUR)):
+    lines = (outline, OUTLINE_COLOUR, 0.7 if inner is None else 1.8), (inner, INNER_COLOUR, 0.7)
+    for mask, colour, width in lines:
         if mask is not None:
-            _draw_borders(axes, (_slice(mask, tile) != 0).astype(int), extent, (colour,), 0.7)
+            _draw_borders(axes, (_slice(mask, tile) != 0).astype(int), extent, (colour,), width)
     if labels is not None:
         _draw_borders(axes, _slice(labels, tile).astype(int), extent, CONTOUR_COLOURS, 0.45)
     sides = ("L", "R") if PLANES[tile.plane][3][0] == 0 else ("P", "A")

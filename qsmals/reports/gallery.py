@@ -63,16 +63,22 @@ class Images:
         return self.volume("mask") if self.has("mask") else None
 
     @cached_property
-    def support(self) -> Volume | None:
-        """Where the map has values, where there is a map on the mask's grid."""
-        if self.mask is None or not self.has("chi"):
+    def brain(self) -> Volume | None:
+        """The brain of the T1w image, all of it, on the grid of the mask."""
+        if self.mask is None or not self.has("tissues_on_gre"):
             return None
+        tissues = self.volume("tissues_on_gre")
+        same_grid = tissues.data.shape == self.mask.data.shape
+        return Volume(tissues.data > 0, tissues.affine) if same_grid else None
+
+    @cached_property
+    def measured(self) -> Volume | None:
+        """Where the map has values; the mask where there is no map on its grid."""
+        if self.mask is None or not self.has("chi"):
+            return self.mask
         chi = self.volume("chi")
-        return (
-            Volume(np.isfinite(chi.data) & (chi.data != 0), chi.affine)
-            if chi.data.shape == self.mask.data.shape
-            else None
-        )
+        inside = np.isfinite(chi.data) & (chi.data != 0)
+        return Volume(inside, chi.affine) if chi.data.shape == self.mask.data.shape else self.mask
 
     def inside(self, role: str) -> Volume:
         """A map with what the mask leaves out shown as background."""
@@ -142,8 +148,11 @@ def drawings(scan: Scan, *, age: float | None = None) -> Iterator[Drawing]:
 
 
 OUTLINE = "The line is the border of the brain mask."
-BRAIN_MASK = "Blue: the brain mask; brain outside it is lost to every map and table."
-SUPPORT = "Orange: where the map has values; brain between the two lines has no field that could be trusted."
+MEASURED = "Orange: where the map has values. Brain outside that line is lost to every map and table."
+WHOLE_BRAIN = (
+    "Blue, under it: the brain of the T1w image; what lies between the lines has no reliable phase, or lies at the rim "
+    "where background and brain cannot be told apart."
+)
 
 
 def _phase_drawings(images: Images) -> Iterator[Drawing]:
@@ -328,7 +337,7 @@ def _label_drawings(images: Images) -> Iterator[Drawing]:
             "registration",
             "desc-mask_MEGRE.png",
             "Brain mask on the gradient echo",
-            BRAIN_MASK + (f" {SUPPORT}" if images.has("chi") else ""),
+            MEASURED + (f" {WHOLE_BRAIN}" if images.has("tissues_on_gre") else ""),
             lambda: _mask_mosaic(images),
         )
     for background, role, on, name in TISSUE_CONTOURS:
@@ -422,7 +431,7 @@ def _atlas_drawings(images: Images, atlas: str, role: str) -> Iterator[Drawing]:
 def _mask_mosaic(images: Images) -> bytes:
     volume, scale = images.grey("magnitude", 0)
     title = f"{images.prefix}: Brain mask, first echo"
-    return figures.mosaic(volume, scale=scale, title=title, outline=images.mask, inner=images.support)
+    return figures.mosaic(volume, scale=scale, title=title, outline=images.brain, inner=images.measured)
 
 
 def _labels_on(images: Images, background: str, role: str) -> bytes:
