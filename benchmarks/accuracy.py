@@ -492,7 +492,7 @@ def score(chi: Volume, measured: Mask, truth: Truth) -> dict[str, float]:
         figures[f"{name}_rms_ppb"] = float(np.sqrt(np.mean(difference[where] ** 2))) if where.any() else np.nan
     figures["rim_kept"] = float((measured & rim).sum() / rim.sum())
     table = region_table(chi, measured, truth)
-    regions = region_errors(table, truth.chi_ppm, truth.labels, truth.names, truth.labels, measured)
+    regions = region_errors(table, truth.chi_ppm, truth.labels, truth.names, truth.labels, measured, chi)
     sides = regions[(regions["hemisphere"] != "B") & regions["error"].notna()]
     figures["deep_nuclei_mae_ppb"] = float(sides[sides["name"].isin(DEEP)]["error"].abs().mean())
     figures["slope"] = float(np.polyfit(sides["truth"], sides["measured"], 1)[0]) if len(sides) > 1 else np.nan

@@ -60,7 +60,10 @@ def compare(bids_dir: Path, output_dir: Path, prefix: str) -> Comparison:
     figures["offset_ppb"] = 1000 * float((chi - truth)[both].mean(dtype=float))
     figures["total_field_rms_ppb"] = field_error_ppb(truth_dir, out_dir, prefix, both)
     regions = region_errors(table, truth, labels, names, ours, both, chi)
-    deep = regions[regions["name"].isin(DEEP) & (regions["hemisphere"] != "B")]
+    figures["local_field_nrmse_percent"] = local_field_error_percent(truth_dir, out_dir, prefix, both)
+    sides = regions[regions["hemisphere"] != "B"]
+    figures["slope"] = float(np.polyfit(sides["truth"], sides["measured"], 1)[0])
+    deep = sides[sides["name"].isin(DEEP)]
     figures["deep_nuclei_mae_ppb"] = float(deep["error"].abs().mean())
     figures["deep_nuclei_map_ppb"] = float(deep["map error"].abs().mean())
     return Comparison(prefix, figures, regions, chi, truth, both, chi_image.header.get_zooms()[:3])
@@ -87,10 +90,26 @@ def field_error_ppb(truth_dir: Path, out_dir: Path, prefix: str, mask: np.ndarra
     """Root mean square difference of the total fields over the mask, ppb, up to a constant."""
     sidecar = json.loads((out_dir / "fmap" / f"{prefix}_desc-total_fieldmap.json").read_text())
     hertz = 42.577478 * float(sidecar["MagneticFieldStrength"])
-    found = _voxels(out_dir / "fmap" / f"{prefix}_desc-total_fieldmap.nii.gz")
-    true = _voxels(truth_dir / "fmap" / f"{prefix}_desc-total_fieldmap.nii.gz")
-    difference = (found - true)[mask].astype(float)
-    return 1000 * float(np.std(difference - np.median(difference))) / hertz
+    found, true = fields(truth_dir, out_dir, prefix, "total")
+    return 1000 * spread(found - true, mask) / hertz
+
+
+def local_field_error_percent(truth_dir: Path, out_dir: Path, prefix: str, mask: np.ndarray) -> float:
+    """The same of the local fields, in percent of the field of the brain's own sources."""
+    found, true = fields(truth_dir, out_dir, prefix, "local")
+    return 100 * spread(found - true, mask) / spread(true, mask)
+
+
+def fields(truth_dir: Path, out_dir: Path, prefix: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A field as found and as it is, Hz."""
+    file = f"{prefix}_desc-{name}_fieldmap.nii.gz"
+    return _voxels(out_dir / "fmap" / file), _voxels(truth_dir / "fmap" / file)
+
+
+def spread(values: np.ndarray, mask: np.ndarray) -> float:
+    """Standard deviation over a mask of what deviates from the median."""
+    inside = values[mask].astype(float)
+    return float(np.std(inside - np.median(inside)))
 
 
 def region_errors(
