@@ -212,6 +212,19 @@ def test_a_locked_subject_says_who_holds_it(tmp_path: Path, capsys: pytest.Captu
     assert "process" in shown
 
 
+def test_a_summary_that_stays_locked_is_code_5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from qsmals.engine import summary
+    from qsmals.engine.lock import Lock
+
+    write_tree(tmp_path / "bids", Visit())
+    monkeypatch.setattr(summary, "LOCK_WAIT_S", 0.05)
+    with Lock(tmp_path / "out" / "logs" / ".summary.json.lock", what="summary"):
+        assert run(tmp_path, "--boilerplate-only") == 5
+    assert "is being worked on by" in capsys.readouterr().out
+
+
 def test_the_log_lies_beside_the_summary(tmp_path: Path) -> None:
     write_tree(tmp_path / "bids", Visit())
     run(tmp_path, "--boilerplate-only")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,6 +134,16 @@ def test_no_job_is_left_behind(cluster, tmp_path):
 
 
 @pytest.mark.timeout(120)
+def test_a_job_that_is_seen_again_keeps_its_patience(cluster):
+    plugin = engine("SLURM")
+    plugin._pending, plugin._logs, plugin._submitted = {"7": "nowhere"}, {"7": "nowhere"}, {"7": 0.0}
+    plugin._ended_at["7"] = -1e9  # the queue had once answered without it
+    plugin._alive, plugin._poll_s, plugin._asked_at = {"7"}, 1e9, time.monotonic()
+    assert plugin._get_result("7") is None
+    plugin._alive = set()
+    assert plugin._get_result("7") is None, "its result may still be on its way through a network share"
+
+
 def test_no_stale_result_is_taken(cluster, tmp_path):
     graph(tmp_path, ["vanishes"]).run(plugin=LocalPlugin({"n_procs": 1, "memory_gb": 1, "progress": print}))
     again = graph(tmp_path, ["vanishes"])

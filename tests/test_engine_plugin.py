@@ -331,6 +331,7 @@ def test_interrupted_is_not_an_exception():
         except Exception:
             pytest.fail("forgiven")
     assert caught.value.exit_code == 143
+    assert [Interrupted(n).exit_code for n in (signal.SIGHUP, signal.SIGUSR2, signal.SIGINT)] == [143, 143, 130]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

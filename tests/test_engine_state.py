@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from qsmals.engine import lock as lock_module
+from qsmals.engine import summary as summary_module
 from qsmals.engine.lock import Lock, LockHeld, SubjectLock, read_holder, this_process
 from qsmals.engine.summary import (
     Failure,
@@ -129,6 +130,72 @@ def test_heartbeat(tmp_path, monkeypatch):
         while lock.path.stat().st_mtime == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert lock.path.stat().st_mtime > 0
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_heartbeat_survives_a_file_server_that_is_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.02)
+    utime, calls = os.utime, []
+
+    def away_twice(*args):
+        calls.append(args)
+        if len(calls) < 3:
+            raise OSError(116, "Stale file handle")
+        utime(*args)
+
+    with Lock(tmp_path / "a.lock") as lock:
+        os.utime(lock.path, (0, 0))
+        monkeypatch.setattr(lock_module.os, "utime", away_twice)
+        assert wait_for(lambda: lock.path.stat().st_mtime > 0) and len(calls) >= 3
+
+
+def test_a_holder_is_told_that_its_lock_was_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.02)
+    told = []
+    path = tmp_path / "logs/sub-01.lock"
+    with SubjectLock(tmp_path, "01", on_lost=told.append):
+        path.unlink()
+        foreign(path)
+        assert wait_for(lambda: told)
+    assert [holder.host for holder in told] == ["node7"]
+    assert read_holder(path).host == "node7", "it is not ours to remove any more"
+
+
+def test_one_process_breaks_a_dead_lock(tmp_path):
+    path, breaker = tmp_path / "logs/sub-01.lock", tmp_path / "logs/.sub-01.lock.breaking"
+    foreign(path, age_s=lock_module.STALE_S * 2)
+    breaker.touch()
+    with pytest.raises(LockHeld):
+        SubjectLock(tmp_path, "01").acquire()
+    then = time.time() - lock_module.STALE_S * 2
+    os.utime(breaker, (then, then))  # whoever was at it was killed
+    with SubjectLock(tmp_path, "01", wait_s=5):
+        assert read_holder(path).pid == os.getpid() and not breaker.exists()
+
+
+def test_leftovers_of_killed_processes_are_swept(tmp_path):
+    old, new = tmp_path / ".a.lock.0123456789ab", tmp_path / ".a.lock.ba9876543210"
+    for path in (old, new, tmp_path / ".clock.0123456789ab"):
+        path.touch()
+    then = time.time() - 2 * lock_module.LEFT_OVER_S
+    for path in (old, tmp_path / ".clock.0123456789ab"):
+        os.utime(path, (then, then))
+    with Lock(tmp_path / "a.lock"):
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".a.lock.ba9876543210", "a.lock"]
+
+
+def test_summary_outwaits_a_holder_that_died_elsewhere(tmp_path, monkeypatch):
+    assert summary_module.LOCK_WAIT_S > lock_module.STALE_S
+    monkeypatch.setattr(summary_module, "LOCK_WAIT_S", 0.05)
+    foreign(tmp_path / "logs/.summary.json.lock")
+    with pytest.raises(LockHeld, match="node7"):
+        merge_summary(tmp_path / "logs/summary.json", [SubjectSummary("sub-01", "ok")])
 
 
 def _merge_many(path, first):

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +43,7 @@ from qsmals.cli import writing
 from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
 from qsmals.engine.files import sweep
-from qsmals.engine.lock import LockHeld, SubjectLock
+from qsmals.engine.lock import Holder, LockHeld, SubjectLock
 from qsmals.engine.plugins_config import check_plugin
 from qsmals.engine.progress import Step
 from qsmals.engine.resources import cpu_limit, memory_limit
@@ -332,7 +334,7 @@ def run_locked(plan: RunPlan, invalid: Sequence[SubjectSummary], run_id: str, re
         free, held = [], []
         for subject in plan.subjects:
             try:
-                stack.enter_context(SubjectLock(output_dir, subject.label))
+                stack.enter_context(SubjectLock(output_dir, subject.label, on_lost=partial(stop_for, subject.label)))
                 sweep(output_dir / f"sub-{subject.label}")  # what a killed run left half written
                 free.append(subject)
             except LockHeld as error:
@@ -342,6 +344,12 @@ def run_locked(plan: RunPlan, invalid: Sequence[SubjectSummary], run_id: str, re
     say([*invalid, *entries])
     code = exit_code([*invalid, *entries])
     return code or (1 if held else 0)
+
+
+def stop_for(label: str, holder: Holder) -> None:
+    """End this run as by SIGTERM: another one works on its subject, and two would write the same files."""
+    log.error("sub-%s: this run was away for so long that %s took the subject over", label, holder)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSummary]:
@@ -363,7 +371,7 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSu
         entries.append(reported(subject, entry, own, request, run_id))
     try:
         merge_summary(output_dir / "logs" / "summary.json", entries)
-    except OSError:
+    except (OSError, LockHeld):
         say(entries)
         if done.stop is not None:
             raise done.stop from None

@@ -1,5 +1,6 @@
 """A request to an exit code: environment, log, level, and what is said when it goes wrong."""
 
+import errno
 import logging
 import os
 import sys
@@ -11,9 +12,13 @@ from pathlib import Path
 from qsmals import __version__
 from qsmals.cli.parser import Request
 from qsmals.engine.environment import prepare_environment
+from qsmals.engine.lock import LockHeld
 from qsmals.engine.signals import Interrupted, interruptible
 
 OK, FAILED, USAGE, INVALID, NOTHING, INCOMPLETE, INTERNAL = 0, 1, 2, 3, 4, 5, 70
+
+FULL_OR_FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+"""What a disk answers that may have room, or work, later: another try is no use of the wrong words."""
 
 log = logging.getLogger("qsmals")
 
@@ -28,7 +33,7 @@ def run(request: Request) -> int:
         start_log(Path(settings.output_dir) / "logs" / f"{run_id}.log", request.verbosity)
     except OSError as error:
         print(f"qsmals: {error}; OUTPUT_DIR and the work folder must be writable", file=sys.stderr)
-        return USAGE
+        return INCOMPLETE if error.errno in FULL_OR_FAILING else USAGE
     log.info("qsmals %s: %s", __version__, " ".join(request.command))
     log.debug("environment: %s", changed)
     try:
@@ -47,7 +52,9 @@ def run(request: Request) -> int:
 
 
 def _is_storage(error: Exception) -> bool:
-    """Whether a disk is full or failing, or a place in OUTPUT_DIR is not ours to write."""
+    """Whether a disk is full or failing, a place in OUTPUT_DIR is not ours to write, or the summary stays locked."""
+    if isinstance(error, LockHeld):
+        return True
     return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
 
 

@@ -204,6 +204,7 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
         if taskid in self._refused:
             return _failed(self._refused[taskid])
         if self._is_pending(taskid):
+            self._ended_at.pop(taskid, None)  # it was only out of the queue's sight
             return None
         if taskid in self._stuck or not _has_result(self._pending[taskid]):
             return self._missing_result(taskid)

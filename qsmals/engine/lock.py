@@ -20,6 +20,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ from typing import Self
 
 HEARTBEAT_S = 30.0
 STALE_S = 300.0
+LEFT_OVER_S = 3600.0
+"""Helping files of locks that are older belong to processes that were killed while they made them."""
 
 # answers of file systems without hard links (CIFS, FUSE, exFAT)
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL}
@@ -77,12 +80,18 @@ class Lock:
         What is locked, in words: ``"sub-01 in /out"``.
     wait_s : float
         How long to wait for another holder before :class:`LockHeld` is raised.
+    on_lost : callable, optional
+        Called once, in another thread and with the new holder, if somebody took the lock from this process: it was
+        suspended, or could not reach the file, for more than :data:`STALE_S` seconds.
     """
 
-    def __init__(self, path: Path, *, what: str = "", wait_s: float = 0.0) -> None:
+    def __init__(
+        self, path: Path, *, what: str = "", wait_s: float = 0.0, on_lost: Callable[[Holder], None] | None = None
+    ) -> None:
         self.path = Path(path)
         self.what = what or self.path.name
         self.wait_s = wait_s
+        self.on_lost = on_lost
         self._handle: int | None = None
         self._stop = threading.Event()
 
@@ -97,13 +106,17 @@ class Lock:
             raise RuntimeError(f"{self.what}: this process holds the lock already")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + self.wait_s
-        while not self._attempt():
+        while (handle := self._attempt()) is None:
             holder = read_holder(self.path)
             if time.monotonic() >= deadline:
                 raise LockHeld(self.what, holder or Holder(), self.path)
             time.sleep(random.uniform(0.02, 0.2))
+        _sweep(self.path)
         self._stop.clear()
-        threading.Thread(target=self._beat, args=(self._handle, self._stop), daemon=True).start()
+        self._handle = handle
+        beat = threading.Thread(target=self._beat, args=(handle, _parse(os.pread(handle, 4096, 0)), self._stop))
+        beat.daemon = True
+        beat.start()
         atexit.register(self.release)
         return self
 
@@ -128,50 +141,70 @@ class Lock:
     ) -> None:
         self.release()
 
-    def _attempt(self) -> bool:
-        """One try; a dead holder's file is put out of the way, and the try counts as failed only if alive."""
+    def _attempt(self) -> int | None:
+        """The open handle of the lock's file; None if a living holder has it. A dead one's is put out of the way."""
         for _ in range(3):
-            self._handle = _create(self.path)
-            if self._handle is not None:
-                return True
-            if not _remove_if_dead(self.path):
-                return False
-        return False
+            handle = _create(self.path)
+            if handle is not None or not _remove_if_dead(self.path):
+                return handle
+        return None
 
-    @staticmethod
-    def _beat(handle: int, stop: threading.Event) -> None:
+    def _beat(self, handle: int, mine: Holder, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT_S):
-            try:
+            with suppress(OSError):  # a file server may be away for a while
                 os.utime(handle)
-            except OSError:
-                return
+            now = read_holder(self.path)
+            if now is None or now in (Holder(), mine) or stop.is_set():
+                continue
+            if self.on_lost is not None:
+                self.on_lost(now)
+            return
 
 
 class SubjectLock(Lock):
     """The lock on one subject of one OUTPUT_DIR: ``OUTPUT_DIR/logs/sub-<label>.lock``."""
 
-    def __init__(self, output_dir: Path, label: str, *, wait_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        label: str,
+        *,
+        wait_s: float = 0.0,
+        on_lost: Callable[[Holder], None] | None = None,
+    ) -> None:
         name = f"sub-{label.removeprefix('sub-')}"
         path = Path(output_dir) / "logs" / f"{name}.lock"
-        super().__init__(path, what=f"{name} in {output_dir}", wait_s=wait_s)
+        super().__init__(path, what=f"{name} in {output_dir}", wait_s=wait_s, on_lost=on_lost)
 
 
 def read_holder(path: Path) -> Holder | None:
     """Who holds the lock at ``path``; None if nobody does, unknown fields if it cannot be read."""
     try:
-        content = json.loads(Path(path).read_text())
+        return _parse(Path(path).read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except OSError:
+        return Holder()
+
+
+def _parse(content: bytes) -> Holder:
+    """What a lock's file says; unknown fields if it says nothing that can be read."""
+    try:
+        entries = json.loads(content)
+    except ValueError:
         return Holder()
     known = {f.name for f in fields(Holder)}
-    return Holder(**{k: v for k, v in content.items() if k in known}) if isinstance(content, dict) else Holder()
+    return Holder(**{k: v for k, v in entries.items() if k in known}) if isinstance(entries, dict) else Holder()
+
+
+JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+"""Where batch systems say which job this is: SLURM, PBS and Torque, LSF, Grid Engine."""
 
 
 def this_process(*, flocked: bool) -> Holder:
     """What this process writes into a lock."""
     environ = os.environ
-    job = environ.get("SLURM_JOB_ID") or environ.get("PBS_JOBID") or environ.get("LSB_JOBID") or ""
+    job = next((environ[name] for name in JOB_VARIABLES if environ.get(name)), "")
     return Holder(
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -245,19 +278,36 @@ def _remove_if_dead(path: Path) -> bool:
     except PermissionError:  # another user's: whoever it is, it is not ours to remove
         return False
     try:
-        if not _is_dead(handle, path):
-            return False
-        # renaming picks one winner among those who found it dead
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-        with suppress(FileNotFoundError):
-            path.rename(aside)
-            if not _same_file(handle, aside):  # somebody had renewed it in the meantime: give it back
-                with suppress(FileExistsError):
-                    os.link(aside, path)
-            aside.unlink()
-        return True
+        return _is_dead(handle, path) and _put_away(handle, path)
     finally:
         os.close(handle)
+
+
+def _put_away(handle: int, path: Path) -> bool:
+    """Remove a dead lock; one process at a time does so, lest a second removes what the first has renewed."""
+    breaker = path.with_name(f".{path.name}.breaking")
+    try:
+        os.close(os.open(breaker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except FileExistsError:
+        with suppress(FileNotFoundError):
+            if time.time() - breaker.stat().st_mtime > STALE_S:  # it was killed in between
+                breaker.unlink()
+        return False
+    try:
+        if _same_file(handle, path):
+            path.unlink(missing_ok=True)
+        return True
+    finally:
+        breaker.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes left that were killed while they took or broke the lock."""
+    for pattern in (f".{path.name}.*", ".clock.*"):
+        for left in path.parent.glob(pattern):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > LEFT_OVER_S:
+                    left.unlink()
 
 
 def _is_dead(handle: int, path: Path) -> bool:

@@ -24,8 +24,8 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """Exit code by convention: 143 for SIGTERM, 130 for SIGINT."""
-        return 128 + self.signum
+        """Exit code by convention: 130 for SIGINT, 143 for SIGTERM and all others that end a job or a terminal."""
+        return 128 + (signal.SIGINT if self.signum == signal.SIGINT else signal.SIGTERM)
 
 
 def check_interrupted() -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qsmals.engine.files import write_json
-from qsmals.engine.lock import Lock
+from qsmals.engine.lock import STALE_S, Lock
 
 Status = Literal["ok", "failed", "invalid", "incomplete"]
 STATUSES: tuple[Status, ...] = ("ok", "failed", "invalid", "incomplete")
 SUMMARY_NAME = "summary.json"
-LOCK_WAIT_S = 120.0
+LOCK_WAIT_S = STALE_S + 60.0
+"""Longer than a holder that died on another machine counts as alive."""
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,13 @@ def merge_summary(path: Path, entries: Iterable[SubjectSummary]) -> dict[str, Su
 
     Safe with any number of processes on any number of machines. A file that is no summary is
     moved aside (and that is logged), never overwritten.
+
+    Raises
+    ------
+    LockHeld
+        Another process has held the summary for :data:`LOCK_WAIT_S` seconds.
+    OSError
+        It cannot be written.
     """
     path = Path(path)
     with Lock(path.with_name(f".{path.name}.lock"), what=str(path), wait_s=LOCK_WAIT_S):
