@@ -15,8 +15,12 @@ from qsmals.bids.given import GivenGre, GivenT1w
 from qsmals.bids.layout import NO_T1W_NOTE, find_subjects
 from qsmals.bids.names import expected_files, unit_outputs
 from qsmals.cli.methods import step_parameters
-from qsmals.cli.writing import failed_registrations
+from qsmals.cli.parser import Request
+from qsmals.cli.writing import failed_registrations, words_of_scans, write_report
+from qsmals.engine.summary import Failure, SubjectSummary
 from qsmals.recon.inversion import INVERSION
+from qsmals.reports.facts import read_facts
+from qsmals.reports.group import write_group_report
 from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
 from qsmals.workflows.memory import NEEDS, Sizes, need_of
 from qsmals.workflows.participant import init_run_wf, init_scan_wf, known_facts, run_folder
@@ -347,3 +351,35 @@ def test_a_failed_registration_is_found_in_what_the_scan_left(tmp_path: Path) ->
     subject.scans[0].facts_file.parent.mkdir(parents=True, exist_ok=True)
     subject.scans[0].facts_file.write_text(json.dumps({"registration_failed": ["GRE to T1w: sharpness 1.02"]}))
     assert failed_registrations(subject) == ["sub-01, GRE to T1w: sharpness 1.02"]
+
+
+def test_a_scan_that_failed_is_told_apart_from_the_others(tmp_path: Path) -> None:
+    """Its error is its own, it has a row in the study, and each scan keeps its own parameters and methods text."""
+    plan = plan_of(
+        tmp_path, [Visit("01", "A", gres=(Gre(te_s=SIX_ECHOES),)), Visit("01", "B", gres=(Gre(te_s=(0.02,)),))]
+    )
+    scans = [replace(s, facts_file=plan.subjects[0].log_dir / s.facts_file.name) for s in plan.subjects[0].scans]
+    subject = replace(plan.subjects[0], scans=tuple(scans))
+    good = scans[0]
+    good.facts_file.parent.mkdir(parents=True)
+    good.facts_file.write_text(json.dumps(known_facts(good, plan.settings)))
+    failure = Failure("sub-01 ses-B", "unwrapping", "it was killed")
+    entry = SubjectSummary("sub-01", "failed", "unwrapping: it was killed", failures=(failure,))
+    write_report(tmp_path / "out", subject, entry, [], Request("participant", plan.settings), "r")
+    run = json.loads((subject.log_dir / "run.json").read_text())
+    assert [error["scan"] for error in run["errors"]] == ["sub-01_ses-B"]
+    assert "parameters" not in run and "# sub-01_ses-A" in run["methods"] and "# sub-01_ses-B" in run["methods"]
+    facts = [read_facts(scan.facts_file) for scan in scans]
+    assert [f.failed for f in facts] == [False, True]
+    assert [f.parameters["field"]["method"] for f in facts] == [s.methods["field"]["method"] for s in scans]
+    assert facts[0].methods != facts[1].methods and all(f.software["numpy"] == "2" for f in facts)
+    rows = write_group_report(tmp_path / "out").rows
+    assert [row.identity["session_id"] for row in rows] == ["ses-A", "ses-B"]
+    told = [" ".join(reason.text for reason in row.verdict.reasons) for row in rows]
+    assert "it was killed" in told[1] and "it was killed" not in told[0]
+
+
+def test_scans_of_one_protocol_share_their_parameters(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [Visit("01", "A"), Visit("01", "B")])
+    words = words_of_scans(plan.subjects[0], plan.settings)
+    assert words["parameters"] == plan.subjects[0].scans[0].methods and "# sub-01" not in words["methods"]

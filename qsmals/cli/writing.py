@@ -19,11 +19,11 @@ from qsmals.cli.methods import anatomy_words, chosen_methods, given_words, prese
 from qsmals.cli.parser import Request
 from qsmals.engine.files import write_json, write_text
 from qsmals.engine.progress import Step, write_steps
-from qsmals.engine.summary import SubjectSummary
+from qsmals.engine.summary import Failure, SubjectSummary
 from qsmals.reports.boilerplate import methods_text
 from qsmals.reports.messages import INPUT_CHECK
 from qsmals.settings import Settings
-from qsmals.workflows.plan import RunPlan, ScanPlan, SubjectPlan
+from qsmals.workflows.plan import RunPlan, ScanPlan, SubjectPlan, unit_label
 
 if TYPE_CHECKING:
     from qsmals.reports.subject import SubjectReport
@@ -95,10 +95,7 @@ def write_report(
 ) -> "SubjectReport":
     """The subject's page."""
     write_steps(subject.log_dir / "steps.tsv", steps)
-    errors = [
-        {"step": f.node, "message": f.why, "traceback": _crash_text(f.crash_file), "crash_file": f.crash_file}
-        for f in entry.failures
-    ]
+    errors = [_error(failure, subject) for failure in entry.failures]
     if entry.status != "ok" and not errors:
         errors.append({"step": "run", "message": entry.why, "traceback": ""})
     facts = {
@@ -114,13 +111,60 @@ def write_report(
             if s.state == "done" and s.name
         ],
         "software": dict(subject.scans[0].software),
-        "parameters": {step: values for scan in subject.scans for step, values in scan.methods.items()},
-        "methods": scan_methods(request.settings, subject.scans[0])[0],
+        **words_of_scans(subject, request.settings),
         "age": age_of(Path(request.settings.bids_dir), subject.label),
     }
     facts = strict_json(facts)  # as --reports-only will read them
+    for scan in subject.scans:
+        complete_facts(scan, request.settings, alike="parameters" in facts)
     write_json(subject.log_dir / RUN_FACTS, facts)
     return _page(output_dir, subject.label, facts, request.settings)
+
+
+def _error(failure: Failure, subject: SubjectPlan) -> dict[str, Any]:
+    """A failure as the page shows it; what failed in one of several scans is that scan's alone."""
+    of_scan = [scan.unit.gre.prefix for scan in subject.scans if unit_label(scan.unit.gre.prefix) == failure.unit]
+    error = {
+        "step": failure.node,
+        "message": failure.why,
+        "traceback": _crash_text(failure.crash_file),
+        "crash_file": failure.crash_file,
+    }
+    return error | ({"scan": of_scan[0]} if of_scan and len(subject.scans) > 1 else {})
+
+
+def words_of_scans(subject: SubjectPlan, settings: Settings) -> dict[str, Any]:
+    """Parameters, where all scans of a subject have the same, and the methods texts, each once."""
+    texts: dict[str, list[str]] = {}
+    for scan in subject.scans:
+        texts.setdefault(scan_methods(settings, scan)[0], []).append(scan.unit.gre.prefix)
+    if len(texts) == 1:
+        methods = next(iter(texts))
+    else:
+        methods = "\n\n".join(f"# {', '.join(scans)}\n\n{text}" for text, scans in texts.items())
+    first = subject.scans[0].methods
+    alike = all(scan.methods == first for scan in subject.scans)
+    return {"methods": methods} | ({"parameters": first} if alike else {})
+
+
+def complete_facts(scan: ScanPlan, settings: Settings, *, alike: bool) -> None:
+    """Put into a scan's facts what its graph does not know; a scan that ended before it wrote any gets them here.
+
+    Parameters
+    ----------
+    scan : ScanPlan
+    settings : Settings
+    alike : bool
+        Whether all scans of the subject have the same parameters, which then stand with the run.
+    """
+    from qsmals.workflows.participant import known_facts
+
+    if scan.facts_file.is_file():
+        facts = json.loads(scan.facts_file.read_text())
+    else:
+        facts = known_facts(scan, settings) | {"status": "failed"}
+    own = {} if alike else {"parameters": scan.methods, "methods": scan_methods(settings, scan)[0]}
+    write_json(scan.facts_file, strict_json({**facts, "software": dict(scan.software), **own}))
 
 
 def write_refusal(output_dir: Path, checked: CheckedSubject, request: Request, run_id: str) -> "SubjectReport":

@@ -129,10 +129,11 @@ def assess_subject(
     return worst_of([assess_run(scans, run_facts), *marked]), of_scans
 
 
-def assess_run(scans: Sequence["Scan"], run_facts: Mapping[str, Any]) -> Verdict:
-    """What the run as a whole says against all its scans."""
-    reasons = [_failure(error) for error in run_facts.get("errors") or ()]
-    if not reasons and run_facts.get("status", "finished") != "finished":
+def assess_run(scans: Sequence["Scan"], run_facts: Mapping[str, Any], *, of_scan: str = "") -> Verdict:
+    """What the run as a whole says against all its scans; with a prefix, what it says against that one."""
+    errors = list(run_facts.get("errors") or ())
+    reasons = [_failure(error) for error in errors if not of_scan or error.get("scan", of_scan) == of_scan]
+    if not errors and run_facts.get("status", "finished") != "finished":
         reasons.append(Reason("fail", f"The run ended as “{run_facts['status']}”.", "messages"))
     if not scans and not reasons:
         reasons.append(Reason("fail", "There is no susceptibility map and no record of a run.", "messages"))

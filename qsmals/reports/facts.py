@@ -21,7 +21,7 @@ The workflow writes the file; every key but ``prefix`` may be missing.
 ``reference`` : object
     ``region``, ``offsets_ppm`` and ``sd_ppm`` (objects of region to ppm under the map's reference).
 ``parameters`` : object
-    Step to an object of its settings, ``method`` among them.
+    Step to an object of its settings, ``method`` among them; missing where all scans of the subject have the same.
 ``registration`` : object
     Measure to value, e.g. overlap of tissue masks.
 ``images`` : object

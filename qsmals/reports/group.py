@@ -126,9 +126,8 @@ def _rows(
     if not scans:
         yield Row({"participant_id": name}, _without_scan(run_facts, entry), page, person)
         return
-    of_run = assess_run(scans, run_facts)
     for scan in scans:
-        verdict = worst_of([of_run, assess_scan(scan, limits)])
+        verdict = worst_of([assess_run(scans, run_facts, of_scan=scan.prefix), assess_scan(scan, limits)])
         measures = scan.quality.values if scan.quality else {}
         yield Row(_identity(scan.prefix), verdict, page, person, measures, _regions(scan))
 
