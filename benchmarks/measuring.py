@@ -2,6 +2,9 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -86,3 +89,13 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A table of finished cells."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def run(command: list[str], log: Path) -> float:
+    """Run a command with its output in a log; seconds. A failure ends the benchmark with the log's name."""
+    start = time.monotonic()
+    with log.open("w") as stream:
+        code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        sys.exit(f"{' '.join(command)}\nended with code {code}; see {log}")
+    return time.monotonic() - start
