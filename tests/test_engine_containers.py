@@ -1,15 +1,20 @@
 """The files around the image and the cluster: the lock file, and the scripts that submit a study."""
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from qsmals.cli.parser import build_parser
+from qsmals.engine.lock import this_process
 from qsmals.engine.summary import Failure, SubjectSummary, merge_summary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,9 +74,26 @@ def put(path, text):
     path.chmod(0o755)
 
 
-def submit(study, *args, system="slurm"):
+def submit(study, *args, system="slurm", cwd=None):
     command = ["bash", CONTAINERS / system / "submit.sh", *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def submitted(study, *args, **more):
+    """The folder of a submission that went well."""
+    done = submit(study, *args, **more)
+    assert done.returncode == 0, done.stderr
+    return max((study / "out/logs").glob("*/*/subjects.txt"), key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def job_environ(**given):
+    """The environment of a job that knows of no batch system but what is given."""
+    leave = ("SLURM", "SGE", "PBS", "LSB", "JOB_ID", "NSLOTS", "NCPUS", "APPTAINERENV", "SINGULARITYENV")
+    return {name: value for name, value in os.environ.items() if not name.startswith(leave)} | given
+
+
+def run_job(run, level="task", **given):
+    return subprocess.run([run / f"{level}.sh"], env=job_environ(**given), capture_output=True, text=True, check=False)
 
 
 def asked(study):
@@ -130,15 +152,230 @@ def test_a_task_runs_its_own_subject_with_what_the_job_has(study, index, tmp_pat
     put(study / "bin/qsmals", '#!/bin/sh\nprintf "%s " "$@"\nexit 3\n')
     assert submit(study, "--mem", "10G", study / "bids", study / "out", "--", "--sloppy").returncode == 0
     (run,) = (study / "out/logs/slurm").iterdir()
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SGE", "PBS", "LSB"))}
-    environ |= index | {"NSLOTS": "3", "TMPDIR": str(tmp_path)}
-    done = subprocess.run([run / "task.sh"], env=environ, capture_output=True, text=True, check=False)
+    done = run_job(run, **index, NSLOTS="3", TMPDIR=str(tmp_path))
     assert done.returncode == 3, done.stderr
     words = done.stdout.splitlines()[1]
     assert f"{study}/bids {study}/out participant --participant-label sub-03 -w {tmp_path}/qsmals-" in words
     assert "--nprocs 3 --mem 9216MiB --sloppy" in words
     assert (run / "ended/2").read_text() == "3\n"
     assert not list(tmp_path.glob("qsmals-*"))
+
+
+@pytest.fixture
+def image(study):
+    """An image, and commands that note how they were to run it and what of the environment would reach it."""
+    program = f"""#!{sys.executable}
+import json, os, sys
+prefix = os.path.basename(sys.argv[0]).upper() + "ENV_"
+inside = {{name.removeprefix(prefix): value for name, value in os.environ.items() if name.startswith(prefix)}}
+assert "--cleanenv" in sys.argv
+with open({str(study / "seen")!r}, "w") as file:
+    json.dump([sys.argv, inside], file)
+"""
+    for name in ("apptainer", "singularity"):
+        (study / "bin" / name).write_text(program)
+        (study / "bin" / name).chmod(0o755)
+    (study / "qsmals.sif").touch()
+    return study / "qsmals.sif"
+
+
+def seen_by(image):
+    """Words of the command that ran the image, and the environment inside."""
+    return json.loads((image.parent / "seen").read_text())
+
+
+def bound(image):
+    words, _ = seen_by(image)
+    return [words[i + 1] for i, word in enumerate(words) if word == "-B"]
+
+
+@needs_bash
+@pytest.mark.parametrize("program", ["apptainer", "singularity"])
+@pytest.mark.parametrize(
+    ("names", "again"),
+    [
+        ({"SLURM_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "2"}, {"SLURM_RESTART_COUNT": "1"}),
+        ({"JOB_ID": "7", "SGE_TASK_ID": "2"}, {}),
+        ({"PBS_JOBID": "7[2].server", "PBS_ARRAY_INDEX": "2"}, {}),
+        ({"LSB_JOBID": "7", "LSB_JOBINDEX": "2"}, {}),
+    ],
+)
+def test_the_lock_knows_the_attempts_of_a_job_in_an_image(study, image, monkeypatch, program, names, again):
+    if program == "singularity":
+        (study / "bin/apptainer").unlink()
+        if shutil.which("apptainer"):
+            pytest.skip("Apptainer is here, and goes first")
+    run = submitted(study, "--image", image, study / "bids", study / "out")
+    attempts, logs = [], []
+    for more in ({}, again):
+        done = run_job(run, **names, **more)
+        assert done.returncode == 0, done.stderr
+        logs.append(done.stdout)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "environ", seen_by(image)[1])
+            attempts.append(this_process(flocked=False))
+    assert attempts[0].job == attempts[1].job != ""
+    assert [attempt.restarts for attempt in attempts] == [0, 1]
+    assert "attempt 1\n" in logs[0] and "attempt 2\n" in logs[1]
+
+
+@needs_bash
+@pytest.mark.parametrize("level", ["task", "group"])
+@pytest.mark.parametrize("folder", ["gone", "file"])
+def test_a_tmpdir_that_is_not_on_the_node_is_not_used(study, tmp_path, level, folder):
+    put(study / "bin/qsmals", '#!/bin/sh\necho "TMPDIR=$TMPDIR, $*"\nexit 3\n')
+    (tmp_path / "file").touch()
+    done = run_job(submitted(study, study / "bids", study / "out"), level, TMPDIR=str(tmp_path / folder))
+    assert done.returncode == 3, done.stderr
+    assert "TMPDIR=/tmp, " in done.stdout and " -w /tmp/qsmals-" in done.stdout
+
+
+@needs_bash
+def test_a_task_that_does_not_reach_qsmals_leaves_its_code_and_removes_nothing(study, tmp_path):
+    run = submitted(study, study / "bids", study / "out")
+    put(study / "bin/mktemp", "#!/bin/sh\nexit 1\n")
+    (tmp_path / "mine").mkdir()  # some sites call a folder of each user WORK
+    for level in ("task", "group"):
+        assert run_job(run, level, WORK=str(tmp_path / "mine")).returncode == 1
+    assert (run / "ended/1").read_text() == "1\n"
+    assert (tmp_path / "mine").is_dir()
+
+
+# notes its work folder, and works on
+WORKS = """#!/bin/sh
+while [ "$1" != -w ]; do shift; done
+echo "$2" > {study}/work.part && mv {study}/work.part {study}/work
+sleep 60
+"""
+
+
+def wait_for(path):
+    end = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} does not come"
+        time.sleep(0.02)
+    return path
+
+
+@needs_bash
+@pytest.mark.skipif(shutil.which("flock") is None, reason="needs flock")
+def test_what_a_killed_task_left_is_removed_by_the_next_and_what_is_in_use_is_not(study, tmp_path):
+    put(study / "bin/qsmals", WORKS.format(study=study))
+    run = submitted(study, study / "bids", study / "out")
+    disk = tmp_path / "disk"
+    names = {"NSLOTS": "1", "TMPDIR": str(disk), "JOB_ID": "7", "SGE_TASK_ID": "1"}
+    for folder in ("qsmals-6-mine", "qsmals-5-far"):  # not of these scripts; of another node
+        (disk / folder).mkdir(parents=True)
+    (disk / "qsmals-5-far/.job").write_text("another-node\n")
+    other = names | {"SGE_TASK_ID": "2"}  # of the same job on the same node
+    with subprocess.Popen([run / "task.sh"], env=job_environ(**names), start_new_session=True) as first:
+        try:
+            left = Path(wait_for(study / "work").read_text().strip())
+            assert left.parent == disk
+            put(study / "bin/qsmals", "#!/bin/sh\nexit 0\n")
+            assert run_job(run, **other).returncode == 0
+            assert left.is_dir(), "its task is still running"
+        finally:
+            os.killpg(first.pid, signal.SIGKILL)
+    assert left.is_dir() and not (run / "ended/1").exists(), "nothing of it was there to tidy up"
+    subprocess.run(["flock", "--wait", "30", left / ".job", "true"], check=True)  # the last of its processes is gone
+    done = run_job(run, **other)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in disk.iterdir()) == ["qsmals-5-far", "qsmals-6-mine"]
+
+
+@needs_bash
+def test_paths_among_the_options_reach_the_image(study, image):
+    home = study / "my files"
+    for folder in ("fs", "prior", "brain", "MNI152NLin6Asym", "native/01"):
+        (home / folder).mkdir(parents=True)
+    tables = ("labels.tsv", "b.tsv", "own native.tsv")
+    for file in ("filter.json", "a.nii.gz", "b.nii.gz", "run=1.toml", "extra.txt", "gone.toml", *tables):
+        (home / file).touch()
+    (home / "data").symlink_to(home / "filter.json")  # as in a DataLad data set
+    options = ["--reference", "brain", "-d", "freesurfer=fs", "prior=./prior", "--bids-filter-file", "data",
+               "--atlas", "one=a.nii.gz,labels.tsv,MNI152NLin6Asym", "--atlas=two=b.nii.gz",
+               "--qc-thresholds=gone.toml", "--atlas", "three=native/{subject}/x.nii.gz,own native.tsv,T1w",
+               "--config-file", "run=1.toml", "-dthird=../my files/fs/../prior", "-d", f"out={study}/out",
+               "none=/no/such/folder", "word=fs2", "-v"]  # fmt: skip
+    run = submitted(study, "--image", image, "--bind", "extra.txt", study / "bids", study / "out", "--", *options,
+                    cwd=home)  # fmt: skip
+    assert (run / "options").read_text().split("\0")[:-1] == [
+        "--reference", "brain", "-d", f"freesurfer={home}/fs", f"prior={home}/prior", "--bids-filter-file",
+        f"{home}/data", "--atlas", f"one={home}/a.nii.gz,{home}/labels.tsv,MNI152NLin6Asym",
+        f"--atlas=two={home}/b.nii.gz", f"--qc-thresholds={home}/gone.toml", "--atlas",
+        f"three={home}/native/{{subject}}/x.nii.gz,{home}/own native.tsv,T1w", "--config-file", f"{home}/run=1.toml",
+        f"-dthird={home}/prior", "-d", f"out={study}/out", "none=/no/such/folder", "word=fs2", "-v",
+    ]  # fmt: skip
+    (home / "gone.toml").unlink()
+    done = run_job(run)
+    assert done.returncode == 0, done.stderr
+    files = ("a.nii.gz", "b.nii.gz", "b.tsv", "data", "extra.txt", "fs", "labels.tsv", "native", "own native.tsv",
+             "prior", "run=1.toml")  # fmt: skip
+    *read_only, bids, out, _ = bound(image)
+    assert read_only == [f"{home}/{file}:{home}/{file}:ro" for file in files]
+    assert (bids, out) == (f"{study}/bids:{study}/bids:ro", f"{study}/out:{study}/out")
+    words, _ = seen_by(image)
+    assert f"three={home}/native/{{subject}}/x.nii.gz,{home}/own native.tsv,T1w" in words
+
+
+@needs_bash
+@pytest.mark.parametrize("name", ["a,b", "a:b"])
+def test_a_path_that_apptainer_cannot_bind_is_told(study, image, name):
+    (study / name).mkdir()
+    for words in (
+        [study / "bids", study / "out", "--", "-d", f"fs={study / name}"],
+        ["--bind", study / name, study / "bids", study / "out"],
+        ["--work", study / name, study / "bids", study / "out"],
+        [study / "bids", study / name],
+    ):
+        done = submit(study, "--image", image, *words)
+        assert done.returncode == 2
+        assert f"{study / name}: Apptainer cannot bind" in done.stderr
+    assert not (study / "out/logs/slurm").exists() and not (study / "notes").exists(), "nothing was begun"
+    assert submit(study, study / "bids", study / "out", "--", "-d", f"fs={study / name}").returncode == 0
+
+
+@needs_bash
+@pytest.mark.parametrize("words", [["-w", "/work"], ["-w/work"], ["--work-dir=/work"]])
+def test_the_work_folder_is_no_option_of_qsmals_here(study, words):
+    done = submit(study, study / "bids", study / "out", "--", *words)
+    assert done.returncode == 2 and "--work" in done.stderr
+
+
+def test_submit_knows_the_options_that_name_files():
+    text = (CONTAINERS / "cluster/submit.sh").read_text()
+    known = set(re.findall(r"-[\w-]+", text.partition("names_files() {")[2].partition("*)")[0]))
+    takes_files = [action for action in build_parser()._actions if re.search("FILE|PATH|DIR", action.metavar or "")]
+    assert known == {word for action in takes_files for word in action.option_strings} - {"-w", "--work-dir"}
+
+
+@needs_bash
+@pytest.mark.parametrize("size", ["1.5G", "16384", "08G", "-1G", "0G", "00", "G", "1P", "much", ""])
+def test_memory_is_a_whole_number_with_a_unit(study, size):
+    done = submit(study, "--mem", size, study / "bids", study / "out")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"submit.sh: --mem {size}: give a whole number")
+    assert not (study / "notes").exists()
+
+
+@needs_bash
+@pytest.mark.parametrize(("size", "mib"), [("1500K", 2), ("512M", 512), ("3GB", 3072), ("1T", 1048576), ("2g", 2048)])
+def test_memory_may_have_any_unit(study, size, mib):
+    run = submitted(study, "--mem", size, study / "bids", study / "out")
+    assert f"QSMALS_MEM_MIB={mib}\n" in (run / "settings").read_text()
+
+
+@needs_bash
+def test_the_whole_node_is_for_slurm_to_give(study):
+    put(study / "bin/qsmals", '#!/bin/sh\nprintf "%s " "$@"\n')
+    run = submitted(study, "--mem", "0", study / "bids", study / "out")
+    assert "--mem=0" in asked(study)[0]
+    for given in ({}, {"SLURM_MEM_PER_NODE": "0"}):
+        done = run_job(run, **given)
+        assert done.returncode == 0 and "--mem" not in done.stdout, done.stderr
+    assert "--mem 900MiB" in run_job(run, SLURM_MEM_PER_NODE="1000").stdout
+    assert submit(study, "--mem", "0", study / "bids", study / "out", system="pbs").returncode == 2
 
 
 def status(study, *words):

@@ -6,8 +6,8 @@ set -euo pipefail
 # shellcheck source=containers/cluster/run.sh
 . "$QSMALS_CLUSTER/run.sh"
 
-WORK=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/qsmals-group-XXXX")
 trap 'rm -rf "$WORK"' EXIT
+make_work_folder group
 CODE=0
 run_qsmals group -w "$WORK" || CODE=$?
 "${PYTHON:-python3}" "$QSMALS_CLUSTER/status.py" "$QSMALS_OUT" --bids "$QSMALS_BIDS" || true

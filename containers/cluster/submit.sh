@@ -15,11 +15,13 @@ usage() {
   --image FILE       run this Apptainer image (default: qsmals of --venv, or of the PATH)
   --venv DIR         run qsmals of this virtual environment
   --cpus N           processors per subject (4)
-  --mem SIZE         memory per subject, with a unit (16G)
+  --mem SIZE         memory per subject, a whole number with a unit (16G); on SLURM also 0, the whole node
   --time LIMIT       per subject, hours:minutes:seconds (4:00:00)
   --throttle N       subjects at once (20)
   --work DIR         work folder on a shared disk, so that an interrupted subject goes on where it
-                     was (default: on the disk of the node, thrown away at the end)
+                     was (default: on the disk of the node, removed when the task ends)
+  --bind PATH        one more file or folder that the image may read, such as one that a file of
+                     settings names (repeatable; the paths among the options of qsmals are seen)
   --subjects FILE    labels, one per line (default: every sub-* of BIDS_DIR)
   --again            also subjects that are done
   --no-group         no group job
@@ -32,7 +34,78 @@ TEXT
     exit 2
 }
 
-IMAGE='' VENV='' CPUS=4 MEM=16G LIMIT=4:00:00 THROTTLE=20 WORK='' SUBJECTS='' AGAIN='' GROUP=yes ARGS=()
+# An existing path made absolute: its folder is followed to where it lies, but it keeps its own name, as a file of
+# a DataLad data set is a link to one of another name.
+absolute() {
+    local path=${1%/} folder
+    realpath -e "$1" >/dev/null || return
+    case $path in
+        '' | . | .. | */. | */..) realpath -e "$1" ;;
+        *) folder=$(realpath -e "$(dirname "$path")") && echo "${folder%/}/${path##*/}" ;;
+    esac
+}
+
+# Options of qsmals that name files or folders; for another a word without a slash is a label, whatever lies here.
+names_files() {
+    case $1 in
+        -d | --derivatives | --atlas | --bids-filter-file | --bids-database-dir) ;;
+        --config-file | --qc-thresholds | --use-plugin) ;;
+        *) return 1 ;;
+    esac
+}
+
+# make_absolute OPTION VALUE: the value for a job, which starts in another folder, in REPLY; its path in PATHS.
+make_absolute() {
+    local path=$2 rest=''
+    REPLY=$2
+    [[ $path == */* ]] || names_files "$1" || return 0
+    if [ ! -e "$path" ] && [[ $path == *'{'* ]]; then  # {subject} and {session}: the folder above is what is there
+        path=$(dirname "${path%%\{*}x") && rest=/${2#"$path/"}
+    fi
+    if [ -e "$path" ]; then
+        path=$(absolute "$path")
+    elif [[ $path != /* ]]; then  # an absolute one may be on the nodes alone
+        return 0
+    fi
+    PATHS+=("$path")
+    REPLY=$path$rest
+}
+
+# The options of qsmals with absolute paths in OPTIONS, and these paths in PATHS.
+read_options() {
+    local word option='' head value parts table i
+    for word in "$@"; do
+        head='' value=$word
+        case $word in
+            --*=*) option=${word%%=*} head=$option= value=${word#*=} ;;
+            -d?*) option=-d head=-d value=${word#-d} ;;
+            -*) option=$word head=$word value='' ;;
+        esac
+        case $option in
+            -w* | --work-dir) echo "submit.sh: the work folder is given with --work, before BIDS_DIR" >&2; exit 2 ;;
+        esac
+        if [ ! -e "$value" ] && [[ $value == *=* ]]; then  # NAME=
+            head+=${value%%=*}= value=${value#*=}
+        fi
+        if [ "$option" = --atlas ]; then  # FILE[,LABELS.tsv[,SPACE]]
+            IFS=, read -r -a parts <<<"$value"
+            for ((i = 0; i < ${#parts[@]} && i < 2; i++)); do
+                make_absolute "$option" "${parts[i]}"
+                parts[i]=$REPLY
+            done
+            value=$(IFS=, && echo "${parts[*]}")
+            table=${parts[0]:-} table=${table%.gz} table=${table%.*}.tsv  # taken where LABELS.tsv is not given
+            [[ $table != /* ]] || PATHS+=("$table")
+        else
+            make_absolute "$option" "$value"
+            value=$REPLY
+        fi
+        OPTIONS+=("$head$value")
+    done
+}
+
+IMAGE='' VENV='' CPUS=4 MEM=16G LIMIT=4:00:00 THROTTLE=20 WORK='' SUBJECTS='' AGAIN='' GROUP=yes
+ARGS=() OPTIONS=() PATHS=() BINDS=()
 while [ $# -gt 0 ]; do
     case $1 in
         --image) IMAGE=$(realpath -e "$2"); shift 2 ;;
@@ -42,6 +115,7 @@ while [ $# -gt 0 ]; do
         --time) LIMIT=$2; shift 2 ;;
         --throttle) THROTTLE=$2; shift 2 ;;
         --work) WORK=$(realpath -m "$2"); shift 2 ;;
+        --bind) BIND=$(absolute "$2"); PATHS+=("$BIND"); shift 2 ;;
         --subjects) SUBJECTS=$(realpath -e "$2"); shift 2 ;;
         --again) AGAIN=--all; shift ;;
         --no-group) GROUP=''; shift ;;
@@ -56,13 +130,31 @@ if [ $# -gt 0 ]; then
     [ "$1" = -- ] || { echo "submit.sh: options of qsmals come after --" >&2; usage; }
     shift
 fi
-case $MEM in
-    *[0-9][kK] | *[0-9][kK]B) MEM_MIB=$((${MEM%%[kK]*} / 1024)) ;;
-    *[0-9] | *[0-9]M | *[0-9]MB) MEM_MIB=${MEM%%M*} ;;
-    *[0-9]G | *[0-9]GB) MEM_MIB=$((${MEM%%G*} * 1024)) ;;
-    *[0-9]T | *[0-9]TB) MEM_MIB=$((${MEM%%T*} * 1024 * 1024)) ;;
-    *) echo "submit.sh: --mem $MEM: give a whole number and K, M, G or T" >&2; exit 2 ;;
-esac
+read_options "$@"
+for path in "${PATHS[@]}"; do  # what lies in BIDS_DIR or OUTPUT_DIR comes with these
+    case $path/ in "$BIDS"/* | "$OUT"/*) ;; *) BINDS+=("$path") ;; esac
+done
+for path in "$BIDS" "$OUT" "$WORK" "${BINDS[@]}"; do
+    if [ -n "$IMAGE" ] && [[ $path == *[,:]* ]]; then
+        echo "submit.sh: $path: Apptainer cannot bind a path with a comma or a colon; rename it" >&2
+        exit 2
+    fi
+done
+if [[ $MEM =~ ^([1-9][0-9]{0,11})([KMGTkmgt])B?$ ]]; then
+    NUMBER=${BASH_REMATCH[1]} UNIT=${BASH_REMATCH[2]^}
+    MEM=$NUMBER$UNIT
+    case $UNIT in
+        K) MEM_MIB=$(((NUMBER + 1023) / 1024)) ;;
+        M) MEM_MIB=$NUMBER ;;
+        G) MEM_MIB=$((NUMBER * 1024)) ;;
+        T) MEM_MIB=$((NUMBER * 1024 * 1024)) ;;
+    esac
+elif [ "$SYSTEM $MEM" = 'slurm 0' ]; then
+    MEM_MIB=0
+else
+    echo "submit.sh: --mem $MEM: give a whole number above 0 and K, M, G or T, as 16G (on SLURM 0: the whole node)" >&2
+    exit 2
+fi
 
 # a folder of its own for each submission: the list that its tasks count in must not change
 mkdir -p "$OUT/logs/$SYSTEM"
@@ -72,7 +164,8 @@ mkdir "$RUN/ended"
 # shellcheck disable=SC2086  # no word, or one
 "${PYTHON:-python3}" "$CLUSTER/status.py" "$OUT" --bids "$BIDS" ${SUBJECTS:+--subjects "$SUBJECTS"} --missing $AGAIN >"$RUN/subjects.txt"
 N=$(wc -l <"$RUN/subjects.txt")
-printf '%s\0' "$@" >"$RUN/options"
+printf '%s\0' "${OPTIONS[@]}" >"$RUN/options"
+printf '%s\0' "${BINDS[@]}" | LC_ALL=C sort -zu >"$RUN/binds"  # folders before what lies in them
 {
     printf '%s=%q\n' QSMALS_BIDS "$BIDS" QSMALS_OUT "$OUT" QSMALS_IMAGE "$IMAGE" QSMALS_VENV "$VENV" \
         QSMALS_WORK "$WORK" QSMALS_CPUS "$CPUS" QSMALS_MEM_MIB "$MEM_MIB" QSMALS_CLUSTER "$CLUSTER"

@@ -13,6 +13,19 @@ INDEX=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${PBS_ARRAYID:-${LSB_JOBINDEX:-}
 JOB=${SLURM_JOB_ID:-${JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-0}}}}
 CPUS=${SLURM_CPUS_PER_TASK:-${NSLOTS:-${NCPUS:-${PBS_NUM_PPN:-${LSB_DJOB_NUMPROC:-$QSMALS_CPUS}}}}}
 
+# whatever ends this task leaves its code; 1 where qsmals was not reached
+CODE=1
+rm -f "$QSMALS_RUN/ended/$INDEX"
+trap 'echo "$CODE" >"$QSMALS_RUN/ended/$INDEX" || true; [ -n "$QSMALS_WORK" ] || rm -rf "$WORK"' EXIT
+
+# the lock on a subject goes by the job and the attempt, which SLURM counts itself
+if [ -z "${SLURM_JOB_ID:-}" ]; then
+    mkdir -p "$QSMALS_RUN/attempts"
+    echo "$JOB" >>"$QSMALS_RUN/attempts/$INDEX"
+    SLURM_RESTART_COUNT=$(($(wc -l <"$QSMALS_RUN/attempts/$INDEX") - 1))
+fi
+export SLURM_RESTART_COUNT=${SLURM_RESTART_COUNT:-0}
+
 SUBJECT=$(sed -n "${INDEX}p" "$QSMALS_RUN/subjects.txt")
 mapfile -d '' -t OPTIONS <"$QSMALS_RUN/options"
 [ "${#OPTIONS[@]}" -ne 1 ] || [ -n "${OPTIONS[0]}" ] || OPTIONS=()
@@ -20,16 +33,17 @@ if [ -n "$QSMALS_WORK" ]; then
     WORK=$QSMALS_WORK
     mkdir -p "$WORK"
 else
-    WORK=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/qsmals-${JOB//[^A-Za-z0-9]/-}-XXXX")
-    trap 'rm -rf "$WORK"' EXIT
+    make_work_folder "${JOB//[^A-Za-z0-9]/-}"
 fi
 # what the job has; inside an image with a clean environment qsmals could not see it
-LIMITS=(--nprocs "$CPUS" --mem "$((${SLURM_MEM_PER_NODE:-$QSMALS_MEM_MIB} * 9 / 10))MiB")
+LIMITS=(--nprocs "$CPUS") MEM_MIB=${SLURM_MEM_PER_NODE:-$QSMALS_MEM_MIB}
+[ "$MEM_MIB" = 0 ] || LIMITS+=(--mem "$((MEM_MIB * 9 / 10))MiB")  # 0: the whole node
 
-echo "$(date +%FT%T) $SUBJECT on $(hostname), job $JOB, attempt $((${SLURM_RESTART_COUNT:-0} + 1))"
-rm -f "$QSMALS_RUN/ended/$INDEX"
-CODE=0
-run_qsmals participant --participant-label "$SUBJECT" -w "$WORK" "${LIMITS[@]}" "${OPTIONS[@]}" || CODE=$?
-echo "$CODE" >"$QSMALS_RUN/ended/$INDEX"
+echo "$(date +%FT%T) $SUBJECT on $(hostname), job $JOB, attempt $((SLURM_RESTART_COUNT + 1))"
+if run_qsmals participant --participant-label "$SUBJECT" -w "$WORK" "${LIMITS[@]}" "${OPTIONS[@]}"; then
+    CODE=0
+else
+    CODE=$?
+fi
 echo "$(date +%FT%T) $SUBJECT ended with exit code $CODE"
 exit $CODE
