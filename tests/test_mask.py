@@ -8,7 +8,7 @@ from scipy import ndimage
 from qsmals.recon.grid import Grid
 from qsmals.recon.mask import MASK, morphology
 from qsmals.recon.mask.quality import FieldMaskParameters, field_masks, otsu_threshold
-from qsmals.recon.mask.robust import robust_mask
+from qsmals.recon.mask.robust import robust_mask, without_cavities
 
 SIZE = (1.0, 1.5, 2.0)
 SHAPE = (44, 32, 24)
@@ -95,6 +95,19 @@ def test_robust_mask_finds_the_head_and_ignores_noise() -> None:
     assert (robust_mask(cut, grid=Grid(SHAPE, SIZE)) ^ head).sum() < 0.02 * head.sum()
     with pytest.raises(ValueError, match="no positive voxel"):
         robust_mask(np.zeros(SHAPE, np.float32), grid=Grid(SHAPE, SIZE))
+
+
+def test_wide_cavities_are_air_and_narrow_gaps_are_not() -> None:
+    grid = Grid((48, 48, 48), (1.0, 1.0, 1.0))
+    radius = radius_mm(grid.shape, grid.voxel_size_mm)
+    sinus, gap = radius < 8, (radius > 14) & (radius < 17)
+    magnitude = np.where((radius < 22) & ~sinus & ~gap, 100, 0).astype(np.float32)
+    magnitude += np.random.default_rng(0).rayleigh(1.0, grid.shape).astype(np.float32)
+    filled = robust_mask(magnitude, grid=grid)
+    assert filled[sinus | gap].all()
+    open_ = without_cavities(filled, magnitude, grid=grid)
+    assert not open_[radius < 7].any() and open_[gap].all()
+    np.testing.assert_array_equal(open_ | sinus, filled)
 
 
 def scan(seed: int = 2) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:

@@ -1,7 +1,7 @@
 """From stored images to the total field, as nipype interfaces."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
@@ -19,6 +19,9 @@ from qsmals.interfaces.base import (
     save,
     warnings_in,
 )
+
+if TYPE_CHECKING:
+    from qsmals.recon.grid import Grid
 
 NO_BRAIN = (
     "no voxel of the brain mask has signal in the gradient-echo scan: the registration to the T1w image failed, or the "
@@ -262,19 +265,22 @@ class EstimateField(Step):
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.field` and :mod:`qsmals.recon.phase.sign`."""
         from qsmals.recon.field import FIELD
+        from qsmals.recon.grid import Grid
+        from qsmals.recon.mask.robust import without_cavities
 
         method = FIELD[self.inputs.method]
         affine = affine_of(self.inputs.phase)
-        mask = load_mask(self.inputs.mask)
+        mask, magnitude = load_mask(self.inputs.mask), load_echoes(self.inputs.magnitude)
         total = method.function(
             load_echoes(self.inputs.phase),
-            magnitude=load_echoes(self.inputs.magnitude),
+            magnitude=magnitude,
             te_s=tuple(self.inputs.te_s),
             mask=mask,
             b0_tesla=self.inputs.b0_tesla,
             params=method.make_parameters(self.inputs.parameters),
         )
-        sign, note = self._sign(total.field_ppm, mask, affine)
+        grid = Grid.from_affine(mask.shape, affine)
+        sign, note = self._sign(total.field_ppm, without_cavities(mask, magnitude[..., 0], grid=grid), grid)
         log_warnings("phase", warnings_in([note]), folder)
         field_ppm = np.float32(sign) * total.field_ppm
         if isdefined(self.inputs.given):
@@ -297,18 +303,13 @@ class EstimateField(Step):
         level = np.float32(np.median((given - own_ppm)[known & mask]))
         return np.where(known, given, own_ppm + level).astype(np.float32)
 
-    def _sign(
-        self, field_ppm: Float, mask: NDArray[np.bool_], affine: NDArray[np.float64]
-    ) -> tuple[int, dict[str, Any]]:
-        from qsmals.recon.grid import Grid
+    def _sign(self, field_ppm: Float, tissue: NDArray[np.bool_], grid: "Grid") -> tuple[int, dict[str, Any]]:
         from qsmals.recon.phase.sign import PhaseSign, detect_phase_sign
 
         asked = {"positive": 1, "negative": -1}.get(self.inputs.sign)
         try:
             brain = load_mask(self.inputs.brain_mask) if isdefined(self.inputs.brain_mask) else None
-            found = detect_phase_sign(
-                field_ppm, tissue_mask=mask, brain_mask=brain, grid=Grid.from_affine(mask.shape, affine)
-            )
+            found = detect_phase_sign(field_ppm, tissue_mask=tissue, brain_mask=brain, grid=grid)
         except ValueError:
             if asked is None:
                 raise

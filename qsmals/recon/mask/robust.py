@@ -69,6 +69,41 @@ def robust_mask(
     return morphology.fill_holes(mask)
 
 
+CAVITY_MM = 4.0
+"""Dark gaps wider than twice this hold air; narrower ones are bone and vessels. On five simulated heads it tells the
+sign of the phase best (2.5 and 6 mm are a little worse, without it closed sinuses pass for tissue)."""
+
+
+def without_cavities(
+    mask: NDArray[np.bool_],
+    magnitude: NDArray[np.float32],
+    *,
+    grid: Grid,
+    params: RobustMaskParameters | None = None,
+) -> NDArray[np.bool_]:
+    """The mask of :func:`robust_mask` without wide cavities that it filled, such as sinuses closed on all sides.
+
+    Parameters
+    ----------
+    mask : (x, y, z) bool
+    magnitude : (x, y, z) float32
+        Of the first echo, any unit, 0 or more. NaN counts as no signal.
+    grid : Grid
+        Voxel size.
+    params : RobustMaskParameters, optional
+        The threshold's settings.
+
+    Returns
+    -------
+    (x, y, z) bool
+    """
+    positive = magnitude[magnitude > 0]
+    if positive.size == 0:
+        return mask
+    dark = mask & ~(magnitude > signal_threshold(positive, params or RobustMaskParameters()))
+    return mask & ~morphology.open_(dark, CAVITY_MM, grid.voxel_size_mm)
+
+
 def signal_threshold(positive: NDArray[np.float32], params: RobustMaskParameters) -> float:
     """Magnitude above which a voxel has signal, from all positive magnitudes."""
     low, high, top = np.percentile(positive, (15, 80, 99))

@@ -47,7 +47,7 @@ CLIP = 0.95
 """Quantile to which large fields (next to sinuses, wrong wraps) are clipped."""
 
 CONFIDENT = 0.2
-"""Margin from which the sign is certain. On simulated heads of two kinds, at any tilt, the margin is 0.23 to 0.83 with
+"""Margin from which the sign is certain. On simulated heads of two kinds, at any tilt, the margin is 0.23 to 0.86 with
 the whole brain in the field of view, 0.2 to 0.7 for slabs, 0.1 to 0.3 for a brain cut out of its head, and never
 negative; smooth random fields pass 0.2 in one case of ten."""
 
@@ -93,7 +93,8 @@ def detect_phase_sign(
     field_ppm : (x, y, z) float32
         Total field, ppm; anything outside the tissue mask. Values that are not finite are left out.
     tissue_mask : (x, y, z) bool
-        Voxels with signal, of the whole head: not only the brain.
+        Voxels with signal, of the whole head and not only of the brain; closed cavities with air, such as sinuses,
+        are no tissue: they are sources of the field by which the sign is told.
     brain_mask : (x, y, z) bool or None
         Where to compare. Without it, in the depth of the tissue, which is nearly as good.
     grid : Grid
