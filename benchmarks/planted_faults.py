@@ -1,13 +1,13 @@
-"""Clean heads that should pass, and one head with planted faults that must be found: the verdicts on both.
+"""Clean heads that should pass, and heads with planted faults that must be found: the verdicts on both.
 
     python benchmarks/planted_faults.py WORK_DIR [--docs docs] [--only NAME ...] [--voxel-size-mm MM] [--measured-only]
 
 Simulates ten people of different seeds, field strengths, tilts and vendors as one data set and runs `qsmals --sloppy`
 on all: the limits were set so that these pass. Other heads, which had no part in the limits, are run as they
-would be for a study, without `--sloppy`. Then one fault at a time is done to the first of the ten: in its images where
-the fault is one of images, in an intermediate result of the run where it is one of a step, and the run goes on from
-there. The verdicts are written to docs/planted_faults.md. What is in WORK_DIR already is not made again, and with
-`--measured-only` nothing else is made: the page says which heads were not run.
+would be for a study, without `--sloppy`. Then one fault at a time is done to the first of the ten, and one to the same
+head with three echoes: in its images where the fault is one of images, in an intermediate result of the run where it is
+one of a step, and the run goes on from there. The verdicts are written to docs/planted_faults.md. What is in WORK_DIR
+already is not made again, and with `--measured-only` nothing else is made: the page says which heads were not run.
 """
 
 import argparse
@@ -75,6 +75,8 @@ UNSEEN = {
     ],
 }
 """Heads that had no part in the limits; of two participants the second, who has ALS, is taken."""
+THREE_ECHOES = {"3 T, three echoes": ["--seed", "0", "--echo-times-ms", "6", "14", "22"]}
+"""The first head with three echoes, for the faults that few echoes hide."""
 INTRODUCTION = """# Verdicts on clean and on faulty heads
 
 Written by `benchmarks/planted_faults.py` with qsmals {version}; do not edit by hand.
@@ -85,8 +87,9 @@ than people: they do not move, their fields are smooth, and their brains are one
 show is that the limits leave clean heads alone and that each fault is called by its name, not how often a real study
 would have to look.
 
-The first ten heads and those with faults were run with `--sloppy`, whose own note for the page is left out of the
-verdicts here.
+Faults are planted in the first of the ten heads, or, where it says so, in the same head with three echoes (6, 14 and
+22 ms). The first ten heads and those with faults were run with `--sloppy`, whose own note for the page is left out of
+the verdicts here.
 """
 GIVEN = (
     "Written with `--measured-only`: what was run may have been run by an earlier state of the program; it is judged "
@@ -212,6 +215,15 @@ def half_scale(magnitude: np.ndarray, phase_rad: np.ndarray) -> tuple[np.ndarray
     return magnitude, phase_rad / 2
 
 
+def double_scale(magnitude: np.ndarray, phase_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Phase of twice its size, wrapped anew: a converter took the stored numbers for twice the angles that they are.
+
+    The program itself cannot be made to: numbers beyond the range that their sidecar declares are refused or scaled by
+    what they reach. Wrapped by another program before, they fill their circle as right ones do.
+    """
+    return magnitude, np.angle(np.exp(2j * phase_rad))
+
+
 def dead_echo(echo: int, magnitude: np.ndarray, phase_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One echo (its place in the list) holds noise alone."""
     shape, rng = magnitude.shape[:3], np.random.default_rng(SEED)
@@ -289,22 +301,29 @@ def cut_mask(study: Study) -> None:
         study.run_first()
 
 
-def vein_of_jumps(study: Study) -> None:
-    """A tube of 3 mm radius and 60 mm length in which the unwrapped phase is one turn too high."""
+def vein_of_jumps(echoes: slice, study: Study) -> None:
+    """A tube of 3 mm radius and 60 mm length in which the unwrapped phase of some echoes is one turn too high."""
     path = study.node("gre_wf/field_wf/unwrap/unwrapped.nii")
     with kept(path):
         image = nib.load(path)
         size = np.linalg.norm(image.affine[:3, :3], axis=0)
         brain = nib.load(study.node("gre_wf/coregistration_wf/move_mask/resampled.nii")).get_fdata() > 0.5
-        centre = np.argwhere(brain).mean(axis=0) + np.array([0, 0, 20]) / size
-        offset = (np.stack(np.indices(image.shape[:3]), -1) - centre) * size
-        tube = (np.hypot(offset[..., 0] - 12, offset[..., 2]) < 3) & (np.abs(offset[..., 1]) < 30)
-        change(path, image.get_fdata() + 2 * np.pi * tube[..., None])
+        phase_rad = image.get_fdata()
+        phase_rad[..., echoes] += 2 * np.pi * vein(brain, size)[..., None]
+        change(path, phase_rad)
         study.run_first()
+
+
+def vein(brain: np.ndarray, size_mm: np.ndarray) -> np.ndarray:
+    """The tube: along the second axis, 12 mm beside and 20 mm above the centre of the brain."""
+    centre = np.argwhere(brain).mean(axis=0) + np.array([0, 0, 20]) / size_mm
+    offset = (np.stack(np.indices(brain.shape), -1) - centre) * size_mm
+    return (np.hypot(offset[..., 0] - 12, offset[..., 2]) < 3) & (np.abs(offset[..., 1]) < 30)
 
 
 IMAGE_FAULTS: dict[str, ImageFault] = {
     "half scale": half_scale,
+    "double scale": double_scale,
     "third echo dead": partial(dead_echo, 2),
     "last echo dead": partial(dead_echo, -1),
     "strong noise": strong_noise,
@@ -313,23 +332,39 @@ IMAGE_FAULTS: dict[str, ImageFault] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, what does it, and what names it: a measure beyond its limit, or the words of a refusal."""
+    """A fault, what does it, what names it (a measure beyond its limit, or the words of a refusal), and its head."""
 
     title: str
     plant: Callable[[Study], None]
     named_by: tuple[str, ...]
     refusal: str = ""
+    three_echoes: bool = False
+
+    def study(self, first: Study) -> Study:
+        """Where the head lies that it is planted in."""
+        return Study(first.root / "three-echoes", THREE_ECHOES) if self.three_echoes else first
 
 
 # Those of intermediate results first: the results that they change must be those of the clean images.
 FAULTS = {
-    "vein": Fault("A vein of 2π jumps", vein_of_jumps, ("jump_share", "jump_cluster")),
+    "vein": Fault("A vein of 2π jumps", partial(vein_of_jumps, slice(None)), ("jump_share", "jump_cluster")),
+    "late vein": Fault(
+        "A vein of 2π jumps in the last of three echoes",
+        partial(vein_of_jumps, slice(-1, None)),
+        ("jump_share", "jump_cluster"),
+        three_echoes=True,
+    ),
     "sign": Fault("Flipped phase sign (`--phase-sign`)", flipped_sign, ("contrast_pallidum", "region_order")),
     "registration": Fault(
         "Failed registration (transform off by 12 mm and 10°)", failed_registration, ("gre_overlap", "gre_sharpness")
     ),
     "mask": Fault("Mask without the motor cortex", cut_mask, ("motor_coverage", "motor_in_mask")),
     "scale": Fault("Wrong phase scale (half)", partial(in_images, IMAGE_FAULTS["half scale"]), ("phase_span",)),
+    "double": Fault(
+        "Wrong phase scale (double, wrapped anew)",
+        partial(in_images, IMAGE_FAULTS["double scale"]),
+        ("implausible_regions", "fit_residual", "fit_outliers"),
+    ),
     "echo": Fault(
         "Dead third echo", partial(in_images, IMAGE_FAULTS["third echo dead"]), ("echo_signal",), "echo 3 is dark"
     ),
@@ -365,15 +400,15 @@ def fault_verdicts(study: Study, only: list[str], voxel_mm: float, *, measured_o
     """Verdicts of the first head with every fault in turn, or of those that were run."""
     found = {}
     for name, fault in FAULTS.items():
-        place = study.root / f"fault-{name}"
+        where, place = fault.study(study), study.root / f"fault-{name}"
         if (only and name not in only) or (measured_only and not place.is_dir()):
             continue
         if not place.is_dir():
-            study.clean(1, voxel_mm)
-            shutil.rmtree(study.out / "sub-01", ignore_errors=True)  # nothing of the run before may be judged
-            fault.plant(study)
-            keep(study.out / "sub-01", place / "sub-01")
-            shutil.copy(study.out / "logs" / "summary.json", place)
+            where.clean(1, voxel_mm)
+            shutil.rmtree(where.out / "sub-01", ignore_errors=True)  # nothing of the run before may be judged
+            fault.plant(where)
+            keep(where.out / "sub-01", place / "sub-01")
+            shutil.copy(where.out / "logs" / "summary.json", place)
         found[name] = judged(place)
         print(f"{fault.title}: {_words(found[name][1])}", flush=True)
     return found

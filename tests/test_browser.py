@@ -80,6 +80,17 @@ def test_the_region_table_sorts_both_ways(browser, tree):
         assert [float(v.replace("−", "-")) for v in down[:-1]] == values[::-1]
 
 
+def test_the_name_heads_its_row_and_stays_in_view(browser, tree):
+    with browser.page(tree / "sub-01.html", 360) as page:
+        head = "document.querySelector('.regions tbody th')"
+        left = f"({head}.getBoundingClientRect().left - {head}.closest('.scroll').getBoundingClientRect().left)"
+        page.evaluate(f"{head}.closest('.scroll').scrollLeft = 400")
+        assert 0 <= page.evaluate(left) <= 2
+        page.evaluate("document.querySelectorAll('.regions thead button')[1].click()")
+        names = means(page, ".regions", 1)
+        assert names == sorted(names)
+
+
 def test_figures_stay_legible_on_a_phone(browser, tree):
     with browser.page(tree / "sub-01.html", 360) as page:
         widths = page.evaluate(
@@ -104,6 +115,7 @@ def test_the_flicker_turns_and_can_be_stopped(browser, tree):
         stopped = page.evaluate(second)
         assert page.evaluate(wait % second) == stopped
         assert page.evaluate("document.querySelector('.flicker button').textContent") == "Play"
+        assert not page.evaluate("document.querySelector('.flicker button').hasAttribute('aria-pressed')")
 
 
 def test_a_region_is_found_by_its_name(browser, tree):
@@ -166,7 +178,7 @@ def test_the_viewer_names_what_lies_under_the_cross(browser, tree):
         assert "Regions" in page.evaluate("document.body.innerText")
         box = page.evaluate(BOX)
         page.click(box[0] + 0.005 * box[2], box[1] + 0.5 * box[3])
-        assert page.evaluate(words).startswith("outside the brain mask, at ")
+        assert page.evaluate(words).startswith("outside the map, at ")
 
 
 def test_ages_sort_as_numbers(browser, tree):

@@ -1,17 +1,21 @@
 """The study's page and table from small derivative trees."""
 
 import json
+import random
 import re
 from pathlib import Path
 
 import pytest
 
+from qsmals.anatomy.atlases import ALS
 from qsmals.cli import main
 from qsmals.engine.summary import SubjectSummary
 from qsmals.qc.measures import MEASURES
 from qsmals.reports.group import GroupReport, write_group_report
+from qsmals.reports.published import EXPECTED
 from qsmals.reports.strips import Point, outliers, strip
-from tests.report_trees import make_scan, write_facts, write_quality
+from tests.browser import CHROMIUM, Browser
+from tests.report_trees import CLEAN, FACTS, make_scan, write_facts, write_quality
 
 PEOPLE = {f"sub-{n:02d}": {"group": "ALS" if n % 2 else "control", "age": str(40 + n)} for n in range(1, 9)}
 
@@ -108,6 +112,113 @@ def test_a_strip_is_drawn_for_any_values():
     assert strip(points, bounds=[5.0]).count('class="bound"') == 0
     spread = [Point(n, float(n), str(n), "p.html", "fail", n == 9) for n in range(10)]
     assert strip(spread, bounds=[5.0]).count('class="bound"') == 1 and 'class="fail far"' in strip(spread)
+
+
+def test_the_tab_key_stops_at_outliers_only_and_a_strip_is_a_named_group():
+    points = [Point(n, float(n), str(n), "p.html", "pass", n == 3) for n in range(5)]
+    svg = strip(points, title="SNR <first>")
+    assert '<svg viewBox="0 0 360 74" role="group" aria-label="SNR &lt;first&gt;: 5 scans">' in svg and "img" not in svg
+    assert svg.count("<a ") == 5 and svg.count('tabindex="-1"') == 4
+    assert re.search(r'<a href="p.html" class="pass far" data-row="3">', svg)
+    assert 'aria-label="Values: 1 scan"' in strip(points[:1])
+
+
+def atlas_tree(root: Path, n_subjects: int, name=lambda region: region.name) -> Path:
+    """Tables of every region of the atlas, one of them far off in the last subject, and measures."""
+    rng = random.Random(0)
+    regions = (*ALS.regions, *ALS.parts)
+    means = {region.name: rng.gauss(0.02, 0.03) for region in regions}
+    for n in range(1, n_subjects + 1):
+        subject = f"sub-{n:03d}"
+        write_quality(root / subject / "anat", subject, **{k: v * (1 + rng.gauss(0, 0.004)) for k, v in CLEAN.items()})
+        lines = ["index\tname\themisphere\tmean\tcoverage"]
+        for r in regions:
+            mean = means[r.name] + rng.gauss(0, 0.003) + 0.1 * (n == n_subjects and r.name == "insula")
+            lines.append(f"{r.index}\t{name(r)}\t{r.hemisphere}\t{mean:.5f}\t1")
+        (root / subject / "anat" / f"{subject}_seg-als_desc-roi_Chimap.tsv").write_text("\n".join(lines) + "\n")
+        write_facts(root, subject, FACTS | {"warnings": [], "detected": []})
+        (root / f"{subject}.html").write_text("page")
+    return root
+
+
+def shown_and_further(html: str) -> tuple[list[str], list[str]]:
+    """Titles of the regions that are drawn and of those that can be chosen."""
+    section = html[html.index('id="regions"') :]
+    drawn = re.findall(r'<figcaption title="Mean susceptibility">([^<]*?) <small>', section)
+    return drawn, re.findall(r'<option value="\d+">([^<]*)</option>', section)
+
+
+def test_every_region_is_in_the_table_and_can_be_chosen(tmp_path):
+    written = write_group_report(atlas_tree(tmp_path, 6))
+    html, row = written.path.read_text(), table(written)[0]
+    regions = {column.removeprefix("chi_") for column in row if column.startswith("chi_")}
+    sided = {r.name for r in ALS.regions if r.hemisphere == "L"} | {r.name for r in ALS.parts}
+    assert {f"{name}_{side}" for name in sided for side in "LR"} <= regions
+    assert {"brainstem_B", "brain_B", "pallidum_external_L"} <= regions and "insula_B" not in regions
+    assert json.loads(written.table.with_suffix(".json").read_text())["chi_brainstem_B"]["Units"] == "ppb"
+    drawn, further = shown_and_further(html)
+    assert drawn[:2] == ["left pallidum", "right pallidum"]
+    assert len(drawn) + len(further) == len(regions)
+    assert {"brainstem", "left insula", "left pallidum external"} <= set(further) and "left putamen" not in further
+    assert f"show the {len(drawn)} regions with published values. {len(further)} further regions can be chosen" in html
+    assert "R2* and other maps" in html and len(re.findall("<th ", html)) == 2 + len(CLEAN) + len(drawn)
+
+
+def test_an_atlas_without_published_regions_shows_its_first_thirty(tmp_path):
+    written = write_group_report(atlas_tree(tmp_path, 3, name=lambda region: f"area_{region.name}"))
+    html = written.path.read_text()
+    drawn, further = shown_and_further(html)
+    assert len(drawn) == 30 and drawn[0] == "left area white matter" and len(further) > 90
+    assert "No region has published values; table and plots show the first 30 of the atlas." in html
+    assert "Alarm limits" not in html and "chi_area_insula_L" in table(written)[0]
+
+
+def test_published_regions_lead_though_the_first_subject_lacks_them(tmp_path):
+    atlas_tree(tmp_path, 2)
+    path = tmp_path / "sub-001" / "anat" / "sub-001_seg-als_desc-roi_Chimap.tsv"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if "\tpallidum\t" not in line) + "\n")
+    columns = [c for c in table(write_group_report(tmp_path))[0] if c.startswith("chi_")]
+    assert columns[:2] == ["chi_pallidum_L", "chi_pallidum_R"]
+    assert columns[-1].removeprefix("chi_").rpartition("_")[0] not in EXPECTED
+
+
+@pytest.fixture(scope="module")
+def whole_atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of 200 subjects with every region of the atlas."""
+    return write_group_report(atlas_tree(tmp_path_factory.mktemp("whole"), 200)).path
+
+
+def test_the_page_of_a_large_study_stays_small(whole_atlas):
+    html = whole_atlas.read_text()
+    assert len(html.encode()) < 15e6
+    page = re.sub(r'<script type="application/json".*?</script>', "", html, flags=re.S)
+    assert len(page) < len(html) and page.count("<a ") > 10_000
+    assert len(re.findall(r'<a (?![^>]*tabindex="-1")', page)) < 1000, "places where the tab key stops"
+
+
+CHOOSE = """(() => { const e = document.getElementById("further");
+  e.value = [...e.options].find((o) => o.textContent === "%s").value; e.dispatchEvent(new Event("change")); })()"""
+FAINT = "document.querySelectorAll('#further-strip [data-row].off').length"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page in")
+def test_a_further_region_is_chosen_drawn_and_filtered(whole_atlas, tmp_path):
+    with Browser(tmp_path / "profile") as browser, browser.page(whole_atlas, 1440) as page:
+        assert page.seconds < 3 and page.errors == []
+        points = "document.querySelectorAll('#further-strip [data-row]').length"
+        assert page.evaluate(points) == 0
+        page.evaluate(CHOOSE % "left insula")
+        assert page.evaluate(points) == 200
+        assert page.evaluate("document.querySelector('#further-strip figcaption').textContent") == "left insula (ppb)"
+        assert page.evaluate("document.querySelector('#further-strip a.far').getAttribute('href')") == "sub-200.html"
+        page.evaluate("(() => { const e = document.getElementById('words'); e.value = 'sub-20'; "
+                      "e.dispatchEvent(new Event('input')); })()")  # fmt: skip
+        assert page.evaluate(FAINT) == 199
+        page.evaluate(CHOOSE % "brainstem")
+        assert page.evaluate(FAINT) == 199
+        page.evaluate("(() => { const e = document.getElementById('further'); e.value = ''; "
+                      "e.dispatchEvent(new Event('change')); })()")  # fmt: skip
+        assert page.evaluate(points) == 0
 
 
 def numbers(svg: str) -> list[str]:

@@ -12,6 +12,7 @@ from nipype.pipeline.engine import Node, Workflow
 
 import qsmals
 from qsmals import __version__
+from qsmals.bids.layout import GreScan
 from qsmals.bids.names import map_names
 from qsmals.bids.sidecars import Uris, acquisition_metadata, strict_json
 from qsmals.engine.progress import nipype_settings
@@ -357,6 +358,7 @@ def known_facts(plan: ScanPlan, settings: Settings) -> dict[str, Any]:
         "EchoTimes": list(facts.te_s),
         "VoxelSize": [round(v, 4) for v in facts.voxel_size_mm],
         "MatrixSize": list(facts.shape),
+        **image_type(gre),
     }
     known = {
         "prefix": gre.prefix,
@@ -367,6 +369,15 @@ def known_facts(plan: ScanPlan, settings: Settings) -> dict[str, Any]:
     }
     strict: dict[str, Any] = strict_json(known)
     return strict
+
+
+def image_type(gre: GreScan) -> dict[str, Any]:
+    """How the scanner prepared the images of the first echo, such as by filters; not for the sidecars of maps."""
+    for metadata in gre.echoes[0].metadata.values():
+        found = {name: metadata[name] for name in ("ImageType", "ImageTypeText") if name in metadata}
+        if found:
+            return found
+    return {}
 
 
 def _replaced_methods(plan: ScanPlan, settings: Settings) -> list[str]:

@@ -319,6 +319,7 @@ class EstimateField(Step):
             "what": "phase sign",
             "found": "stored phase grows with the field" if sign > 0 else "stored phase falls with the field: turned",
             "evidence": f"correlation with the field of a head in air {found.correlation:+.2f}",
+            "confident": bool(found.confident),
         }
         if asked:
             note["evidence"] += "; set by --phase-sign"

@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from qsmals.qc.measures import shown
+
 OFF = "off"
-PLANTED = (
-    "chosen so that clean simulated heads pass, as the range that ten of them reach with a margin "
-    "(benchmarks/planted_faults.py); patients had no part in it"
-)
+REAL = "real scans are less uniform than simulated ones, by how much was not measured here"
 REGISTRATION = "the registration's own check (qsmals/anatomy/quality.py)"
-DESIGN = "design choice"
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,14 @@ class Limit:
         The limits; None is no limit.
     meaning : str
         What such a value says, as the end of a sentence.
+    clean : tuple of float
+        Least and largest value of the clean simulated heads in docs/planted_faults.md.
+    why : str
+        Why the limits lie where they do.
+    faults : tuple of str
+        Faults of docs/planted_faults.md that go beyond them; empty where none does.
     severe : str
-        The same for a value beyond the limit to fail, where that differs.
-    origin : str
-        Where the numbers come from.
+        The meaning of a value beyond the limit to fail, where that differs.
     """
 
     measure: str
@@ -38,8 +40,16 @@ class Limit:
     check: float | None
     fail: float | None
     meaning: str
-    origin: str
+    clean: tuple[float, float]
+    why: str
+    faults: tuple[str, ...] = ()
     severe: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Where the numbers come from, in words."""
+        low, high = (shown(self.measure, value) for value in self.clean)
+        return f"clean simulated heads have {low if low == high else f'{low} to {high}'}; {self.why}"
 
     def level(self, value: float) -> Literal["", "check", "fail"]:
         """How a value is judged; NaN, which is a measure that does not apply, is not."""
@@ -54,14 +64,25 @@ class Limit:
 LIMITS: dict[str, Limit] = {
     limit.measure: limit
     for limit in (
-        Limit("snr_first", "below", 15, 8, "the noise is strong, and small regions are not reliable", PLANTED),
+        Limit(
+            "snr_first",
+            "below",
+            15,
+            8,
+            "the noise is strong, and small regions are not reliable",
+            clean=(24.7, 55.5),
+            why="chosen below them, because fast protocols have less signal; patients had no part in it",
+            faults=("noise",),
+        ),
         Limit(
             "echo_signal",
             "below",
             0.6,
             0.3,
             "an echo has less signal than the others predict: a dead or damaged echo",
-            PLANTED,
+            clean=(1.0, 1.0),
+            why=f"far below, because real decay is not purely exponential; {REAL}",
+            faults=("last echo",),
         ),
         Limit(
             "phase_noise",
@@ -69,57 +90,137 @@ LIMITS: dict[str, Limit] = {
             0.35,
             0.6,
             "the phase of an echo is noisy",
-            PLANTED,
-            "the phase of an echo holds hardly any information: a dead echo, or phase that is no phase",
+            clean=(0.028, 0.059),
+            why="chosen between them and the 0.8 of phase without information",
+            faults=("last echo",),
+            severe="the phase of an echo holds hardly any information: a dead echo, or phase that is no phase",
         ),
-        Limit("field_noise", "above", 4, 10, "the noise of the field reaches that of the differences studied", PLANTED),
-        Limit("ghosting", "above", 5, None, "signal beside the head: ghosts or motion", DESIGN),
+        Limit(
+            "field_noise",
+            "above",
+            4,
+            10,
+            "the noise of the field reaches that of the differences studied",
+            clean=(0.77, 2.97),
+            why="chosen above them, at the size of differences between groups",
+            faults=("scale", "noise"),
+        ),
+        Limit(
+            "ghosting",
+            "above",
+            5,
+            None,
+            "signal beside the head: ghosts or motion",
+            clean=(0.0, 3.13),
+            why="chosen above them; simulated heads do not move, so that nothing shows how well it works",
+        ),
         Limit(
             "phase_span",
             "below",
             0.98,
             0.9,
             "the phase does not fill its circle: its scale is probably wrong (Units in the sidecar)",
-            "1 by definition; clean heads reach 0.99",
+            clean=(0.998, 1.0),
+            why="1 by definition",
+            faults=("scale",),
         ),
-        Limit("jump_share", "above", 0.5, 5, "unwrapping left jumps of 2π", PLANTED),
-        Limit("jump_cluster", "above", 0.5, 10, "unwrapping left a connected region with jumps of 2π", PLANTED),
+        Limit(
+            "jump_share",
+            "above",
+            0.5,
+            5,
+            "unwrapping left jumps of 2π",
+            clean=(0.0, 0.001),
+            why=f"far above, because flow, vessels and haemorrhage can make jumps in few voxels of a good scan; {REAL}",
+        ),
+        Limit(
+            "jump_cluster",
+            "above",
+            0.5,
+            10,
+            "unwrapping left a connected region with jumps of 2π",
+            clean=(0.0, 0.02),
+            why="chosen as the volume of a small nucleus, such as the substantia nigra, which it could falsify whole",
+            faults=("vein", "scale"),
+        ),
         Limit(
             "fit_residual",
             "above",
             0.2,
             0.5,
             "the echoes do not agree on one field: noise, a damaged echo, a wrong phase scale or an offset that stayed",
-            PLANTED,
+            clean=(0.016, 0.029),
+            why=f"far above, because flow and several compartments in a voxel bend real phase; {REAL}",
         ),
-        Limit("fit_outliers", "above", 8, 30, "in many voxels the echoes do not agree on one field", PLANTED),
+        Limit(
+            "fit_outliers",
+            "above",
+            8,
+            30,
+            "in many voxels the echoes do not agree on one field",
+            clean=(0.0, 0.02),
+            why=f"far above, because flow and several compartments in a voxel bend real phase; {REAL}",
+            faults=("scale",),
+        ),
         Limit(
             "brain_volume",
             "below",
             850,
             500,
             "the brain mask is smaller than the brains of adults",
-            "intracranial volume of adults, 1000 to 2000 ml, with a margin",
+            clean=(1495, 1812),
+            why="intracranial volume of adults, 1000 to 2000 ml, with a margin",
         ),
-        Limit("brain_kept", "below", 80, 65, "part of the brain has no susceptibility", PLANTED),
-        Limit("motor_coverage", "below", 75, 50, "the motor cortex is not wholly measured", PLANTED),
+        Limit(
+            "brain_kept",
+            "below",
+            80,
+            65,
+            "part of the brain has no susceptibility",
+            clean=(85.7, 95.8),
+            why="chosen below them",
+            faults=("t1w",),
+        ),
+        Limit(
+            "motor_coverage",
+            "below",
+            75,
+            50,
+            "the motor cortex is not wholly measured",
+            clean=(81.3, 100),
+            why="chosen below them",
+            faults=("registration", "t1w"),
+        ),
         Limit(
             "motor_in_mask",
             "below",
             75,
             50,
             "the mask leaves out motor cortex where the atlas expects it",
-            PLANTED,
+            clean=(84.3, 100),
+            why="chosen below them",
+            faults=("registration", "mask"),
         ),
-        Limit("lost_regions", "above", 2, 8, "regions with less than half of their voxels measured", PLANTED),
+        Limit(
+            "lost_regions",
+            "above",
+            2,
+            8,
+            "regions with less than half of their voxels measured",
+            clean=(0, 2),
+            why="the largest of them",
+            faults=("registration", "scale", "t1w"),
+        ),
         Limit(
             "contrast_pallidum",
             "below",
             3,
             0,
             "the pallidum hardly stands out: noise, or labels that missed it",
-            PLANTED,
-            "the pallidum is darker than white matter, as with a turned phase sign (--phase-sign)",
+            clean=(21.5, 29.3),
+            why=f"far below, because it is a share of the spread of white matter, which is larger in people; {REAL}",
+            faults=("sign", "scale"),
+            severe="the pallidum is darker than white matter, as with a turned phase sign (--phase-sign)",
         ),
         Limit(
             "contrast_substantia_nigra",
@@ -127,7 +228,9 @@ LIMITS: dict[str, Limit] = {
             2,
             None,
             "the substantia nigra hardly stands out: noise, or labels that missed it",
-            PLANTED,
+            clean=(18.7, 26.8),
+            why="far below, as for the pallidum, and it loses iron in some diseases",
+            faults=("sign",),
         ),
         Limit(
             "contrast_caudate",
@@ -135,7 +238,9 @@ LIMITS: dict[str, Limit] = {
             1,
             None,
             "the caudate hardly stands out: noise, or labels that missed it",
-            PLANTED,
+            clean=(8.4, 12.3),
+            why="far below, as for the pallidum",
+            faults=("sign", "scale"),
         ),
         Limit(
             "region_order",
@@ -143,8 +248,10 @@ LIMITS: dict[str, Limit] = {
             80,
             50,
             "regions do not follow their iron: labels misplaced, or a faulty map",
-            PLANTED,
-            "regions stand in the reverse of their iron, as with a turned phase sign (--phase-sign)",
+            clean=(100, 100),
+            why="one pair in five may be out of order, with age or disease; chance gives about half",
+            faults=("sign", "scale"),
+            severe="regions stand in the reverse of their iron, as with a turned phase sign (--phase-sign)",
         ),
         Limit(
             "implausible_regions",
@@ -152,25 +259,104 @@ LIMITS: dict[str, Limit] = {
             0,
             6,
             "outside what is known of adults: disease, or a wrong scale, sign or region",
-            "alarm limits, chosen wide around published means of healthy adults (qsmals/reports/published.py)",
+            clean=(0, 0),
+            why="alarm limits, chosen wide around published means of healthy adults (qsmals/reports/published.py)",
+            faults=("sign", "scale"),
         ),
-        Limit("asymmetry", "above", 30, None, "left and right differ: disease, or a misplaced region", PLANTED),
-        Limit("white_matter_sd", "above", 35, 80, "white matter is uneven: noise, streaks or background", PLANTED),
-        Limit("rim_offset", "beyond", 25, 60, "the rim of the brain still carries background field", PLANTED),
-        Limit("streaking", "above", 2.5, 6, "the map has streaks along the magic angle", PLANTED),
-        Limit("gre_overlap", "below", 0.5, 0.3, "the GRE scan shows little of the T1w image's brain", REGISTRATION),
-        Limit("gre_sharpness", "below", 1.25, 1.1, "the GRE scan does not lie on the T1w image", REGISTRATION),
+        Limit(
+            "asymmetry",
+            "above",
+            30,
+            None,
+            "left and right differ: disease, or a misplaced region",
+            clean=(1.4, 8.1),
+            why=f"far above; {REAL}",
+            faults=("scale",),
+        ),
+        Limit(
+            "white_matter_sd",
+            "above",
+            35,
+            80,
+            "white matter is uneven: noise, streaks or background",
+            clean=(4.6, 6.1),
+            why="far above, because the white matter of simulated heads has one susceptibility, that of people depends "
+            f"on its fibres; {REAL}",
+        ),
+        Limit(
+            "rim_offset",
+            "beyond",
+            25,
+            60,
+            "the rim of the brain still carries background field",
+            clean=(-4.6, 0.1),
+            why=f"far beyond them; {REAL}",
+        ),
+        Limit(
+            "streaking",
+            "above",
+            2.5,
+            6,
+            "the map has streaks along the magic angle",
+            clean=(0.52, 0.81),
+            why=f"far above; 1 is a map without streaks by definition; {REAL}",
+        ),
+        Limit(
+            "gre_overlap",
+            "below",
+            0.5,
+            0.3,
+            "the GRE scan shows little of the T1w image's brain",
+            clean=(0.98, 1.0),
+            why=f"{REGISTRATION}, far below, because slabs of part of the brain are allowed",
+        ),
+        Limit(
+            "gre_sharpness",
+            "below",
+            1.25,
+            1.1,
+            "the GRE scan does not lie on the T1w image",
+            clean=(1.49, 1.85),
+            why=f"{REGISTRATION}; images that do not lie on one another have 1",
+            faults=("registration", "t1w"),
+        ),
         Limit(
             "template_overlap",
             "below",
             0.9,
             0.8,
             "brain extraction or registration to the template failed",
-            REGISTRATION,
+            clean=(0.972, 0.99),
+            why=REGISTRATION,
         ),
-        Limit("template_sharpness", "below", 1.15, 1.05, "the T1w image does not lie on the template", REGISTRATION),
-        Limit("jacobian_low", "below", 0.1, 0.0, "the deformation crushes tissue", REGISTRATION),
-        Limit("jacobian_high", "above", 10, None, "the deformation tears tissue", REGISTRATION),
+        Limit(
+            "template_sharpness",
+            "below",
+            1.15,
+            1.05,
+            "the T1w image does not lie on the template",
+            clean=(1.87, 2.17),
+            why=f"{REGISTRATION}; images that do not lie on one another have 1",
+            faults=("t1w",),
+        ),
+        Limit(
+            "jacobian_low",
+            "below",
+            0.1,
+            0.0,
+            "the deformation crushes tissue",
+            clean=(0.35, 0.57),
+            why=f"{REGISTRATION}; below 0 the deformation folds",
+        ),
+        Limit(
+            "jacobian_high",
+            "above",
+            10,
+            None,
+            "the deformation tears tissue",
+            clean=(1.38, 1.85),
+            why=f"{REGISTRATION}, far above, because an atrophied brain is stretched where it lost most",
+        ),
     )
 }
 

@@ -45,7 +45,10 @@ MEASURES: dict[str, Measure] = {
         "SNR of the first echo",
         "",
         "Median magnitude in the brain over the standard deviation of the noise there: the median absolute value, "
-        "scaled to a normal distribution, of the differences along all three axes at once",
+        "scaled to a normal distribution, of the differences along all three axes at once. Along axes that the scanner "
+        "interpolated or filtered (the power of the brain's k-space drops at a border inside it) voxels as far apart "
+        "as measured ones are compared, which is up to a quarter too low unless a measured voxel is a whole number of "
+        "stored ones",
         "Donoho & Johnstone 1994, doi:10.1093/biomet/81.3.425",
         "desc-echoes_MEGRE.png",
         "Signal",
@@ -62,7 +65,7 @@ MEASURES: dict[str, Measure] = {
         "Weakest echo",
         "",
         "Smallest, over the echoes, ratio of the brain's median magnitude to what a mono-exponential fit of the other "
-        "echoes predicts; needs three echoes",
+        "echoes predicts; needs three echoes, of which the first and the last are told apart by their phase noise",
         OWN,
         "desc-echoes_MEGRE.png",
         "Signal",
@@ -72,7 +75,7 @@ MEASURES: dict[str, Measure] = {
         "Phase noise of the noisiest echo",
         "rad",
         "Standard deviation of the wrapped differences of phase along all three axes at once in the brain, from their "
-        "median absolute value; phase without information gives about 0.8",
+        "median absolute value; phase without information gives about 0.8. In interpolated images as for the SNR",
         "Donoho & Johnstone 1994, doi:10.1093/biomet/81.3.425, applied to phase",
         "desc-echoes_MEGRE.png",
         "Signal",
@@ -81,7 +84,8 @@ MEASURES: dict[str, Measure] = {
     "field_noise": Measure(
         "Noise of the total field",
         "ppb",
-        "Median over the brain of the standard deviation that the field fit gives each voxel",
+        "Median over the brain of the standard deviation that the field fit gives each voxel; not judged for one echo "
+        "of interpolated images, whose neighbours hide the noise",
         "Biondetti et al. 2022, doi:10.1002/mrm.29365",
         "desc-field_MEGRE.png",
         "Signal",
@@ -123,7 +127,9 @@ MEASURES: dict[str, Measure] = {
         "Voxels with residual jumps of 2π",
         "%",
         "Voxels of the mask beside a step of more than half a turn in the first echo's unwrapped phase, or with an "
-        "echo more than half a turn off the weighted line through all echoes",
+        "echo, or all echoes from one on, more than half a turn off the weighted line through zero and the others, "
+        "where half a turn is more than five standard deviations of the noise of that distance; with two echoes also "
+        "beside a step of the distance",
         "the criterion of Itoh 1982 (doi:10.1364/AO.21.002470) applied to the result",
         "desc-field_MEGRE.png",
         "Phase and field",
@@ -180,7 +186,8 @@ MEASURES: dict[str, Measure] = {
     "motor_coverage": Measure(
         "Coverage of the motor cortex",
         "%",
-        "Smallest share of measured voxels among the left and right precentral and paracentral gyri",
+        "Smallest share of measured voxels among the left and right precentral and paracentral gyri, by their names in "
+        "the region table",
         OWN,
         "desc-mask_MEGRE.png",
         "Mask",
@@ -273,7 +280,7 @@ MEASURES: dict[str, Measure] = {
         "Rim against core",
         "ppb",
         "Median of cortex within 3 mm of the mask's border (its first voxel at least) minus median of cortex deeper "
-        "than 8 mm",
+        "than 8 mm; cortex is what the region table numbers and names as FreeSurfer does",
         OWN,
         "desc-background_fieldmap.png",
         "Map",

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from qsmals.simulate.labels import REGIONS as FREESURFER
+
 Row = Mapping[str, Any]
 
 ORDER = (
@@ -22,7 +24,9 @@ EQUAL_PPB = 5.0
 
 DEEP = ("caudate", "putamen", "pallidum", "thalamus")
 MOTOR = ("precentral", "paracentral")
-SIDES = ("L", "R")
+SIDES = {"L": "left", "R": "right"}
+CORTEX = ("cortex", "motor_cortex")
+"""Tissues of FreeSurfer's cortical labels."""
 
 
 def mean_of(rows: Iterable[Row], name: str, hemisphere: str = "B") -> float:
@@ -86,9 +90,8 @@ def implausible(rows: Sequence[Row], ranges_ppb: Mapping[str, tuple[float, float
 
 def least_coverage(rows: Iterable[Row], names: Sequence[str] = MOTOR) -> tuple[float, str]:
     """Smallest share of a region that the map measures among some regions' two sides, and where."""
-    words = {"L": "left", "R": "right"}
     known = {
-        f"{words[row['hemisphere']]} {row['name']}": float(row["coverage"])
+        f"{SIDES[row['hemisphere']]} {row['name']}": float(row["coverage"])
         for row in rows
         if row["name"] in names and row["hemisphere"] in SIDES and np.isfinite(row["coverage"])
     }
@@ -96,6 +99,29 @@ def least_coverage(rows: Iterable[Row], names: Sequence[str] = MOTOR) -> tuple[f
         return float("nan"), ""
     place = min(known, key=lambda p: known[p])
     return known[place], place
+
+
+def cortical_labels(rows: Iterable[Row]) -> list[int]:
+    """Numbers of the rows that are FreeSurfer's cortex by number and by name; none in an atlas with other names."""
+    numbers = {row.get("index"): row["name"] for row in rows}
+    return [
+        number for number, label in FREESURFER.items() if label.tissue in CORTEX and numbers.get(number) == label.name
+    ]
+
+
+def motor_labels(rows: Iterable[Row]) -> dict[str, int]:
+    """Number of each side's motor cortex by its name in the table.
+
+    Examples
+    --------
+    >>> motor_labels([{"index": 1024, "name": "precentral", "hemisphere": "L"}])
+    {'left precentral': 1024}
+    """
+    return {
+        f"{SIDES[row['hemisphere']]} {row['name']}": int(row["index"])
+        for row in rows
+        if row["name"] in MOTOR and row["hemisphere"] in SIDES and "index" in row
+    }
 
 
 def lost_regions(rows: Iterable[Row], least: float) -> list[str]:

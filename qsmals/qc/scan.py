@@ -8,14 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.qc import phase, regions, signal, susceptibility
+from qsmals.recon.field.weighted import detail_noise
 from qsmals.recon.grid import Grid
 from qsmals.recon.mask.morphology import dilate
 from qsmals.roi.columns import MINIMUM_COVERAGE
-
-CORTEX_LABELS = ((1000, 1036), (2000, 2036))
-"""FreeSurfer's numbers of cortex, first and one past the last."""
-
-MOTOR_LABELS = {"left precentral": 1024, "right precentral": 2024, "left paracentral": 1017, "right paracentral": 2017}
 
 AFFINE_MM = 6.0
 """How far an affine may misplace cortex that is there."""
@@ -39,7 +35,7 @@ class ScanArrays:
     brain, measured, white_matter : (x, y, z) bool
         Brain of the T1w image; voxels with a susceptibility; white matter free of its border.
     labels : (x, y, z) int
-        Regions, FreeSurfer's numbers.
+        Regions, by the numbers of the region table.
     expected : (x, y, z) int or None
         The atlas's regions where the first affine of the head alone puts them, before any mask had a say.
     """
@@ -93,7 +89,8 @@ def measure_scan(
     ----------
     arrays : ScanArrays
     rows : sequence of mapping
-        Region table of the susceptibility map: ``name``, ``hemisphere``, ``mean`` (ppm), ``coverage``.
+        Region table of the susceptibility map: ``index``, ``name``, ``hemisphere``, ``mean`` (ppm), ``coverage``. What
+        is cortex, and which is the motor cortex, its names say; without such names their measures are NaN.
     te_s : (e,) float
         Echo times, s.
     b0_tesla : float
@@ -109,27 +106,36 @@ def measure_scan(
         The brain holds no cube of 2x2x2 voxels to estimate noise from.
     """
     details: dict[str, str] = {}
-    echoes, of_signal = _signal(arrays, te_s, grid, details)
-    of_phase, jumps = _phase(arrays, te_s, b0_tesla, grid)
+    first = int(np.argmin(te_s))
+    steps = signal.acquired_steps(
+        arrays.magnitude[..., first], arrays.phase_rad[..., first], arrays.brain, voxel_size_mm=grid.voxel_size_mm
+    )
+    echoes, of_signal = _signal(arrays, te_s, grid, steps, details)
+    of_phase, jumps = _phase(arrays, te_s, b0_tesla, grid, steps)
     values = {**of_signal, **of_phase, **_mask(arrays, rows, grid, details)}
     values |= _map(arrays, rows, grid, ranges_ppb, details)
     return ScanMeasures(values, echoes, {k: v for k, v in details.items() if v}, jumps.cluster_voxel)
 
 
 def _signal(
-    arrays: ScanArrays, te_s: Sequence[float], grid: Grid, details: dict[str, str]
+    arrays: ScanArrays, te_s: Sequence[float], grid: Grid, steps: tuple[int, int, int], details: dict[str, str]
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    magnitude, brain = arrays.magnitude, arrays.brain
+    magnitude, brain, thin = arrays.magnitude, arrays.brain, _every(steps)
     first = int(np.argmin(te_s))
-    snr = signal.snr_of_echoes(magnitude, brain)
+    snr = signal.snr_of_echoes(magnitude[thin], brain[thin])
     share = signal.echo_share(signal.echo_levels(magnitude, brain), te_s)
-    noise = signal.phase_noise(arrays.phase_rad, brain)
+    noise = signal.phase_noise(arrays.phase_rad[thin], brain[thin])
     ghosts, outliers = signal.ghosting(magnitude[..., first], brain, voxel_size_mm=grid.voxel_size_mm)
+    thinned = f"interpolated images: one voxel of {' × '.join(map(str, steps))}" if max(steps) > 1 else ""
     if np.isfinite(share).any():
-        details["echo_signal"] = f"echo {int(np.nanargmin(share)) + 1}"
+        details["echo_signal"] = f"echo {signal.weakest_echo(share, noise)}"
     if np.isfinite(noise).any():
-        details["phase_noise"] = f"echo {int(np.nanargmax(noise)) + 1}"
+        details["phase_noise"] = "; ".join(filter(None, (f"echo {int(np.nanargmax(noise)) + 1}", thinned)))
+    details["snr_first"] = details["snr_last"] = thinned
     field_noise = arrays.noise_ppm[arrays.brain & np.isfinite(arrays.noise_ppm)]
+    if max(steps) > 1 and len(te_s) == 1:  # the field's noise is then that of the stored voxels' differences
+        field_noise = field_noise[:0]
+        details["field_noise"] = "interpolated images of one echo"
     values = {
         "snr_first": float(snr[first]),
         "snr_last": float(snr[int(np.argmax(te_s))]),
@@ -143,13 +149,26 @@ def _signal(
     return {name: [float(v) for v in column] for name, column in lists.items()}, values
 
 
+def _every(steps: tuple[int, int, int]) -> tuple[slice, slice, slice]:
+    """One voxel of so many along each axis."""
+    x, y, z = (slice(None, None, step) for step in steps)
+    return x, y, z
+
+
 def _phase(
-    arrays: ScanArrays, te_s: Sequence[float], b0_tesla: float, grid: Grid
+    arrays: ScanArrays, te_s: Sequence[float], b0_tesla: float, grid: Grid, steps: tuple[int, int, int]
 ) -> tuple[dict[str, float], phase.Jumps]:
-    rate = phase.echo_rate(arrays.unwrapped_rad, arrays.magnitude, te_s)
+    thin = _every(steps)
+    noise = detail_noise(arrays.magnitude[..., int(np.argmin(te_s))][thin], arrays.brain[thin])
     jumps = phase.residual_jumps(
-        arrays.unwrapped_rad, rate, arrays.measured, te_s=te_s, voxel_size_mm=grid.voxel_size_mm
+        arrays.unwrapped_rad,
+        arrays.magnitude,
+        arrays.measured,
+        te_s=te_s,
+        voxel_size_mm=grid.voxel_size_mm,
+        noise=noise,
     )
+    rate = phase.echo_rate(arrays.unwrapped_rad, arrays.magnitude, te_s)
     residual, large = phase.fit_residual(arrays.unwrapped_rad, arrays.magnitude, rate, arrays.measured, te_s=te_s)
     values = {
         "phase_span": phase.phase_span(arrays.phase_rad, arrays.brain, te_s=te_s, b0_tesla=b0_tesla),
@@ -180,7 +199,7 @@ def _mask(
     if arrays.expected is not None:
         shares = {}
         near = dilate(arrays.measured, AFFINE_MM, grid.voxel_size_mm)
-        for name, label in MOTOR_LABELS.items():
+        for name, label in regions.motor_labels(rows).items():
             there = arrays.expected == label
             if there.any():
                 shares[name] = 100.0 * float(near[there].mean())
@@ -197,9 +216,7 @@ def _map(
     ranges_ppb: Mapping[str, tuple[float, float]],
     details: dict[str, str],
 ) -> dict[str, float]:
-    cortex = np.zeros(arrays.labels.shape, dtype=bool)
-    for low, high in CORTEX_LABELS:
-        cortex |= (arrays.labels > low) & (arrays.labels < high)
+    cortex = np.isin(arrays.labels, regions.cortical_labels(rows))
     spread = susceptibility.white_matter_sd(arrays.chi_ppm, arrays.white_matter & arrays.measured)
     sides, where = regions.asymmetry(rows)
     strange = regions.implausible(rows, ranges_ppb)

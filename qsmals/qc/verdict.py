@@ -1,5 +1,6 @@
 """Pass, check or fail, with each reason in one sentence."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -34,10 +35,20 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on a scan or a subject, and its reasons, the worst first."""
+    """The verdict on a scan or a subject.
+
+    Attributes
+    ----------
+    word : {'pass', 'check', 'fail'}
+    reasons : tuple of Reason
+        The worst first.
+    not_judged : tuple of str
+        Titles of the measures that have limits but no value here.
+    """
 
     word: Word
     reasons: tuple[Reason, ...] = ()
+    not_judged: tuple[str, ...] = ()
 
 
 def judge(
@@ -52,7 +63,7 @@ def judge(
     Parameters
     ----------
     values : mapping of measure to float
-        NaN, and measures without limits, do not count.
+        Measures without limits do not count; those that have limits but are NaN or missing are listed as not judged.
     details : mapping of measure to str, optional
         Where or which.
     limits : mapping of measure to Limit
@@ -69,23 +80,45 @@ def judge(
     >>> judge({"snr_first": 10.0}).reasons[0].text
     'SNR of the first echo is 10.0, below 15: the noise is strong, and small regions are not reliable.'
     """
-    found = list(others)
-    for name in MEASURES:
-        limit = limits.get(name)
-        if limit is None or name not in values:
-            continue
-        level = limit.level(values[name])
+    found, unknown = list(others), []
+    for name in with_limits(limits):
+        limit, value = limits[name], values.get(name, math.nan)
+        level = limit.level(value)
         if level:
-            found.append(_reason(limit, level, values[name], (details or {}).get(name, "")))
-    return worst_of([Verdict("pass", tuple(found))])
+            found.append(_reason(limit, level, value, (details or {}).get(name, "")))
+        if not math.isfinite(value):
+            unknown.append(MEASURES[name].title)
+    return worst_of([Verdict("pass", tuple(found), tuple(unknown))])
+
+
+def with_limits(limits: Mapping[str, Limit] = LIMITS) -> list[str]:
+    """Measures that can be judged: those of which a limit is not off, in the order of tables."""
+    return [n for n in MEASURES if n in limits and (limits[n].check, limits[n].fail) != (None, None)]
+
+
+def judged_words(verdict: Verdict, limits: Mapping[str, Limit] = LIMITS) -> str:
+    """How many of a scan's measures the verdict rests on, and which it does not, as a sentence.
+
+    Examples
+    --------
+    >>> few = {name: LIMITS[name] for name in ("snr_first", "phase_noise")}
+    >>> judged_words(judge({"snr_first": 40.0}, limits=few), few)
+    '1 of 2 measures apply; not judged: Phase noise of the noisiest echo.'
+    """
+    every = len(with_limits(limits))
+    if not verdict.not_judged:
+        return f"All {every} measures apply."
+    known = every - len(verdict.not_judged)
+    return f"{known} of {every} measures apply; not judged: {'; '.join(verdict.not_judged)}."
 
 
 def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
-    """All reasons together, the worst first, and the verdict that follows from them."""
+    """All reasons together, the worst first, the verdict that follows from them, and all that was not judged."""
     reasons = [reason for verdict in verdicts for reason in verdict.reasons]
     ordered = tuple(sorted(reasons, key=lambda reason: reason.level != "fail"))
     worst = max((WORDS.index(r.level) for r in ordered), default=0)
-    return Verdict(WORDS[worst], ordered)
+    unknown = dict.fromkeys(title for verdict in verdicts for title in verdict.not_judged)
+    return Verdict(WORDS[worst], ordered, tuple(unknown))
 
 
 def _reason(limit: Limit, level: Literal["check", "fail"], value: float, detail: str) -> Reason:

@@ -15,11 +15,12 @@ from qsmals.reports.facts import ScanFacts
 
 @dataclass(frozen=True)
 class Item:
-    """One item that a paper should state: its name, the fields that hold it, and its unit."""
+    """One item that a paper should state: its name, the fields that hold it, its unit, and if one echo has none."""
 
     title: str
     fields: tuple[str, ...]
     unit: str = ""
+    several_echoes: bool = False
 
 
 ITEMS = (
@@ -33,7 +34,7 @@ ITEMS = (
     Item("2D or 3D", ("MRAcquisitionType",)),
     Item("Number of echoes", ("NumberOfEchoes",)),
     Item("First echo time", ("FirstEchoTime",), "ms"),
-    Item("Echo spacing", ("EchoSpacing",), "ms"),
+    Item("Echo spacing", ("EchoSpacing",), "ms", several_echoes=True),
     Item("Readout", ("Readout",)),
     Item("Repetition time", ("RepetitionTime", "RepetitionTimeExcitation"), "ms"),
     Item("Flip angle", ("FlipAngle",), "°"),
@@ -49,22 +50,28 @@ ITEMS = (
     Item("Flow compensation", ("FlowCompensation",)),
     Item("Fat suppression", ("FatSuppression",)),
     Item("Gradient nonlinearity corrected", ("NonlinearGradientCorrection",)),
-    Item("Filters and prescan normalisation", ()),
+    Item("Filters and prescan normalisation", ("FilterWords",)),
     Item("Scan time", ("AcquisitionDuration",), "s"),
 )
-"""What the consensus asks to be reported of the acquisition; no sidecar tells of filters, which the protocol has to."""
+"""What the consensus asks to be reported of the acquisition."""
 
 SCAN_OPTIONS = {"FlowCompensation": "FC", "FatSuppression": "FS"}
 """Terms of DICOM's Scan Options (0018,0022)."""
 SEQUENCES = {"SE": "spin echo", "IR": "inversion recovery", "GR": "gradient recalled", "EP": "echo planar"}
 """Terms of DICOM's Scanning Sequence (0018,0020)."""
+FILTERS = {"NORM": "prescan normalisation", "FIL": "image filter"}
+"""Terms that Siemens adds to DICOM's Image Type (0008,0008), which dcm2niix writes as ImageType, of enhanced DICOM as
+ImageTypeText. Other vendors' filters stand in no field that converters write: the protocol has them."""
+IMAGE_TYPES = ("ImageTypeText", "ImageType")
 
 
 def acquisition(facts: ScanFacts | None) -> dict[str, Any]:
-    """Items that are known, as pairs of title and words, and the titles of those that are not."""
+    """Items that are known, as pairs of title and words, and the titles of those that are not, as far as they apply."""
     values = _values(facts)
     known, unknown = [], []
     for item in ITEMS:
+        if item.several_echoes and values.get("NumberOfEchoes") == 1:
+            continue
         found = next((values[field] for field in item.fields if values.get(field) not in (None, "", [])), None)
         if found is None:
             unknown.append(in_sentence(item.title))
@@ -92,6 +99,7 @@ def _values(facts: ScanFacts | None) -> dict[str, Any]:
     values |= {name: "yes (ScanOptions)" for name, term in SCAN_OPTIONS.items() if term in options}
     if values.get("ScanningSequence"):
         values["ScanningSequence"] = _spelled(values["ScanningSequence"])
+    values["FilterWords"] = _filters(values)
     values.setdefault("Readout", found.get("readout"))
     values.setdefault("TiltDegrees", _degrees(found.get("tilt")))
     return values
@@ -101,6 +109,15 @@ def _spelled(codes: Any) -> str:
     """DICOM's codes of a sequence in words: ``GR`` is gradient recalled."""
     known = codes if isinstance(codes, list | tuple) else re.split(r"[^A-Za-z]+", str(codes))
     return ", ".join(SEQUENCES.get(str(code).upper(), str(code)) for code in known if code)
+
+
+def _filters(values: Mapping[str, Any]) -> str:
+    """Filters that the image type names; that a Siemens scan has none is known too, of other vendors' it is not."""
+    field = next((name for name in IMAGE_TYPES if values.get(name)), "")
+    terms = set(re.findall(r"[A-Z0-9]+", str(values.get(field, "")).upper()))
+    named = [f"{words} ({field}: {term})" for term, words in FILTERS.items() if term in terms]
+    siemens = "siemens" in str(values.get("Manufacturer", "")).lower()
+    return ", ".join(named) or (f"none named ({field})" if field and siemens else "")
 
 
 def _degrees(words: Any) -> Any:

@@ -1,6 +1,7 @@
 """The verdict on a scan and on a subject: the one place where measures, limits and everything else meet."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,13 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from qsmals.bids.errors import InvalidInput
 from qsmals.qc.limits import LIMITS, Limit, with_overrides
-from qsmals.qc.verdict import Reason, Verdict, judge, worst_of
+from qsmals.qc.verdict import Reason, Verdict, judge, with_limits, worst_of
 
 if TYPE_CHECKING:
     from qsmals.reports.collect import Scan
 
 REGISTRATION_WARNING = "registration of "
 """Warnings that begin so repeat a measure."""
+
+TOO_WEAK = "too weak to tell"
+"""What a detection says of itself that decided nothing."""
+
+SIGN_MEASURES = ("contrast_pallidum", "region_order")
+"""Measures that a turned sign puts beyond their limits."""
+
+SIGN_UNKNOWN = (
+    "The sign of the map could not be judged: neither the pallidum nor an order of regions by their iron is known, and "
+    "the field of the head did not tell the sign of the phase."
+)
 
 
 @dataclass(frozen=True)
@@ -89,10 +101,33 @@ def read_limits(path: Path | None) -> dict[str, Limit]:
 def assess_scan(scan: "Scan", limits: Mapping[str, Limit] = LIMITS) -> Verdict:
     """Verdict on one scan from its measures, the warnings in its facts, and what is missing."""
     quality = scan.quality or Quality()
-    return judge(quality.values, details=quality.details, limits=limits, others=list(_beside_measures(scan)))
+    others = [*_beside_measures(scan, sign_is_seen=_sign_is_seen(quality, limits)), *_unknown_sign(scan, limits)]
+    return judge(quality.values, details=quality.details, limits=limits, others=others)
 
 
-def _beside_measures(scan: "Scan") -> Iterable[Reason]:
+def _sign_is_seen(quality: Quality, limits: Mapping[str, Limit]) -> bool:
+    """Whether iron is bright in the map, so that its sign is right whatever the phase's own field told."""
+    values = [(limits.get(name), quality.values.get(name, math.nan)) for name in SIGN_MEASURES]
+    return all(limit is not None and math.isfinite(value) and not limit.level(value) for limit, value in values)
+
+
+def _unknown_sign(scan: "Scan", limits: Mapping[str, Limit]) -> list[Reason]:
+    """A reason to look at a measured map whose sign nothing tells."""
+    if scan.quality is None:
+        return []
+    values = scan.quality.values
+    judged = any(math.isfinite(values.get(name, math.nan)) for name in SIGN_MEASURES if name in with_limits(limits))
+    told = [_told(entry) for entry in (scan.facts.detected if scan.facts else ()) if entry.get("what") == "phase sign"]
+    return [] if judged or any(told) else [Reason("check", SIGN_UNKNOWN, "regions")]
+
+
+def _told(entry: Mapping[str, Any]) -> bool:
+    """Whether the images themselves told the sign of the phase; a sign that was asked for is no proof of itself."""
+    asked = "set by" in str(entry.get("evidence", ""))
+    return bool(entry.get("confident", not (asked or entry.get("warning"))))
+
+
+def _beside_measures(scan: "Scan", *, sign_is_seen: bool) -> Iterable[Reason]:
     facts = scan.facts
     for error in facts.errors if facts else ():
         yield _failure(error)
@@ -104,6 +139,8 @@ def _beside_measures(scan: "Scan") -> Iterable[Reason]:
         yield Reason("check", "There are no quality measures of this scan.", "messages")
     noted = [f"{entry['what']}: " for entry in (facts.detected if facts else ()) if entry.get("warning")]
     for warning in dict.fromkeys(facts.warnings if facts else ()):
+        if sign_is_seen and warning.startswith("phase sign: ") and TOO_WEAK in warning:
+            continue
         if not warning.startswith(REGISTRATION_WARNING):
             place = "acquisition" if warning.startswith(tuple(noted)) else "messages"
             yield Reason("check", _sentence(warning), place)
@@ -147,6 +184,7 @@ def _with_prefix(verdict: Verdict, prefix: str) -> Verdict:
     return Verdict(
         verdict.word,
         tuple(Reason(r.level, f"{prefix}: {r.text}", f"{prefix}/{r.figure}", r.measure) for r in verdict.reasons),
+        tuple(f"{prefix}: {title}" for title in verdict.not_judged),
     )
 
 

@@ -251,7 +251,7 @@ def panels(
 def region_plot(
     rows: Sequence[Mapping[str, Any]], *, expected: Mapping[str, Expected], unit_factor: float = 1000.0
 ) -> bytes:
-    """Mean of each region, left and right, over what is published for healthy adults, as SVG.
+    """Mean of each region, left and right, over the mean ± SD that is published for healthy adults, as SVG.
 
     Parameters
     ----------
@@ -354,6 +354,9 @@ def _draw_expected(axes: Any, place: int, values: Expected) -> None:
         axes.barh(place, values.high_ppb - values.low_ppb, left=values.low_ppb, height=0.62, color="0.88", zorder=0)
     if values.mean_ppb is not None:
         axes.plot([values.mean_ppb] * 2, [place - 0.31, place + 0.31], color="0.45", lw=1.5, zorder=1)
+        if values.sd_ppb is not None:
+            ends = values.mean_ppb - values.sd_ppb, values.mean_ppb + values.sd_ppb
+            axes.plot(ends, [place] * 2, color="0.45", lw=1.0, zorder=1)
 
 
 def _region_legend(figure: Any, axes: Any, *, expected: bool) -> None:
@@ -363,10 +366,10 @@ def _region_legend(figure: Any, axes: Any, *, expected: bool) -> None:
     axes.plot([], [], "D", color="0.25", mfc="white", label=f"less than {PARTLY:.0%} measured".replace("%", " %"))
     if expected:
         axes.bar(0, 0, color="0.88", label="alarm limits")
-        axes.plot([], [], color="0.45", lw=1.5, label="published mean")
+        axes.plot([], [], "|", color="0.45", ms=11, mew=1.5, label="published mean")
+        axes.plot([], [], color="0.45", lw=1.0, label="± SD between subjects")
     handles, words = axes.get_legend_handles_labels()
-    columns = 3 if expected else 4
-    figure.legend(handles, words, loc="upper center", ncol=columns, frameon=False, handletextpad=0.4, columnspacing=1.4)
+    figure.legend(handles, words, loc="upper center", ncol=4, frameon=False, handletextpad=0.4, columnspacing=1.4)
 
 
 @dataclass(frozen=True)

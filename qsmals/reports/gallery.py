@@ -13,7 +13,7 @@ from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.reports import figures
 from qsmals.reports.collect import RegionTable, Scan
 from qsmals.reports.figures import Panel, Scale, Volume
-from qsmals.reports.published import ALARM_LIMITS, expected_at
+from qsmals.reports.published import ALARM_LIMITS, IRON, SD_WORDS, expected_at, group_words
 
 DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
 PARTS_CAPTION = (
@@ -111,16 +111,36 @@ class Images:
         """Atlas to role of its label image."""
         return {role.removeprefix("labels:"): role for role in self.files if role.startswith("labels:")}
 
+    @property
+    def first_labels(self) -> tuple[str, ...]:
+        """Role of the first atlas's label image; empty where there is none."""
+        return tuple(self.labels.values())[:1]
+
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that can be drawn: where it stands on the page, its file name, its words, and how to make it."""
+    """A figure that can be drawn.
+
+    Attributes
+    ----------
+    section : str
+        Where it stands on the page.
+    name : str
+        Its file name after the scan's prefix.
+    title, caption : str
+        Its words.
+    draw : callable
+        Makes it.
+    roles : tuple of str
+        Of the images that it is drawn from; none for one of tables.
+    """
 
     section: str
     name: str
     title: str
     caption: str
     draw: Callable[[], bytes]
+    roles: tuple[str, ...] = ()
 
 
 def drawings(scan: Scan, *, age: float | None = None) -> Iterator[Drawing]:
@@ -133,6 +153,12 @@ def drawings(scan: Scan, *, age: float | None = None) -> Iterator[Drawing]:
         Of the subject, years: published values are scaled to it where iron is known to follow age.
     """
     images = Images(scan)
+    for drawing in _all_drawings(images, scan, age):
+        yield replace(drawing, roles=tuple(role for role in drawing.roles if images.has(role)))
+
+
+def _all_drawings(images: Images, scan: Scan, age: float | None) -> Iterator[Drawing]:
+    """The figures of all parts of the page; their roles are of all images that may be in them."""
     yield from _phase_drawings(images)
     quality = scan.quality
     if quality and quality.jump_centre_mm and quality.values.get("jump_cluster", 0.0) >= SHOWN_JUMPS_ML:
@@ -147,7 +173,8 @@ def drawings(scan: Scan, *, age: float | None = None) -> Iterator[Drawing]:
             yield from _region_drawings(table, age)
 
 
-OUTLINE = "The line is the border of the brain mask."
+OUTLINE = "The line encloses where the map has values."
+FIELD_ROLES = ("unwrapped", "total_field", "quality", "mask")
 MEASURED = "Orange: where the map has values. Brain outside that line is lost to every map and table."
 WHOLE_BRAIN = (
     "Blue, under it: the brain of the T1w image; what lies between the lines has no reliable phase, or lies at the rim "
@@ -163,6 +190,7 @@ def _phase_drawings(images: Images) -> Iterator[Drawing]:
             "First and last echo",
             f"Magnitude and phase before unwrapping. {OUTLINE}",
             lambda: _echoes(images),
+            ("magnitude", "phase", "mask"),
         )
     if images.has("total_field"):
         yield Drawing(
@@ -171,6 +199,7 @@ def _phase_drawings(images: Images) -> Iterator[Drawing]:
             "Unwrapped phase and total field",
             f"Sudden steps from dark to bright that follow no anatomy are jumps of 2π. {OUTLINE}",
             lambda: _field_panels(images),
+            FIELD_ROLES,
         )
 
 
@@ -215,6 +244,7 @@ def _jump_drawings(images: Images, centre: tuple[float, float, float], cluster_m
             f"Slices through its centre (ring); {cluster_ml:.2f} ml. A few voxels in veins or next to the sinuses are "
             "usual.",
             lambda: _jump_panels(images, centre),
+            FIELD_ROLES,
         )
 
 
@@ -237,6 +267,7 @@ def _background_drawings(images: Images) -> Iterator[Drawing]:
             "The background comes from air, bone and everything else outside the brain; what is left of it in the "
             f"local field shows as slow gradients at the border. {OUTLINE}",
             lambda: _background_panels(images),
+            ("total_field", "local_field", "chi", "mask"),
         )
     if images.has("local_field"):
         yield Drawing(
@@ -245,6 +276,7 @@ def _background_drawings(images: Images) -> Iterator[Drawing]:
             "Local field",
             "What the susceptibility map is made from: dipole patterns around veins and nuclei.",
             lambda: _field_mosaic(images),
+            ("local_field", "mask"),
         )
 
 
@@ -264,7 +296,8 @@ def _background_panels(images: Images) -> bytes:
 
 def _map_drawings(images: Images) -> Iterator[Drawing]:
     if images.has("chi"):
-        yield Drawing(THUMBNAIL, "desc-thumbnail_Chimap.png", "Susceptibility", "", lambda: _thumbnail(images))
+        roles = ("chi", "mask", *images.first_labels)
+        yield Drawing(THUMBNAIL, "desc-thumbnail_Chimap.png", "Susceptibility", "", lambda: _thumbnail(images), roles)
         yield Drawing(
             "maps",
             "desc-mosaic_Chimap.png",
@@ -281,6 +314,7 @@ def _map_drawings(images: Images) -> Iterator[Drawing]:
                 axial_rows=CHI_AXIAL_ROWS,
                 wanted=_wanted(images),
             ),
+            roles,
         )
     if images.has("r2star"):
         yield Drawing(
@@ -289,6 +323,7 @@ def _map_drawings(images: Images) -> Iterator[Drawing]:
             "R2*",
             "The same range for every subject at one field strength.",
             lambda: _r2star(images),
+            ("r2star", "mask"),
         )
 
 
@@ -299,7 +334,7 @@ THUMBNAIL = "card"
 def _wanted(images: Images) -> list[figures.Place]:
     """Slices through the regions of :data:`WANTED` that the first atlas on the map's grid names."""
     found = []
-    for role in list(images.labels.values())[:1]:
+    for role in images.first_labels:
         labels, names = images.volume(role).data, _label_names(images.files[role])
         for part, axis, share in WANTED:
             chosen = [value for value, name in names.items() if part in name.replace("-", "_")]
@@ -339,6 +374,7 @@ def _label_drawings(images: Images) -> Iterator[Drawing]:
             "Brain mask on the gradient echo",
             MEASURED + (f" {WHOLE_BRAIN}" if images.has("tissues_on_gre") else ""),
             lambda: _mask_mosaic(images),
+            ("magnitude", "mask", "tissues_on_gre", "chi"),
         )
     for background, role, on, name in TISSUE_CONTOURS:
         if images.has(background, role):
@@ -349,12 +385,12 @@ def _label_drawings(images: Images) -> Iterator[Drawing]:
                 "Lines of the T1w image's segmentation: green around grey matter, orange around white matter. "
                 "They should follow the folds that the image shows.",
                 partial(_tissues, images, background, role),
+                (background, role, "mask"),
             )
     if images.has("t1w", "t1w_labels"):
-        yield _contours("T1w", "desc-regions_T1w.png", lambda: _labels_on(images, "t1w", "t1w_labels"))
+        yield _contours(images, "T1w", "desc-regions_T1w.png", "t1w", "t1w_labels")
     elif images.has("t1w_on_gre") and images.labels:
-        role = next(iter(images.labels.values()))
-        yield _contours("T1w", "desc-regions_T1w.png", lambda: _labels_on(images, "t1w_on_gre", role))
+        yield _contours(images, "T1w", "desc-regions_T1w.png", "t1w_on_gre", *images.first_labels)
     for atlas, role in images.labels.items():
         yield from _atlas_drawings(images, atlas, role)
 
@@ -385,6 +421,7 @@ def _template_drawings(images: Images) -> Iterator[Drawing]:
                 title,
                 "Both on the grid of the template. Ventricles, folds and borders should stay where they are.",
                 partial(_on_template, images, role, title),
+                ("t1w_on_template", "template"),
             )
 
 
@@ -402,22 +439,21 @@ def _on_template(images: Images, role: str, title: str) -> bytes:
     return figures.mosaic(volume, scale=scale, title=title, around=template, columns=6)
 
 
-def _contours(on: str, name: str, draw: Callable[[], bytes]) -> Drawing:
+def _contours(images: Images, on: str, name: str, background: str, role: str) -> Drawing:
+    """Borders of a label image over another image."""
     caption = (
         "The lines are the regions' borders; they should follow the cortex, the deep nuclei and the ventricles. Their "
         "colours tell neighbours apart and are no legend."
     )
-    return Drawing("registration", name, f"Regions on {on}", caption, draw)
+    draw = partial(_labels_on, images, background, role)
+    return Drawing("registration", name, f"Regions on {on}", caption, draw, (background, role, "mask"))
 
 
 def _atlas_drawings(images: Images, atlas: str, role: str) -> Iterator[Drawing]:
     """Contours of one atlas on the gradient echo, and a close view of the deep nuclei on susceptibility."""
     if images.has("magnitude"):
-        yield _contours(
-            f"the gradient echo ({atlas})",
-            f"seg-{atlas}_desc-regions_MEGRE.png",
-            lambda: _labels_on(images, "magnitude", role),
-        )
+        name = f"seg-{atlas}_desc-regions_MEGRE.png"
+        yield _contours(images, f"the gradient echo ({atlas})", name, "magnitude", role)
     if images.has("chi"):
         yield Drawing(
             "registration",
@@ -425,6 +461,7 @@ def _atlas_drawings(images: Images, atlas: str, role: str) -> Iterator[Drawing]:
             f"Deep nuclei on susceptibility ({atlas})",
             PARTS_CAPTION if atlas in PARTS_OF.values() else "Bright nuclei should lie inside their lines.",
             lambda: _deep(images, role),
+            ("chi", "mask", role),
         )
 
 
@@ -482,19 +519,13 @@ MOST_REGIONS = 200
 
 def _region_drawings(table: RegionTable, age: float | None) -> Iterator[Drawing]:
     known = expected_at(age)
-    about = (
-        f"Published means of pallidum, putamen and caudate are scaled to {age:g} years by the iron of Hallgren and "
-        "Sourander (1958). "
-        if age is not None
-        else "The subject's age is not known. "
-    )
     names = {row["name"] for row in table.rows}
     if not names.isdisjoint(known):
         yield Drawing(
             "regions",
             f"seg-{table.atlas}_desc-regions_Chimap.svg",
             f"Mean susceptibility of the regions ({table.atlas})",
-            f"{about}{ALARM_LIMITS} {ORIENTING}",
+            f"{_published_words(names, age)}{ALARM_LIMITS} {ORIENTING}",
             lambda: figures.region_plot(table.rows, expected=known),
         )
     if 0 < len(names - known.keys()) <= MOST_REGIONS:
@@ -507,6 +538,24 @@ def _region_drawings(table: RegionTable, age: float | None) -> Iterator[Drawing]
         )
 
 
+def _published_words(names: set[str], age: float | None) -> str:
+    """Where the published means and their bars come from, and what was done to them for the subject's age."""
+    groups = group_words(names)
+    if not groups:
+        return ""
+    if age is None:
+        scaled = "The subject's age is not known, and nothing is scaled to it."
+    elif names & IRON.keys():
+        scaled = (
+            f"Means of pallidum, putamen and caudate are scaled to {age:g} years by the iron of Hallgren and Sourander "
+            "(1958); this treats values relative to the mean of the whole brain as proportional to iron and is "
+            "approximate."
+        )
+    else:
+        scaled = ""
+    return " ".join(part for part in (groups, SD_WORDS, scaled) if part) + " "
+
+
 def _viewer_drawing(images: Images) -> Iterator[Drawing]:
     if images.has("chi", "mask"):
         yield Drawing(
@@ -517,6 +566,7 @@ def _viewer_drawing(images: Images) -> Iterator[Drawing]:
             "neighbours apart and are no legend: the words below name the region and the value at the cross, and where "
             "it lies in the scanner (mm to the right, front and top).",
             lambda: _viewer(images),
+            ("chi", "mask", *images.first_labels),
         )
 
 
@@ -527,7 +577,7 @@ def _viewer(images: Images) -> bytes:
     from qsmals.reports.viewer import viewer
 
     assert images.mask is not None
-    role = next(iter(images.labels.values()), None)
+    role = next(iter(images.first_labels), None)
     return viewer(
         images.volume("chi"),
         images.mask,

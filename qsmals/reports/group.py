@@ -32,7 +32,9 @@ TABLE_NAME = "desc-qc_Chimap.tsv"
 DEFAULT_ATLAS = "als"
 """The atlas whose regions have published values."""
 
-SIDES = ("L", "R", "B")
+SHOWN_WITHOUT_PUBLISHED = 30
+"""Regions on the page of an atlas of which none has published values."""
+
 WORDS = {"pass": "good", "check": "note", "fail": "bad"}
 
 
@@ -51,7 +53,7 @@ class Row:
         Its line of participants.tsv.
     measures : mapping of str to float
     regions : mapping of str to float
-        Mean susceptibility, ppb, by ``pallidum_L``.
+        Mean susceptibility, ppb, by ``pallidum_L``; every region of the atlas.
     """
 
     identity: Mapping[str, str]
@@ -161,18 +163,32 @@ def _identity(prefix: str) -> dict[str, str]:
 
 
 def _regions(scan: Scan) -> dict[str, float]:
-    """Mean susceptibility of the regions that have published values, left and right, ppb."""
+    """Mean susceptibility of the regions, ppb; left and right, or both together where the table has no sides."""
     tables = [t for t in scan.tables if t.quantity == "Chimap"]
     table = min(tables, key=lambda t: t.atlas != DEFAULT_ATLAS, default=None)
     if table is None:
         return {}
     means = {(row["name"], row["hemisphere"]): 1000.0 * float(row["mean"]) for row in table.rows}
-    return {
-        f"{name}_{side}": means[name, side]
-        for name in EXPECTED
-        for side in SIDES
-        if (name, side) in means and (side != "B" or (name, "L") not in means)
-    }
+    return {f"{name}_{side}": mean for (name, side), mean in means.items() if side != "B" or (name, "L") not in means}
+
+
+def _region_order(rows: Sequence[Row]) -> list[str]:
+    """All regions of the study: those with published values in their order, then the others in that of the tables."""
+    published = list(EXPECTED)
+    keys = _union(row.regions for row in rows)
+    return sorted(keys, key=lambda k: published.index(_name(k)) if _name(k) in EXPECTED else len(published))
+
+
+def _name(key: str) -> str:
+    """Region without its side: ``pallidum_L`` is the pallidum."""
+    return key.rpartition("_")[0]
+
+
+def _shown_regions(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """Regions with a value somewhere that the page shows at once, and those that can be chosen."""
+    known = [r for r in _region_order(rows) if any(np.isfinite(row.regions.get(r, np.nan)) for row in rows)]
+    shown = [r for r in known if _name(r) in EXPECTED] or known[:SHOWN_WITHOUT_PUBLISHED]
+    return shown, [r for r in known if r not in shown]
 
 
 def _write_table(output_dir: Path, rows: Sequence[Row]) -> Path:
@@ -180,7 +196,7 @@ def _write_table(output_dir: Path, rows: Sequence[Row]) -> Path:
     ids = [*ID_COLUMNS, *(key for key in EXTRA_COLUMNS if any(key in row.identity for row in rows))]
     persons = [c for c in _union(row.person for row in rows) if c not in ids]
     measures = [name for name in MEASURES if any(name in row.measures for row in rows)]
-    regions = _union(row.regions for row in rows)
+    regions = _region_order(rows)
     lines = ["\t".join([*ids, *persons, "verdict", "reasons", *measures, *(f"chi_{r}" for r in regions)])]
     for row in rows:
         reasons = "; ".join(r.text for r in row.verdict.reasons).replace("\t", " ").replace("\n", " ")
@@ -221,9 +237,7 @@ def _region_title(key: str) -> str:
 def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) -> str:
     persons = [c for c in _union(row.person for row in rows) if c not in ID_COLUMNS]
     measures = [name for name in MEASURES if any(np.isfinite(row.measures.get(name, np.nan)) for row in rows)]
-    regions = [
-        r for r in _union(row.regions for row in rows) if any(np.isfinite(row.regions.get(r, np.nan)) for row in rows)
-    ]
+    regions, further = _shown_regions(rows)
     columns = [{"title": "Subject", "unit": "", "about": "", "kind": "id"}]
     columns += [{"title": "Verdict", "unit": "", "about": "The worst of all measures and messages", "kind": "id"}]
     columns += [{"title": c, "unit": "", "about": "From participants.tsv", "kind": "person"} for c in persons]
@@ -235,7 +249,7 @@ def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) ->
         {"title": _region_title(r), "unit": "ppb", "about": "Mean susceptibility", "kind": "region"} for r in regions
     ]
     far = {f"m:{m}": outliers([row.measures.get(m, np.nan) for row in rows]) for m in measures}
-    far |= {f"r:{r}": outliers([row.regions.get(r, np.nan) for row in rows]) for r in regions}
+    far |= {f"r:{r}": outliers([row.regions.get(r, np.nan) for row in rows]) for r in (*regions, *further)}
     numeric = {c for c in persons if all(_is_number(v) for row in rows if (v := _person_sort(row, c)))}
     tables = sorted(path.name for path in (output_dir / "group").glob("*.tsv"))
     return _template().render(
@@ -250,6 +264,10 @@ def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) ->
         rows=[_cells(at, row, persons, measures, regions, limits, far, numeric) for at, row in enumerate(rows)],
         measure_strips=[_measure_strip(m, rows, limits, far[f"m:{m}"]) for m in measures],
         region_strips=[_region_strip(r, rows, far[f"r:{r}"]) for r in regions],
+        further=[_region_title(r) for r in further],
+        further_strips=_json([_region_strip(r, rows, far[f"r:{r}"])["svg"] for r in further]),
+        published=any(_name(r) in EXPECTED for r in regions),
+        table_name=TABLE_NAME,
         tables=tables,
         kinds=WORDS,
         alarm_limits=ALARM_LIMITS,
@@ -351,6 +369,7 @@ def _measure_strip(name: str, rows: Sequence[Row], limits: Mapping[str, Limit], 
         "about": measure.definition,
         "svg": strip(
             points,
+            title=measure.title,
             kept=kept,
             bounds=bounds,
             possible=measure.possible,
@@ -361,12 +380,17 @@ def _measure_strip(name: str, rows: Sequence[Row], limits: Mapping[str, Limit], 
 
 
 def _region_strip(name: str, rows: Sequence[Row], far: Sequence[bool]) -> dict[str, Any]:
-    known = EXPECTED.get(name.rpartition("_")[0])
+    known = EXPECTED.get(_name(name))
     kept = [b for b in (known.low_ppb, known.high_ppb) if b is not None] if known else []
     points = _points([row.regions.get(name, np.nan) for row in rows], rows, far)
     title = _region_title(name)
-    svg = strip(points, kept=kept, least_width=LEAST_WIDTH_PPB, digits=1)
+    svg = strip(points, title=title, kept=kept, least_width=LEAST_WIDTH_PPB, digits=1)
     return {"title": title, "unit": "ppb", "about": "Mean susceptibility", "svg": svg}
+
+
+def _json(content: Any) -> Markup:
+    """JSON as it may stand in a script element."""
+    return Markup(json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"))
 
 
 @cache
@@ -375,5 +399,6 @@ def _template() -> jinja2.Template:
     package = files("qsmals.reports")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.globals["style"] = Markup((package / "report.css").read_text())
-    environment.globals["script"] = Markup((package / "report.js").read_text())
+    scripts = [(package / name).read_text() for name in ("report.js", "group.js")]
+    environment.globals["script"] = Markup("".join(scripts))
     return environment.from_string((package / "group.html").read_text())

@@ -4,6 +4,7 @@ Scanners, ages, methods and reference regions differ between studies, so the val
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from qsmals.recon.method import Citation
@@ -36,6 +37,34 @@ ALARM_LIMITS = (
 
 
 @dataclass(frozen=True)
+class Group:
+    """The healthy adults of one study.
+
+    Attributes
+    ----------
+    study : str
+        How the study is called in running text.
+    n : int
+        How many they are.
+    mean_age : float or None
+        Years; None where what could be read of the study does not say.
+    """
+
+    study: str
+    n: int
+    mean_age: float | None
+
+
+GROUPS = {
+    # README of github.com/SNU-LIST/chi-separation-atlas: 106 brains (its counts of the sexes sum to 116), 62.1 ± 15.8
+    MIN_2024.key: Group("Min et al.", 106, 62.1),
+    # abstract: 11 controls matched to the patients' age and sex; the tables that give the age could not be read
+    BHATTARAI_2020.key: Group("Bhattarai et al.", 11, None),
+}
+"""Key of a study to its group."""
+
+
+@dataclass(frozen=True)
 class Expected:
     """What to expect in a region of a healthy adult.
 
@@ -47,34 +76,44 @@ class Expected:
         Mean of one published group of healthy adults.
     source : Citation or None
         The study with the mean.
+    sd_ppb : float or None
+        Standard deviation between the subjects of that group, see :data:`SD_WORDS`.
     """
 
     low_ppb: float | None
     high_ppb: float | None
     mean_ppb: float | None = None
     source: Citation | None = None
+    sd_ppb: float | None = None
 
 
+# Means of Min et al.: paramagnetic plus diamagnetic part of the atlas's tables (chi_para_ROI_stats.csv and
+# chi_dia_ROI_stats.csv, commit baeb0cd). SDs: of the paramagnetic part, which varies most; none is given for the sum.
+# Bhattarai et al.: mean of the four areas of the primary motor cortex in the controls of table 2, 27.8, 29.7, 27.0 and
+# 28.3, and of their SDs, the standard errors 0.9, 1.1, 0.8 and 0.8 times the root of 11.
 EXPECTED: dict[str, Expected] = {
-    "pallidum": Expected(70, 200, 119.3, MIN_2024),
-    "substantia_nigra": Expected(60, 220, 104.5, MIN_2024),
-    "red_nucleus": Expected(50, 180, 101.8, MIN_2024),
-    "subthalamic_nucleus": Expected(50, 170, 96.8, MIN_2024),
+    "pallidum": Expected(70, 200, 119.3, MIN_2024, 10.4),
+    "substantia_nigra": Expected(60, 220, 104.5, MIN_2024, 14.4),
+    "red_nucleus": Expected(50, 180, 101.8, MIN_2024, 14.8),
+    "subthalamic_nucleus": Expected(50, 170, 96.8, MIN_2024, 12.1),
     "dentate": Expected(60, 200),
-    "putamen": Expected(10, 110, 66.8, MIN_2024),
-    "caudate": Expected(15, 75, 39.4, MIN_2024),
+    "putamen": Expected(10, 110, 66.8, MIN_2024, 20.6),
+    "caudate": Expected(15, 75, 39.4, MIN_2024, 7.4),
     "accumbens": Expected(None, None, 22.0, MIN_2024),
-    "precentral": Expected(0, 55, 28.4, BHATTARAI_2020),
+    "precentral": Expected(0, 55, 28.2, BHATTARAI_2020, 3.0),
     "paracentral": Expected(0, 55),
-    "thalamus": Expected(-25, 45, 2.1, MIN_2024),
+    "thalamus": Expected(-25, 45, 2.1, MIN_2024, 4.1),
     "hippocampus": Expected(-25, 40),
     "amygdala": Expected(-25, 40),
     "white_matter": Expected(-45, 15, -12.0, MIN_2024),
     "lateral_ventricle": Expected(-30, 50),
 }
 
-MIN_2024_AGE = 62.1
-"""Mean age of the healthy adults of that study, years."""
+SD_WORDS = (
+    "Bars: ± the standard deviation between those adults (Min et al.: of the paramagnetic part alone, as none is given "
+    "for the whole)."
+)
+"""What the figure of the regions says of its bars."""
 
 HALLGREN_1958 = Citation(
     key="hallgren1958",
@@ -94,7 +133,7 @@ def iron_at(name: str, age: float) -> float:
     Examples
     --------
     >>> round(iron_at("putamen", 30.0), 1)
-    10.9
+    10.7
     """
     a, b, c = IRON[name]
     return a * (1.0 - math.exp(-b * age)) + c
@@ -103,18 +142,39 @@ def iron_at(name: str, age: float) -> float:
 def expected_at(age: float | None) -> dict[str, Expected]:
     """Published values with the means of the nuclei in :data:`IRON` scaled by their iron to an age in years.
 
-    Susceptibility of these nuclei is proportional to their iron (Langkammer et al. 2012,
+    Susceptibility of these nuclei grows linearly with their iron (Langkammer et al. 2012,
     doi:10.1016/j.neuroimage.2012.05.049), so the mean is multiplied by the ratio of iron at the subject's age and at
-    that of the published group. Without an age nothing is scaled.
+    that of the published group. This is approximate: susceptibility is relative to a reference, as the mean of the
+    brain, and so not proportional to iron. SDs stay as they are. Without an age nothing is scaled.
     """
     if age is None:
         return dict(EXPECTED)
-    scaled = {
-        name: replace(values, mean_ppb=values.mean_ppb * iron_at(name, age) / iron_at(name, MIN_2024_AGE))
-        for name, values in EXPECTED.items()
-        if name in IRON and values.mean_ppb is not None
-    }
-    return {name: scaled.get(name, values) for name, values in EXPECTED.items()}
+    return {name: _at_age(name, values, age) for name, values in EXPECTED.items()}
+
+
+def _at_age(name: str, values: Expected, age: float) -> Expected:
+    """The same with its mean at an age, where iron and the age of the published group are known."""
+    group = GROUPS[values.source.key] if values.source else None
+    if name not in IRON or values.mean_ppb is None or group is None or group.mean_age is None:
+        return values
+    return replace(values, mean_ppb=values.mean_ppb * iron_at(name, age) / iron_at(name, group.mean_age))
+
+
+def group_words(names: Collection[str]) -> str:
+    """Where the published means of those regions come from: each group, its number and its age; empty for none.
+
+    Examples
+    --------
+    >>> group_words({"putamen"})
+    'Published means: 106 adults with a mean age of 62.1 years (Min et al.).'
+    """
+    sources = dict.fromkeys(v.source.key for name, v in EXPECTED.items() if name in names and v.source)
+    groups = [f"{g.n} adults {_age_words(g)} ({g.study})" for g in (GROUPS[key] for key in sources)]
+    return f"Published means: {', '.join(groups)}." if groups else ""
+
+
+def _age_words(group: Group) -> str:
+    return "whose mean age is not at hand" if group.mean_age is None else f"with a mean age of {group.mean_age:g} years"
 
 
 def plausible_ranges() -> dict[str, tuple[float, float]]:

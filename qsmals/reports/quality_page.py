@@ -9,15 +9,18 @@ Written by `python -m qsmals.reports.quality_page` from the tables of the progra
 
 At the end of each scan its quality is measured and written to `[...]_desc-qc_Chimap.json`. The verdict of a scan
 is **fail** when a measure is beyond its limit to fail, when a step failed or when there is no map; **check** when a
-measure is beyond its limit to check, when the run warned of something, or when outputs are missing; and **pass**
-otherwise. A subject has the worst verdict of its scans. Page, group page, `logs/summary.json` and
-`group/desc-qc_Chimap.tsv` show the same verdict, with each reason in one sentence.
+measure is beyond its limit to check, when the run warned of something, when outputs are missing, or when nothing
+tells the sign of the map (no pallidum, no order of regions, and a phase sign that the field of the head did not tell
+with certainty); and **pass** otherwise. A subject has the worst verdict of its scans. Page, group page,
+`logs/summary.json` and `group/desc-qc_Chimap.tsv` show the same verdict, with each reason in one sentence.
 
-[planted_faults.md](planted_faults.md) has the verdicts on clean simulated heads and on one head with planted faults,
-and how far each measure stays from its limits there.
+[planted_faults.md](planted_faults.md) has the verdicts on clean simulated heads and on heads with planted faults, and
+how far each measure stays from its limits there. Below stands for each limit what clean simulated heads have, why the
+limit lies where it does, and which planted faults go beyond it. Patients had no part in any limit, and a limit that no
+planted fault exercises is not known to work.
 
-A measure that does not apply (one echo, air blanked by the scanner, a template not used) is `null` in the file and
-does not count.
+A measure that does not apply (one echo, air blanked by the scanner, a template not used, regions of other names) is
+`null` in the file and is no reason against a scan. The verdict lists the measures that have limits and were not judged.
 
 ## Other limits
 
@@ -61,8 +64,18 @@ def _measure(name: str, measure: Measure, limit: Limit | None) -> str:
         bounds = [
             f"{word} {_bound(limit, b)}" for word, b in (("check", limit.check), ("fail", limit.fail)) if b is not None
         ]
-        lines.append(f"Limits: {', '.join(bounds)}; {limit.origin}.")
+        lines.append(f"Limits: {', '.join(bounds)}; {limit.origin}; {_exercised(limit)}.")
+    else:
+        lines.append("No limits.")
     return " ".join(lines) + "\n"
+
+
+def _exercised(limit: Limit) -> str:
+    """Which planted faults go beyond a limit, by their names in planted_faults.md."""
+    names = ", ".join(f"“{name}”" for name in limit.faults)
+    if not names:
+        return "not exercised by a planted fault"
+    return f"exercised by the planted fault{'s' if len(limit.faults) > 1 else ''} {names}"
 
 
 def _bound(limit: Limit, bound: float) -> str:

@@ -34,7 +34,7 @@ addEventListener("afterprint", () => document.querySelectorAll(".stack").forEach
 for (const figure of document.querySelectorAll(".flicker")) {
   const stack = figure.querySelector(".stack"), button = figure.querySelector("button");
   let running = !matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const say = () => { button.textContent = running ? "Pause" : "Play"; button.setAttribute("aria-pressed", String(!running)); };
+  const say = () => { button.textContent = running ? "Pause" : "Play"; };
   stack.classList.add("moving");
   button.addEventListener("click", () => { running = !running; say(); });
   stack.addEventListener("click", () => stack.classList.toggle("second"));

@@ -58,6 +58,7 @@ def outliers(values: Sequence[float]) -> list[bool]:
 def strip(
     points: Sequence[Point],
     *,
+    title: str = "Values",
     kept: Sequence[float] = (),
     bounds: Sequence[float] = (),
     possible: tuple[float | None, float | None] = (None, None),
@@ -66,9 +67,13 @@ def strip(
 ) -> Markup:
     """The points on a horizontal scale; each leads to its subject's page, outliers carry their name.
 
+    The tab key stops at outliers only: a study has thousands of points, and the table has the same links.
+
     Parameters
     ----------
     points : sequence of Point
+    title : str
+        What they are values of, for screen readers.
     kept : sequence of float
         Limits that the scale holds; one that lies far from all values is an arrow at the end of the scale.
     bounds : sequence of float
@@ -85,7 +90,8 @@ def strip(
     values = np.array([p.value for p in points])
     low, high, far = _axis(values, kept, bounds, possible, least_width)
     scale = (WIDTH - 2 * MARGIN) / (high - low)
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
+    label = escape(f"{title}: {len(points)} scan{'s' if len(points) != 1 else ''}")
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{label}">']
     parts.append(f'<line class="axis" x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{SWARM + 8}" y2="{SWARM + 8}"/>')
     shown = [b for b in dict.fromkeys([*kept, *bounds]) if low <= b <= high]
     for bound in shown:
@@ -177,7 +183,9 @@ def _mark(point: Point, x: float, y: float, digits: int | None) -> str:
         label = f'<text x="{side[1]:.1f}" y="{y + 3:.1f}" text-anchor="{side[0]}">{escape(point.name)}</text>'
     if not point.page:
         return f'<g class="{kind}" data-row="{point.row}">{words}{shape}{label}</g>'
-    return f'<a href="{escape(point.page)}" class="{kind}" data-row="{point.row}">{words}{shape}{label}</a>'
+    skipped = "" if point.outlier else ' tabindex="-1"'
+    link = f'<a href="{escape(point.page)}" class="{kind}" data-row="{point.row}"{skipped}>'
+    return f"{link}{words}{shape}{label}</a>"
 
 
 def _swarm(x: np.ndarray) -> list[float]:

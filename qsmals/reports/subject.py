@@ -1,27 +1,27 @@
 """The page of one subject: ``sub-<label>.html`` with its figures beside it."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup, escape
 
-from qsmals.engine.files import write_bytes, write_text
+from qsmals.engine.files import write_bytes, write_json, write_text
 from qsmals.qc.limits import LIMITS, Limit
-from qsmals.qc.verdict import Reason, Verdict
+from qsmals.qc.verdict import Reason, Verdict, judged_words
 from qsmals.reports.acquisition import acquisition, echo_table, with_unit
 from qsmals.reports.assess import assess_subject
-from qsmals.reports.collect import PARTLY, Scan, find_scans
+from qsmals.reports.collect import NAMES, OUTPUTS, PARTLY, Scan, find_scans
 from qsmals.reports.conformance import conformance, counted
 from qsmals.reports.gallery import FLICKER, THUMBNAIL, Drawing, drawings
 from qsmals.reports.messages import GENERAL_ADVICE, UNEXPLAINED, with_advice
-from qsmals.reports.tables import MAP_NAMES, quality_table, reference_table, region_table, table_anchor
+from qsmals.reports.tables import MAP_NAMES, mask_table, quality_table, reference_table, region_table, table_anchor
 from qsmals.roi.columns import MINIMUM_COVERAGE
 
 SECTIONS = {
@@ -31,21 +31,11 @@ SECTIONS = {
     "registration": "Mask and registration",
     "regions": "Regions",
 }
-# Figures of images that a run may leave in its work folder: an earlier drawing is kept when they are gone, and a
-# figure counts as missing only where the facts name such an image.
-EARLIER_FIGURES = (
-    ("desc-mask_MEGRE.png", "registration", "Brain mask on the gradient echo", ("magnitude",)),
-    ("desc-tissues_T1w.png", "registration", "Grey and white matter on T1w", ("tissues",)),
-    ("desc-tissues_MEGRE.png", "registration", "Grey and white matter on the gradient echo", ("tissues_on_gre",)),
-    ("desc-regions_T1w.png", "registration", "Regions on T1w", ("t1w", "t1w_on_gre")),
-    *((name, "registration", title, ("t1w_on_template",)) for _, name, title in FLICKER),
-    ("desc-echoes_MEGRE.png", "phase", "First and last echo", ("magnitude", "phase")),
-)
 VERDICTS = {
     "pass": {
         "kind": "good",
         "word": "Pass",
-        "about": "Every quality measure is within its limits. That does not prove the values right.",
+        "about": "Every quality measure that applies is within its limits. That does not prove the values right.",
     },
     "check": {"kind": "note", "word": "Check", "about": "A person should look before this subject goes into a study."},
     "fail": {"kind": "bad", "word": "Fail", "about": "Do not use this subject's numbers as they are."},
@@ -118,6 +108,7 @@ def write_subject_report(
         verdict=VERDICTS[verdict.word],
         reasons=_reasons(verdict, pages),
         of_scans={prefix: VERDICTS[v.word] for prefix, v in of_scans.items()},
+        judged={prefix: judged_words(v, limits) for prefix, v in of_scans.items()},
         warnings=_unique(_all(run_facts, scans, "warnings")),
         errors=errors,
         missing=missing,
@@ -210,7 +201,7 @@ def _scan_page(
         "empty": scan.failed and "chi" not in scan.files,
         "missing": [*scan.missing, *faults],
         "links": _links(scan, output_dir, [figure["name"] for section in sections.values() for figure in section]),
-        "mask_facts": _mask_facts(scan),
+        "mask": mask_table(scan),
         "registration": _registration(scan),
         "details": _details(scan),
         "acquisition": acquisition(scan.facts),
@@ -229,11 +220,6 @@ def _scan_page(
     }
 
 
-MASK_WORDS = {
-    "dropped_percent": "Part of the T1w image's brain mask without reliable phase (%)",
-    "quality_threshold": "Threshold of phase quality (0 to 1)",
-}
-KEPT_WORDS = "Part of the T1w image's brain mask with a susceptibility (%)"
 REGISTRATION_WORDS = {
     "brain dice": "overlap of the brains",
     "jacobian low": "smallest volume change",
@@ -246,15 +232,6 @@ DETAIL_WORDS = {
     "lost_percent": "voxels lost (%)",
     "gained_percent": "voxels gained (%)",
 }
-
-
-def _mask_facts(scan: Scan) -> list[tuple[str, str]]:
-    """What is known of the mask beside its volume and source."""
-    facts = scan.facts.mask if scan.facts else {}
-    shown = {name: value for name, value in facts.items() if name not in ("volume_ml", "source")}
-    rows = [(MASK_WORDS.get(name, name.replace("_", " ")), _words(value)) for name, value in shown.items()]
-    kept = scan.quality.values.get("brain_kept", np.nan) if scan.quality else np.nan
-    return [*rows, (KEPT_WORDS, f"{kept:.1f}")] if rows and np.isfinite(kept) else rows
 
 
 def _registration(scan: Scan) -> list[tuple[str, str]]:
@@ -310,35 +287,113 @@ def _durations(times: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"long": long, "short": len(short), "short_s": sum(t["seconds"] for t in short)}
 
 
+MANIFEST = "desc-figures.json"
+"""Beside the figures of a scan: what is said of each on the page, and which images it was drawn from."""
+
+IMAGE_WORDS = NAMES | {
+    **{"magnitude": "magnitude", "phase": "phase", "unwrapped": "unwrapped phase", "quality": "phase quality"},
+    **{"t1w": "T1w image", "t1w_labels": "labels on the T1w image", "t1w_on_gre": "T1w image on the gradient echo"},
+    **{"tissues": "tissues of the T1w image", "tissues_on_gre": "tissues on the gradient echo"},
+    **{"t1w_on_template": "T1w image on the template", "template": "template"},
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An entry of the manifest: file name, section and words of a figure, and roles of the images it was drawn from."""
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    roles: tuple[str, ...]
+
+
 def _figures(
     scan: Scan, output_dir: Path, figure_dir: Path, age: float | None
 ) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
-    """Draw a scan's figures; one that was drawn before and cannot be drawn now stays on the page."""
+    """Draw a scan's figures; one that lacks an image it was drawn from before stays as it was, file and words."""
+    manifest = figure_dir / f"{scan.prefix}_{MANIFEST}"
+    earlier = _read_manifest(manifest)
+    whole = _with_lost_images(scan, earlier)
+    possible = {drawing.name: drawing for drawing in drawings(scan, age=age)}
     sections: dict[str, list[dict[str, str]]] = {name: [] for name in (THUMBNAIL, *SECTIONS)}
-    faults, done = [], set()
-    for drawing in drawings(scan, age=age):
-        path = figure_dir / f"{scan.prefix}_{drawing.name}"
-        try:
-            write_bytes(path, drawing.draw())
-        except Exception as error:  # a damaged image must not take the rest of the page with it
-            faults.append(f"{scan.prefix}: figure “{drawing.title}” could not be drawn: {error}")
-        else:
-            sections[drawing.section].append(_figure_words(drawing, path, output_dir))
-        done.add(drawing.name)
-    named = set(scan.facts.images) if scan.facts else set()
-    for name, section, title, roles in EARLIER_FIGURES:
-        path = figure_dir / f"{scan.prefix}_{name}"
-        if name not in done and path.exists():
-            earlier = Drawing(section, name, title, "Drawn by an earlier run of the report.", bytes)
-            sections[section].insert(0, _figure_words(earlier, path, output_dir))
-        elif name not in done and not scan.failed and named & set(roles):
-            faults.append(f"{scan.prefix}: figure “{title}” (the images that the facts name no longer exist)")
+    shown, faults = [], []
+    for wanted in drawings(whole, age=age):
+        path = figure_dir / f"{scan.prefix}_{wanted.name}"
+        kept = earlier.get(path.name)
+        roles = kept.roles if kept and path.exists() else ()
+        lost = [role for role in roles if role in whole.files and role not in scan.files]
+        figure, fault = (kept, "") if lost else _draw(possible.get(wanted.name), path)
+        faults += [f"{scan.prefix}: {words}" for words in (fault or _shortfall(scan, wanted, figure),) if words]
+        if figure:
+            shown.append(figure)
+            sections[wanted.section].append(_figure_words(figure, path, output_dir, lost))
+    if shown or earlier:
+        write_json(manifest, [asdict(figure) for figure in shown])
     return sections, faults
 
 
-def _figure_words(drawing: Drawing, path: Path, output_dir: Path) -> dict[str, str]:
+def _read_manifest(path: Path) -> dict[str, Figure]:
+    """Figures of an earlier writing by file name; none where there is no manifest that can be read."""
+    try:
+        entries = [Figure(**(entry | {"roles": tuple(entry["roles"])})) for entry in json.loads(path.read_text())]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {figure.name: figure for figure in entries}
+
+
+def _with_lost_images(scan: Scan, earlier: Mapping[str, Figure]) -> Scan:
+    """The scan as it was with the images that are gone.
+
+    These are the images that its facts name, the outputs that a figure was drawn from, and, where the last run did not
+    finish and so names none, every other image that a figure was drawn from.
+    """
+    unfinished = scan.facts is None or scan.failed
+    roles = {role for figure in earlier.values() for role in figure.roles}
+    lost = {role for role in roles if unfinished or role in OUTPUTS or role.startswith("labels:")}
+    lost |= _named(scan)
+    return replace(scan, files=dict(sorted((dict.fromkeys(lost, Path()) | dict(scan.files)).items())))
+
+
+def _named(scan: Scan) -> set[str]:
+    """Roles of the images that the facts name."""
+    return {role for role, path in scan.facts.images.items() if path} if scan.facts else set()
+
+
+def _draw(drawing: Drawing | None, path: Path) -> tuple[Figure | None, str]:
+    """The figure that was written, or why there is none."""
+    if drawing is None:
+        return None, ""
+    try:
+        write_bytes(path, drawing.draw())
+    except Exception as error:  # a damaged image must not take the rest of the page with it
+        return None, f"figure “{drawing.title}” could not be drawn: {error}"
+    return Figure(path.name, drawing.section, drawing.title, drawing.caption, drawing.roles), ""
+
+
+def _shortfall(scan: Scan, wanted: Drawing, figure: Figure | None) -> str:
+    """What a finished scan's figure lacks of the images that the facts name; empty for nothing."""
+    shown = figure.roles if figure else ()
+    lacking = [r for r in wanted.roles if r in _named(scan) and r not in scan.files and r not in shown]
+    if scan.failed or not lacking:
+        return ""
+    if figure is None:
+        return f"figure “{wanted.title}” (the images that the facts name no longer exist)"
+    return f"figure “{wanted.title}” is drawn without {_listed(lacking)} (named by the facts, no longer there)"
+
+
+def _figure_words(figure: Figure, path: Path, output_dir: Path, lost: Sequence[str]) -> dict[str, str]:
+    """A figure as the template shows it."""
     link = path.relative_to(output_dir).as_posix()
-    return {"name": path.name, "link": link, "title": drawing.title, "caption": drawing.caption}
+    kept = f"Drawn by an earlier run; no longer there: {_listed(lost)}." if lost else ""
+    return {"name": path.name, "link": link, "title": figure.title, "caption": figure.caption, "kept": kept}
+
+
+def _listed(roles: Sequence[str]) -> str:
+    """Images in running text."""
+    words = [IMAGE_WORDS.get(role, role.replace("labels:", "region labels, ")) for role in roles]
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def _links(scan: Scan, output_dir: Path, figures: Sequence[str]) -> list[dict[str, str]]:

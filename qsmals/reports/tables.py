@@ -60,7 +60,11 @@ def table_anchor(prefix: str, table: RegionTable) -> str:
     return f"{prefix}-table-{table.atlas}-{table.quantity}"
 
 
-def _table_cell(name: str, value: Any) -> dict[str, str]:
+def _table_cell(name: str, value: Any) -> dict[str, Any]:
+    return _cell_words(name, value) | {"head": name == "name"}
+
+
+def _cell_words(name: str, value: Any) -> dict[str, str]:
     if isinstance(value, str):
         return {"text": value, "sort": value, "kind": "word"}
     if isinstance(value, int | np.integer):
@@ -111,6 +115,43 @@ def reference_table(scan: Scan) -> dict[str, Any]:
     ]
     region = str(reference.get("region") or "")
     return {"region": REFERENCE_NAMES.get(region, region.replace("_", " ")), "offsets": offsets}
+
+
+MASK_PARTS = {"phase": "with reliable phase", "signal": "with signal", "magnitude": "with signal"}
+"""Word in the mask's source to what is said of the part of the brain whose field was used."""
+
+MASK_WORDS = {"quality_threshold": "Threshold of phase quality (0 to 1)"}
+
+
+def mask_table(scan: Scan) -> dict[str, Any]:
+    """Volumes from the whole brain to what is mapped, in ml and percent of the brain, and what else is known of it."""
+    facts = scan.facts.mask if scan.facts else {}
+    measures = scan.quality.values if scan.quality else {}
+    brain, mapped = (_number(measures.get(name)) for name in ("brain_volume", "brain_kept"))
+    source = str(facts.get("source") or "phase")
+    part = next((words for word, words in MASK_PARTS.items() if word in source), "where the field was used")
+    from_t1w = scan.facts is not None and not {"t1w", "t1w_on_gre"}.isdisjoint(scan.facts.images)
+    volumes = (
+        ("brain of the T1w image" if from_t1w else "brain", brain, np.nan),
+        (part, _number(facts.get("volume_ml")), 100.0 - _number(facts.get("dropped_percent"))),
+        ("with a susceptibility (mapped)", brain * mapped / 100.0, mapped),
+    )
+    others = {k: v for k, v in facts.items() if k not in ("source", "volume_ml", "dropped_percent")}
+    return {
+        "source": facts.get("source"),
+        "volumes": [(words, size) for words, *known in volumes if (size := _size(*known))],
+        "others": [(MASK_WORDS.get(name, name.replace("_", " ")), value) for name, value in others.items()],
+    }
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
+
+
+def _size(volume_ml: float, percent: float) -> str:
+    """A volume with its share, as far as they are known."""
+    known = ((volume_ml, f"{volume_ml:.0f} ml"), (percent, f"{percent:.1f} %"))
+    return ", ".join(words for value, words in known if np.isfinite(value))
 
 
 def _ppb(value: float | None) -> str:

@@ -20,7 +20,7 @@
       const { X, Y, Z } = window.shownMap.numSlice, place = (X * ny + Y) * nz + Z;
       const name = map.names[regions[place]] || "no region";
       const mm = [X, Y, Z].map((n, axis) => Math.round(map.corner_mm[axis] + n * map.edge_mm));
-      const found = values[place] === map.outside ? "outside the brain mask" : `${name}: ${values[place]} ppb`;
+      const found = values[place] === map.outside ? "outside the map" : `${name}: ${values[place]} ppb`;
       at.textContent = `${found}, at ${mm.join(", ")} mm`.replaceAll("-", "−");
     };
     for (const kind of ["click", "mousemove"]) canvas.addEventListener(kind, say);
