@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy import fft, optimize
 
 from qsmals.recon import fourier
+from qsmals.recon.background import BACKGROUND
+from qsmals.recon.background.ismv import sphere_interior
 from qsmals.recon.dipole import dipole_field, dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import nonlinearweakharmonic
@@ -20,9 +22,10 @@ from qsmals.recon.inversion.nonlinear import nearest_misfit, update_phase
 from qsmals.recon.inversion.nonlineartgv import NONLINEAR_TGV, adjoint_bend, update_bend
 from qsmals.recon.inversion.nonlineartv import NONLINEAR_TV
 from qsmals.recon.inversion.nonlinearweakharmonic import LARGEST_GRADIENT_WEIGHT, NONLINEAR_WEAK_HARMONIC
+from qsmals.recon.inversion.solution import brain_field
 from qsmals.recon.mask.ventricles import ventricles
 from qsmals.recon.method import Method
-from tests.inversion_phantom import TILTED, blocks, divergence, ellipsoid, relative_error
+from tests.inversion_phantom import TILTED, blocks, divergence, ellipsoid, folded_rim, relative_error
 
 TIGHT = {"tolerance": 1e-6, "max_iterations": 1500, "gradient_penalty": 50.0, "field_penalty": 3.0}
 METHODS = {method.name: method for method in (NONLINEAR_TV, NONLINEAR_TGV, MEDI)}
@@ -262,6 +265,45 @@ def test_nonlinear_weak_harmonic_reaches_the_minimum_of_its_objective() -> None:
     assert reached < 0.9 * value(np.zeros(both.size))[0]
 
 
+@pytest.mark.parametrize(
+    ("size", "b0", "background", "fat_ppm", "part"),
+    [
+        ((1.0, 1.0, 1.0), (0.0, 0.0, 1.0), "v-sharp", 0.0, 0.75),
+        ((1.0, 1.0, 1.5), TILTED, "v-sharp", 0.0, 0.9),
+        ((1.0, 1.0, 1.5), TILTED, "lbv", 0.3, 0.5),
+    ],
+)
+def test_the_local_field_of_nonlinear_weak_harmonic_is_better_than_the_removals(
+    size: tuple[float, float, float], b0: tuple[float, float, float], background: str, fat_ppm: float, part: float
+) -> None:
+    """What V-SHARP took too much of, and what LBV left of fat around the brain, is harmonic."""
+    head = folded_rim(size, b0, fat_ppm)
+    removal = BACKGROUND[background]
+    mask = head.mask if removal.beyond_brain else head.brain & head.away
+    local = removal.function(head.total, mask=mask, grid=head.grid)
+    found = NONLINEAR_WEAK_HARMONIC.function(local.field_ppm, mask=local.mask, grid=head.grid)
+    brain, own = local.mask & head.brain, dipole_field(head.chi, head.grid)
+    assert NONLINEAR_WEAK_HARMONIC.finds_background
+    errors = [(f - own)[brain].std() for f in (brain_field(found, brain, head.grid), local.field_ppm)]
+    assert errors[0] < part * errors[1]
+
+
+def test_nonlinear_weak_harmonic_leaves_unexplained_what_is_not_harmonic() -> None:
+    """Field = that of the map + one that is nearly harmonic + the residual, to the nearest turn of the phase."""
+    grid = Grid((24, 22, 20), (1.0, 1.0, 1.0), TILTED)
+    truth, mask = blocks(grid), ellipsoid(grid)
+    noise = 1e-3 * np.random.default_rng(6).standard_normal(grid.shape)
+    local = (dipole_field(truth, grid) + noise).astype(np.float32)
+    params = NONLINEAR_WEAK_HARMONIC.make_parameters({"rad_per_ppm": 15.0, "padding_mm": 0.0})
+    found = NONLINEAR_WEAK_HARMONIC.function(local, mask=mask, grid=grid, params=params)
+    assert found.residual_ppm is not None and not found.residual_ppm[~mask].any()
+    assert 0.2e-3 < found.residual_ppm[mask].std() < 2e-3
+    turned = local.copy()
+    turned[12, 11, 10] += 2 * np.pi / 15
+    again = NONLINEAR_WEAK_HARMONIC.function(turned, mask=mask, grid=grid, params=params)
+    np.testing.assert_allclose(again.residual_ppm, found.residual_ppm, atol=1e-5)
+
+
 def test_gradient_weights_are_the_mean_difference_over_each() -> None:
     grid = Grid((7, 6, 5), (1.0, 1.0, 1.0))
     image = np.random.default_rng(9).uniform(0, 1, grid.shape).astype(np.float32)
@@ -305,6 +347,61 @@ def test_medi_reaches_the_minimum_of_its_objective(fluid: bool) -> None:
     assert reference * 0.9999 <= reached <= reference * 1.001
     assert reached < 0.9 * value(0 * found)[0]
     assert not fluid or abs(found[csf].mean()) < 1e-6
+
+
+def spherical_mean(grid: Grid, radius_mm: float) -> Array:
+    """Matrix of the cyclic mean over a sphere, voxel by voxel of its weights."""
+    weights = fourier.sphere(radius_mm, grid.voxel_size_mm)
+    units = np.eye(int(np.prod(grid.shape))).reshape(-1, *grid.shape)
+    total = np.zeros_like(units)
+    for place in np.ndindex(weights.shape):
+        shift = tuple(int(p - n // 2) for p, n in zip(place, weights.shape, strict=True))
+        total += weights[place] * np.roll(units, shift, axis=(1, 2, 3))
+    return np.asarray(total.reshape(len(units), -1).T)
+
+
+def test_medi_reaches_the_minimum_of_its_objective_less_spherical_means() -> None:
+    """The data term of the consensus paper's MEDI, with matrices of its sphere and its dipole."""
+    problem, radius = Objective(lam=1e-4, scale=15.0, corner=1e-5), 1.3
+    grid, size = problem.grid, problem.local.size
+    mask = np.ones(grid.shape, bool)
+    mask[0, :, 0] = False
+    mean = spherical_mean(grid, radius)
+    np.testing.assert_allclose(mean, mean.T, atol=1e-12)
+    units = np.eye(size).reshape(size, *grid.shape)
+    dipole = np.stack([fft.irfftn(problem.kernel * fft.rfftn(u), s=grid.shape).ravel() for u in units], axis=1)
+    less = dipole @ (np.eye(size) - mean)
+    np.testing.assert_allclose(less, less.T, atol=1e-7)  # its own adjoint, as the descent takes it to be
+
+    inner = sphere_interior(mask, radius, grid)
+    assert 20 < inner.sum() < mask.sum()
+    given = np.where(mask, problem.weights / problem.weights[mask].mean(), 0).ravel().astype(float)
+    variance = np.divide(1, given**2, out=np.zeros(size), where=given > 0)
+    weight = np.where(inner.ravel(), 1 / np.sqrt(np.maximum(variance + mean @ variance, 1e-12)), 0)
+    weight /= weight[inner.ravel()].mean()
+    local = np.where(mask, problem.local, 0).ravel().astype(float)
+    local = np.where(inner.ravel(), local - mean @ local, 0)
+
+    problem.kernel = fft.rfftn(less[:, 0].reshape(grid.shape)).real
+    problem.power, given_field = np.square(weight).reshape(grid.shape), problem.local
+    problem.local = local.reshape(grid.shape).astype(np.float32)
+
+    def value(x: Any) -> tuple[float, Any]:
+        (data, pulled), (rough, slope) = problem.data(x.reshape(grid.shape)), problem.variation(x.reshape(grid.shape))
+        return data + rough, pulled + slope
+
+    settings = {"regularisation": 1e-4, "rad_per_ppm": 15.0, "smv_radius_mm": radius, "edge_fraction": 0.0}
+    params = replace(MEDI.make_parameters(settings | TIGHT), padding_mm=0.0)
+    found = medi(given_field, mask=mask, grid=grid, weights=problem.weights, params=params)
+    np.testing.assert_array_equal(found.mask, inner)
+
+    def with_found(x: Any) -> tuple[float, Any]:  # the method gives the map in its mask: the best around it
+        total, slope = value(np.where(inner, found.chi_ppm, x.reshape(grid.shape)))
+        return total, np.where(inner, 0, slope)
+
+    reached, reference = with_found(problem.least(with_found, size))[0], value(problem.least(value, size))[0]
+    assert reference * 0.999 <= reached <= reference * 1.002
+    assert reached < 0.9 * value(np.zeros(size))[0]
 
 
 # -------------------------------------------------------------------------------------------- sources

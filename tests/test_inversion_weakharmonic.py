@@ -9,14 +9,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy import fft, ndimage, optimize
 
+from qsmals.interfaces.susceptibility import _adapted
 from qsmals.recon import fourier
 from qsmals.recon.background import BACKGROUND
 from qsmals.recon.dipole import dipole_field, dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.solution import ONE_STEP, Susceptibility, brain_field
 from qsmals.recon.inversion.tv import tv
-from qsmals.recon.inversion.weakharmonic import WeakHarmonicParameters, weak_harmonic
-from tests.inversion_phantom import TILTED, blocks, divergence, ellipsoid, relative_error
+from qsmals.recon.inversion.weakharmonic import WEAK_HARMONIC, WeakHarmonicParameters, weak_harmonic
+from tests.inversion_phantom import TILTED, blocks, divergence, ellipsoid, folded_rim, relative_error
 
 GRID = Grid((36, 33, 30), (1.0, 1.0, 1.0), TILTED)
 PLAIN = WeakHarmonicParameters(reweightings=0)
@@ -213,34 +214,47 @@ def test_the_brains_own_field_is_found_in_that_of_all_sources() -> None:
         brain_field(found, np.zeros_like(brain), GRID)
 
 
+@pytest.mark.parametrize("noise_ppm", [0.0, 8e-4])
+def test_the_number_of_iterations_is_in_effect_fixed(noise_ppm: float) -> None:
+    """The tolerance, long reached, ends only the iterations after the last period of reweighting."""
+    mask, noise = ellipsoid(GRID), noise_ppm * np.random.default_rng(4).standard_normal(GRID.shape)
+    local = (dipole_field(blocks(GRID), GRID) + noise).astype(np.float32)
+    told = np.full(GRID.shape, noise_ppm, np.float32)
+    params = WeakHarmonicParameters()
+    assert params.least_iterations == params.reweight_every * (params.reweightings + 1) == 75
+    for tolerance, most, iterations in ((0.002, 150, 75), (0.5, 150, 75), (1e-5, 80, 80)):
+        limits = replace(params, tolerance=tolerance, max_iterations=most)
+        found = weak_harmonic(local, mask=mask, grid=GRID, noise_ppm=told, params=limits).convergence
+        assert found.iterations == iterations and found.converged == (iterations == 75)
+    words = WEAK_HARMONIC.sentence.format(**vars(params) | dict(params.words))
+    assert "75 iterations, and up to 150 while the relative change was above 0.002" in words
+    assert "75" in WeakHarmonicParameters.__dataclass_fields__["tolerance"].metadata["source"]
+
+
+def test_the_report_says_what_a_parameter_followed_in_the_methods_words() -> None:
+    found = weak_harmonic(dipole_field(blocks(GRID), GRID), mask=ellipsoid(GRID), grid=GRID, params=PLAIN)
+    line = _adapted(found.adapted, found.adapted_to)[0]
+    assert line["found"] == "regularisation 5e-05 mm, noise 0.0008 ppm"
+    assert "regularisation" in line["evidence"] and "noise of the total field" in line["evidence"]
+    assert _adapted({"threshold_hz": 3.0}, "the threshold follows the fluid") == [
+        {"what": "dipole inversion", "found": "threshold 3 hz", "evidence": "the threshold follows the fluid"}
+    ]
+    assert _adapted({}, "") == []
+
+
 @pytest.mark.parametrize(("background", "largest_ppb"), [("lbv", 0.5), ("pdf", 3.0)])
 @pytest.mark.parametrize(("size", "b0"), [((1.0, 1.0, 1.0), (0.0, 0.0, 1.0)), ((1.0, 1.0, 1.5), TILTED)])
 def test_the_cortex_at_the_rim_is_right_with_defaults(
     size: tuple[float, float, float], b0: tuple[float, float, float], background: str, largest_ppb: float
 ) -> None:
     """Folded cortex of 40 ppb in the outermost 4 mm of the brain, beside air, in a shim of the second order."""
-    extent = np.array([64, 72, 60])
-    nx, ny, nz = (int(n) for n in extent / size)
-    grid = Grid((nx, ny, nz), size, b0)
-    axes = [(np.arange(n) - (n - 1) / 2) * h for n, h in zip(grid.shape, size, strict=True)]
-    x, y, z = np.meshgrid(*axes, indexing="ij")
-    r = np.sqrt(x**2 + (0.9 * y) ** 2 + z**2)
-    brain, rim = r < 21, (r > 17) & (r < 21)
-    cortex = rim & (np.sin(0.35 * x + 1) * np.sin(0.3 * y) * np.cos(0.33 * z) > -0.1)
-    nuclei = ((x - 6) ** 2 + y**2 + z**2 < 16) | ((x + 6) ** 2 + y**2 + z**2 < 16)
-    chi = 0.04 * cortex + 0.1 * nuclei
-    chi = np.where(brain, chi - chi[brain].mean(), 0).astype(np.float32)
-    air = (x**2 + (y - 22) ** 2 + (z + 20) ** 2 < 16).astype(np.float32)
-    noise = 8e-4 * np.random.default_rng(0).standard_normal(grid.shape)
-    total = dipole_field(chi + 9 * air, grid) + 0.05 * z / 20 + 0.05 * (x**2 - y**2) / 400 + noise
-    away = ndimage.distance_transform_edt(air == 0, sampling=size) > 2
-    mask = ndimage.binary_opening((r < 25) & away)
-    local = BACKGROUND[background].function(total.astype(np.float32), mask=mask, grid=grid)
-    found = weak_harmonic(local.field_ppm, mask=local.mask, grid=grid).chi_ppm
-    assert not (brain & ~local.mask).any()
-    error = 1000 * (found - chi)
-    assert abs(error[cortex].mean() - error[brain].mean()) < largest_ppb
-    assert error[brain & ~rim].std() < 2
+    head = folded_rim(size, b0)
+    local = BACKGROUND[background].function(head.total, mask=head.mask, grid=head.grid)
+    found = weak_harmonic(local.field_ppm, mask=local.mask, grid=head.grid).chi_ppm
+    assert not (head.brain & ~local.mask).any()
+    error = 1000 * (found - head.chi)
+    assert abs(error[head.cortex].mean() - error[head.brain].mean()) < largest_ppb
+    assert error[head.brain & ~head.rim].std() < 2
 
 
 def test_the_local_field_of_a_slab_has_no_cyclic_images() -> None:

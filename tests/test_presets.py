@@ -15,8 +15,10 @@ from qsmals.cli.methods import chosen_methods, preset_words, step_parameters
 from qsmals.cli.parser import parse
 from qsmals.recon.background.vsharp import sphere_radii_mm
 from qsmals.recon.dipole import dipole_field
-from qsmals.recon.field.weights import inverse_noise
+from qsmals.recon.field.weights import LARGEST_WEIGHT, inverse_noise
 from qsmals.recon.grid import Grid
+from qsmals.recon.inversion.medi import MERIT_FACTOR
+from qsmals.recon.inversion.solution import checked_inputs
 from qsmals.recon.presets import PRESETS
 from qsmals.recon.stages import STAGES
 from qsmals.reports.boilerplate import methods_text
@@ -60,8 +62,12 @@ def test_the_consensus_preset_has_the_numbers_of_the_paper() -> None:
     }
     assert reconstruction("consensus").reference == "brain"
     found: dict[str, Any] = {stage: params for stage, (_, params) in chosen.items()}
+    assert found["phase_offset"].sigma_mm == 7.0  # of the ROMEO program, whose correction is "On"
+    assert found["unwrap"].template_echo == 1
+    assert found["unwrap"].weights == ("phase-coherence", "gradient-coherence", "magnitude-coherence")  # "romeo3"
     assert found["field"].largest_residual == 0.3
-    assert found["background"].erosion_voxels == 1
+    assert found["background"].erosion_voxels == 1  # before, and none after
+    assert found["background"].threshold == 0.05
     radii = sphere_radii_mm(found["background"], Grid((40, 40, 40), (0.8, 0.8, 0.8)))
     assert radii == pytest.approx([0.8 * n for n in range(12, 0, -1)])
     inversion = found["inversion"]
@@ -73,6 +79,7 @@ def test_the_consensus_preset_has_the_numbers_of_the_paper() -> None:
     assert inversion.tolerance == pytest.approx(0.1 / 100)  # tol, percent
     assert inversion.max_iterations == 400
     assert inversion.gradient_weighting == "vector-field"
+    assert inversion.padding_mm == 0.0  # SEPIA only makes sizes even
     assert inversion.rad_per_ppm == 1.0  # FANSI gets the field in ppm, at any field strength
     assert chosen_methods(reconstruction("consensus"), TE_S, 7.0)["inversion"][1] == inversion
 
@@ -82,12 +89,52 @@ def test_the_alternative_preset_has_the_numbers_of_the_paper() -> None:
     plain = chosen_methods(reconstruction("consensus"), TE_S, 3.0)
     assert {k: v for k, v in chosen.items() if k != "inversion"} == {k: v for k, v in plain.items() if k != "inversion"}
     method, params = chosen["inversion"]
-    assert method.name == "medi"
+    assert method.name == "medi"  # MEDI+0 off
     assert params.medi_lambda == 2000
     assert 3 * params.edge_fraction == pytest.approx(0.9)  # percentage 90
     assert params.smv_radius_mm == 5 and params.merit
+    assert params.padding_mm == 0.0  # zero pad 0
+    assert MERIT_FACTOR == 6.0 and params.merit_times == 10  # of the MEDI toolbox
     assert params.rad_per_ppm == pytest.approx(2 * np.pi * 42.577478 * 3.0 * 0.005, rel=1e-4)
     assert params.variation_mm == pytest.approx(1 / (2 * params.rad_per_ppm * 2000))
+
+
+def test_data_are_weighted_as_the_paper_does() -> None:
+    """wData 1: one over the noise, with a mean of 1 in the mask; but no weight is above three medians."""
+    noise = np.random.default_rng(1).uniform(5e-4, 2e-3, (6, 7, 8)).astype(np.float32)
+    noise[0, 0, 0], noise[0, 0, 1] = np.inf, 1e-5
+    mask = np.ones(noise.shape, bool)
+    weight = inverse_noise(noise, mask)
+    plain = mask.copy()
+    plain[0, 0, :2] = False
+    np.testing.assert_allclose(weight[plain] * noise[plain], np.median(noise[np.isfinite(noise)]), rtol=1e-4)
+    assert weight[0, 0, 0] == 0 and weight[0, 0, 1] == pytest.approx(3 * np.median(weight[weight > 0]), rel=0.02)
+    local = np.zeros(noise.shape, np.float32)
+    _, scaled = checked_inputs(local, mask, Grid(noise.shape, (1.0, 1.0, 1.0)), weight)
+    assert scaled[mask].mean() == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("consensus", "susceptibility and harmonic phase solved for at once"),
+        ("consensus-medi", "ADMM in place of Gauss-Newton steps, edges only of the image inside the mask"),
+    ],
+)
+def test_a_preset_names_where_it_is_not_the_paper(name: str, own: str) -> None:
+    recon = reconstruction(name)
+    markdown, _ = methods_text(
+        list(chosen_methods(recon, TE_S, 3.0).values()),
+        acquisition={}, anatomy={}, versions={"qsmals": "1"}, preset=preset_words(recon),
+    )  # fmt: skip
+    for words in (
+        "brain mask from the T1-weighted image",
+        "Ewald's sum for the dipole in place of the toolbox's continuous kernel",
+        "weights of at most three times their median",
+        own,
+    ):
+        assert words in markdown
+    assert LARGEST_WEIGHT == 3.0
 
 
 @pytest.mark.parametrize("name", PRESETS)

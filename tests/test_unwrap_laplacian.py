@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from qsmals.recon.unwrap import UNWRAP
 from qsmals.recon.unwrap.laplacian import LaplacianParameters, laplacian
@@ -24,6 +25,21 @@ def test_noise_free_phase_is_recovered_up_to_whole_turns():
         difference = (result.phase_rad[..., echo] - RADIANS_PER_PPM_SECOND * te * smooth_field(SHAPE, 1.5))[MASK]
         np.testing.assert_allclose(difference, difference[0], atol=5e-3)
         assert abs(np.sin(difference[0] / 2)) < 5e-3
+
+
+@pytest.mark.parametrize(("seed", "rise_rad"), [(0, 20.0), (1, 25.0)])
+def test_it_agrees_with_scikit_image_on_smooth_phase(seed, rise_rad):
+    """Without residues there is one unwrapped phase, up to whole turns."""
+    restoration = pytest.importorskip("skimage.restoration")
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(SHAPE), 5.0)
+    true = (rise_rad * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.float32)
+    assert max(np.abs(np.diff(true, axis=axis)).max() for axis in range(3)) < np.pi
+    wrapped = np.angle(np.exp(1j * true)).astype(np.float32)
+    theirs = restoration.unwrap_phase(np.ma.array(wrapped, mask=~MASK), rng=0).filled(0)
+    ours = unwrap(wrapped[..., None], te_s=TE_S[:1]).phase_rad[..., 0]
+    assert np.ptp(true[MASK]) > 2 * np.pi
+    turns = (ours - theirs)[MASK] / (2 * np.pi)
+    np.testing.assert_allclose(turns, np.rint(np.median(turns)), atol=1e-3)
 
 
 def test_noise_gives_a_close_fit():

@@ -205,7 +205,7 @@ class InvertDipole(Step):
             "chi_ppm": save(solution.chi_ppm, affine, folder / "chi.nii"),
             "local_field_ppm": save(local_ppm, affine, folder / "local_field.nii"),
             "mask": save(known, affine, folder / "known.nii"),
-            "detected": _adapted(solution.adapted),
+            "detected": _adapted(solution.adapted, solution.adapted_to),
             "facts": {
                 "iterations": reached.iterations,
                 "relative_change": reached.reached,
@@ -267,11 +267,10 @@ def _reached(convergence: Any) -> list[dict[str, Any]]:
     return [entry if convergence.converged else entry | {"warning": True}]
 
 
-def _adapted(adapted: Mapping[str, float]) -> list[dict[str, str]]:
-    """Parameters that followed the data, as a line for report and sidecar."""
+def _adapted(adapted: Mapping[str, float], evidence: str) -> list[dict[str, str]]:
+    """Parameters that followed the data, and what they followed in the method's words, for report and sidecar."""
     words = {name.rpartition("_"): value for name, value in adapted.items()}
     found = ", ".join(f"{name.replace('_', ' ')} {value:.3g} {unit}" for (name, _, unit), value in words.items())
-    evidence = "the regularisation, the weight of the total variation, follows the noise of the total field"
     return [{"what": "dipole inversion", "found": found, "evidence": evidence}] if found else []
 
 

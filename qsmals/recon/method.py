@@ -69,8 +69,8 @@ class Method:
     citations : tuple of Citation
         Papers to cite when the method was used.
     beyond_brain : bool
-        Of a background method: it gains from reliable phase around the brain, and gets it. Spherical means lose by the
-        sources that lie there.
+        Of a background method: it is given the reliable phase around the brain as well. Those of spherical means are
+        not, by design: the field of sources that lie there, as of fat, is not harmonic, and the spheres would reach it.
     total_field : bool
         Of an inversion: it starts from the total field, wherever that is reliable, and no background is removed before.
     finds_background : bool

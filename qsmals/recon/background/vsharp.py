@@ -33,7 +33,7 @@ class VSharpParameters:
     """Settings of :func:`vsharp`."""
 
     largest_radius_mm: float = field(
-        default=8.0, metadata={"unit": "mm", "source": "8 of 3 to 12 on 2 simulated heads; consensus 12 voxels"}
+        default=8.0, metadata={"unit": "mm", "source": "by trial on 2 simulated heads, no table; consensus 12 voxels"}
     )
     step_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "ISMRM consensus (1 voxel)"})
     radii_voxels: tuple[float, ...] = field(

@@ -39,7 +39,7 @@ class NonlinearTVParameters:
     field_penalty: float = field(default=1.0, metadata={"unit": "1", "source": "FANSI mu2"})
     padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "STI Suite pads 12 voxels"})
     tolerance: float = field(
-        default=0.01, metadata={"unit": "relative change", "source": "half the error of 0.1 on 1 phantom"}
+        default=0.01, metadata={"unit": "relative change", "source": "by trial on 1 phantom, no table"}
     )
     max_iterations: int = field(default=100, metadata={"unit": "iterations", "source": "design choice"})
 

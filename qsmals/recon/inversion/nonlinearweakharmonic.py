@@ -13,6 +13,7 @@ from qsmals.recon.inversion.harmonic import HarmonicSystem, update_charge
 from qsmals.recon.inversion.nonlinear import update_phase
 from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
 from qsmals.recon.method import Citation, Method
+from qsmals.recon.phase.wrap import wrap
 
 Volume = NDArray[np.float32]
 
@@ -88,6 +89,10 @@ def nonlinear_weak_harmonic(
     Returns
     -------
     Susceptibility
+        With the part of the field that neither the map nor the harmonic phase explains, to the nearest whole turn. The
+        local field that belongs to the map is that of :func:`solution.brain_field`, after any removal and so in the
+        consensus preset after V-SHARP too (`Method.finds_background`): the harmonic phase is what removal left or took
+        too much of.
 
     Raises
     ------
@@ -114,9 +119,12 @@ def nonlinear_weak_harmonic(
     if weights is not None and params.gradient_weighting == "vector-field":
         relative = gradient_weights(weight, unit, shape)
     phase = padded(local * np.float32(params.rad_per_ppm), shape)
-    full, convergence = _solve(phase, np.square(padded(weight, shape)), relative, inside, unit, params)
-    chi = full[:nx, :ny, :nz] / np.float32(params.rad_per_ppm)
-    return Susceptibility(np.where(mask, chi, np.float32(0)), convergence)
+    full, explained, convergence = _solve(phase, np.square(padded(weight, shape)), relative, inside, unit, params)
+    chi, residual = (
+        np.where(mask, volume[:nx, :ny, :nz] / np.float32(params.rad_per_ppm), np.float32(0))
+        for volume in (full, wrap(phase - explained))
+    )
+    return Susceptibility(chi, convergence, residual_ppm=residual)
 
 
 def gradient_weights(image: Volume, grid: Grid, shape: fourier.Shape) -> Volume:
@@ -163,8 +171,8 @@ def _solve(
     inside: NDArray[np.bool_],
     grid: Grid,
     params: NonlinearWeakHarmonicParameters,
-) -> tuple[Volume, Convergence]:
-    """ADMM on the padded grid, susceptibility in radians.
+) -> tuple[Volume, Volume, Convergence]:
+    """ADMM on the padded grid: susceptibility, and the phase that it explains with the harmonic one, both in radians.
 
     With y in place of D x + h, z in place of E x, q in place of L h and scaled multipliers, each round solves for x and
     h together, then for y (Newton's method), z (shrinkage) and q voxel by voxel.
@@ -192,7 +200,7 @@ def _solve(
         x, explained, laplacian = system.solve(target, source, charge)
         changes.append(relative_change(x, previous))
         if changes[-1] <= params.tolerance or len(changes) == params.max_iterations:
-            return x, Convergence(len(changes), tuple(changes), params.tolerance)
+            return x, explained, Convergence(len(changes), tuple(changes), params.tolerance)
         update_gradient(x, thresholds, inverse_size, dual, split)
         adjoint_gradient(split, inverse_size, source)
         update_charge(laplacian, inside, kept, excess, charge)
@@ -228,4 +236,5 @@ NONLINEAR_WEAK_HARMONIC = Method(
             doi="10.1002/mrm.27073",
         ),
     ),
+    finds_background=True,
 )

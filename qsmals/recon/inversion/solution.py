@@ -33,6 +33,8 @@ class Susceptibility:
     adapted : mapping of str to float
         What the method took from the data: parameters that follow a measured property of the field, and that property,
         with the unit at the end of each name.
+    adapted_to : str
+        What those parameters follow, in words without a full stop; empty if there are none.
     """
 
     chi_ppm: NDArray[np.float32]
@@ -41,6 +43,7 @@ class Susceptibility:
     notes: tuple[str, ...] = ()
     residual_ppm: NDArray[np.float32] | None = None
     adapted: Mapping[str, float] = field(default_factory=dict)
+    adapted_to: str = ""
 
 
 def brain_field(solution: Susceptibility, brain: NDArray[np.bool_], grid: Grid) -> NDArray[np.float32]:

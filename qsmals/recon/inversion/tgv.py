@@ -34,7 +34,7 @@ class TGVParameters:
     """Settings of :func:`tgv`."""
 
     regularisation: float = field(
-        default=1.5e-4, metadata={"unit": "mm, at fields in ppm", "source": "best of 3 on 1 simulated head"}
+        default=1.5e-4, metadata={"unit": "mm, at fields in ppm", "source": "by trial on 1 simulated head, no table"}
     )
     second_order_mm: float = field(
         default=3.0, metadata={"unit": "mm", "source": "Langkammer 2015: alpha0 = 3 alpha1 at 1 mm"}
@@ -43,10 +43,11 @@ class TGVParameters:
         default=3, metadata={"unit": "grids, each with half the resolution of the next", "source": "design choice"}
     )
     chi_size_ppm: float = field(
-        default=0.03, metadata={"unit": "ppm", "source": "size of the solution, for the steps; 1 simulated head"}
+        default=0.03, metadata={"unit": "ppm", "source": "size of the solution, for the steps; by trial, no table"}
     )
     tolerance: float = field(
-        default=0.01, metadata={"unit": "relative change in 25 iterations", "source": "1 simulated head"}
+        default=0.01,
+        metadata={"unit": "relative change in 25 iterations", "source": "by trial on 1 simulated head, no table"},
     )
     max_iterations: int = field(
         default=500,

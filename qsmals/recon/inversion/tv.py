@@ -21,16 +21,22 @@ class TVParameters:
 
     regularisation: float = field(
         default=1e-4,
-        metadata={"unit": "mm, at fields in ppm", "source": "best of 3 on 2 simulated heads after V-SHARP"},
+        metadata={"unit": "mm, at fields in ppm", "source": "by trial on 2 simulated heads after V-SHARP, no table"},
     )
     gradient_penalty: float = field(
-        default=300.0, metadata={"unit": "multiple of the regularisation", "source": "fastest on 1 simulated head"}
+        default=300.0,
+        metadata={
+            "unit": "multiple of the regularisation",
+            "source": "for speed, by trial on 1 simulated head, no table",
+        },
     )
     field_penalty: float = field(
-        default=0.3, metadata={"unit": "1", "source": "fastest on 1 simulated head; FANSI mu2"}
+        default=0.3, metadata={"unit": "1", "source": "for speed, by trial on 1 simulated head, no table; FANSI mu2"}
     )
     padding_mm: float = field(default=16.0, metadata={"unit": "mm", "source": "STI Suite pads 12 voxels"})
-    tolerance: float = field(default=0.015, metadata={"unit": "relative change", "source": "1 simulated head"})
+    tolerance: float = field(
+        default=0.015, metadata={"unit": "relative change", "source": "by trial on 1 simulated head, no table"}
+    )
     max_iterations: int = field(default=60, metadata={"unit": "iterations", "source": "design choice"})
 
 

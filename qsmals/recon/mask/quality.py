@@ -37,7 +37,7 @@ class FieldMaskParameters:
         default=1.0, metadata={"unit": "mm", "source": "SEPIA's opening of R2*-based masks; single voxels"}
     )
     fallback_threshold: float = field(
-        default=0.3, metadata={"unit": "quality", "source": "between ROMEO's quality of air (< 0.2) and brain (> 0.5)"}
+        default=0.3, metadata={"unit": "quality", "source": "design choice, between ROMEO's quality of air and brain"}
     )
     largest_drop: float = field(
         default=0.1, metadata={"unit": "fraction of the brain", "source": "safeguard against a missed threshold"}

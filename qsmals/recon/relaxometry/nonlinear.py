@@ -40,9 +40,7 @@ class NonlinearParameters(RelaxationBounds):
         default="subtracted", metadata={"unit": "subtracted or modelled", "source": "as ARLO and the log-linear fit"}
     )
     tolerance: float = field(default=1e-6, metadata={"unit": "relative change", "source": "resolution of float32"})
-    max_iterations: int = field(
-        default=50, metadata={"unit": "iterations", "source": "ten times what tissue needs at a signal-to-noise of 20"}
-    )
+    max_iterations: int = field(default=50, metadata={"unit": "iterations", "source": "design choice"})
 
     def __post_init__(self) -> None:
         if self.noise_floor not in ("subtracted", "modelled"):
