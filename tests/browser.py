@@ -22,6 +22,15 @@ READ, WRITE = 3, 4
 """File descriptors that chromium reads commands from and writes answers to."""
 
 
+SMALLEST_PX = 11
+
+ALL_LOADED = "[...document.images].every((i) => i.complete && i.naturalWidth > 0)"
+EXCESS = "document.documentElement.scrollWidth - innerWidth"
+SMALLEST = """Math.min(...[...document.querySelectorAll("body *")]
+  .filter((e) => !e.closest("svg, script, style") && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+  .map((e) => parseFloat(getComputedStyle(e).fontSize)))"""
+
+
 class Browser:
     """A headless chromium. Commands are JSON, each ended by a zero byte."""
 
@@ -194,3 +203,12 @@ def _high(fd: int) -> int:
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
     os.close(fd)
     return moved
+
+
+def assert_whole(page: Page) -> None:
+    """Nothing failed, nothing came from elsewhere, everything can be read."""
+    assert page.errors == []
+    assert [u for u in page.requests if not u.startswith(("file:", "data:", "blob:"))] == []
+    assert page.evaluate(ALL_LOADED)
+    assert page.evaluate(EXCESS) <= 0, "the page itself never scrolls sideways"
+    assert page.evaluate(SMALLEST) >= SMALLEST_PX

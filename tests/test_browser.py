@@ -9,18 +9,11 @@ import pytest
 
 from qsmals.reports.group import write_group_report
 from qsmals.reports.subject import write_subject_report
-from tests.browser import CHROMIUM, Browser, Page
+from tests.browser import CHROMIUM, EXCESS, Browser, Page, assert_whole
 from tests.report_trees import CLEAN, FACTS, RUN, make_scan, write_facts, write_quality
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the pages in")
 WIDTHS = (360, 1440)
-SMALLEST_PX = 11
-
-ALL_LOADED = "[...document.images].every((i) => i.complete && i.naturalWidth > 0)"
-EXCESS = "document.documentElement.scrollWidth - innerWidth"
-SMALLEST = """Math.min(...[...document.querySelectorAll("body *")]
-  .filter((e) => !e.closest("svg, script, style") && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
-  .map((e) => parseFloat(getComputedStyle(e).fontSize)))"""
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +33,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_subject_report(root, label, run_facts=RUN)
     write_group_report(root, people={f"sub-0{n}": {"age": age} for n, age in enumerate(("n/a", "100", "61", "9"), 1)})
     return root
-
-
-def assert_whole(page: Page) -> None:
-    """Nothing failed, nothing came from elsewhere, everything can be read."""
-    assert page.errors == []
-    assert [u for u in page.requests if not u.startswith(("file:", "data:", "blob:"))] == []
-    assert page.evaluate(ALL_LOADED)
-    assert page.evaluate(EXCESS) <= 0, "the page itself never scrolls sideways"
-    assert page.evaluate(SMALLEST) >= SMALLEST_PX
 
 
 @pytest.mark.parametrize("width", WIDTHS)

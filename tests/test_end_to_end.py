@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from qsmals.engine.files import hash_file
+from tests.browser import CHROMIUM, Browser, assert_whole
 
 # whole runs, on whatever machine: more than the usual limit of a test
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -123,6 +124,21 @@ def test_the_page_needs_no_network(done: tuple[Path, subprocess.CompletedProcess
     )
     for figure in re.findall(r'src="([^"]+)"', page):
         assert figure.startswith("data:") or (done[0] / figure).is_file()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the pages in")
+def test_the_pages_are_whole_in_a_browser(
+    bids: Path, done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    ended = qsmals(bids, out, "group")
+    assert ended.returncode == 5, "the bad subject has no tables"
+    with Browser(tmp_path / "profile") as browser:
+        for name in ("sub-01", "sub-bad", "group"):
+            for width in (360, 1440):
+                with browser.page(out / f"{name}.html", width) as page:
+                    assert_whole(page)
 
 
 def test_neither_input_nor_home_is_touched(

@@ -157,7 +157,9 @@ def test_a_clean_scan_passes(tmp_path):
     clean = [dict(FACTS["detected"][0])]
     make_scan(tmp_path, "sub-01", facts={"detected": clean, "warnings": []})
     written, page = report(tmp_path)
-    assert written.verdict == Verdict("pass") and "Every quality measure that applies is within its limits." in page.text
+    assert (
+        written.verdict == Verdict("pass") and "Every quality measure that applies is within its limits." in page.text
+    )
 
 
 def test_limits_can_be_moved(tree, tmp_path):
