@@ -27,7 +27,7 @@ from qsmals.reports.published import Expected
 Array = NDArray[Any]
 
 WIDTH_INCHES = 12.0
-DPI = 140
+DPI = 120
 GAP_MM = 4.0
 THUMBNAIL_INCHES = 2.4
 PANEL_FOOT = 0.85
