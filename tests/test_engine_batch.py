@@ -18,15 +18,15 @@ from qsmals.engine.progress import NodesFailed, nipype_settings
 from qsmals.engine.queues import QUEUES, Needs
 from tests.fake_cluster import COMMANDS, install
 
-# how each is asked for 3 processors and 2 GB
+# how each is asked for 3 processors and 2 GB, and a quarter more than that
 ASKED = {
-    "SLURM": ("--cpus-per-task=3", "--mem=1908M"),
-    "SGE": ("-pe smp 3", "mem_free=636M"),
-    "PBS": ("select=1:ncpus=3:mem=1908mb",),
-    "Torque": ("nodes=1:ppn=3", "mem=1908mb"),
-    "LSF": ("-n 3", "span[hosts=1]", "rusage[mem=1908MB]"),
+    "SLURM": ("--cpus-per-task=3", "--mem=2385M"),
+    "SGE": ("-pe smp 3", "mem_free=795M"),
+    "PBS": ("select=1:ncpus=3:mem=2385mb",),
+    "Torque": ("nodes=1:ppn=3", "mem=2385mb"),
+    "LSF": ("-n 3", "span[hosts=1]", "rusage[mem=2385MB]"),
     "OAR": ("/nodes=1/core=3",),
-    "Condor": ("request_cpus = 3", "request_memory = 1908"),
+    "Condor": ("request_cpus = 3", "request_memory = 2385"),
 }
 # what each calls the end of a job that vanished, one that was stuck, and a refusal
 ENDS = {

@@ -46,6 +46,8 @@ RESULT_WAIT_S = 60.0  # until a network share shows what another machine wrote
 QUICK_WAIT_S = 2.0  # the same, for a job of which it is known that it ended badly
 SUBMIT_TRIES = 5
 MIN_MEM_MIB = 512
+HEADROOM = 1.25
+"""A batch system kills what takes more than it asked for, and what a step takes is known to a quarter."""
 # as SLURM, Grid Engine and PBS, OAR, and HTCondor say it
 _ENDED_WELL = re.compile(r"^COMPLETED|exit_status 0\b|^state Terminated|ExitCode 0\b", re.IGNORECASE)
 # nipype's script catches what its node raises: the batch system must see that the job failed, and its log why
@@ -147,7 +149,7 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
 
     def _needs(self, node: Any, folder: Path) -> Needs:
         name = node.fullname
-        mem_mib = max(MIN_MEM_MIB, math.ceil(node.mem_gb * GB / MIB))
+        mem_mib = max(MIN_MEM_MIB, math.ceil(HEADROOM * node.mem_gb * GB / MIB))
         return Needs(name, _threads(node), mem_mib, folder / f"{name}-%j.out")
 
     def _given(self, node: Any) -> list[str]:
