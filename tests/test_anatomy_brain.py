@@ -8,7 +8,9 @@ from qsmals.anatomy.bias import correct_bias
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.gradient_echo import decay_image, extract_gre_brain
 from qsmals.anatomy.images import to_ants, with_data
+from qsmals.anatomy.refinement import refine_nuclei
 from qsmals.anatomy.search import similarity_matrix
+from qsmals.anatomy.stages import write_affine
 from tests.anatomy_heads import SmallHead, dice, moved, small_head, template
 
 
@@ -142,3 +144,28 @@ def test_closing_fills_a_gap_and_keeps_the_outline():
     closed = extraction.closing_mm(mask, 3.0, (1, 1, 1))
     assert closed[5:25, 6:24, 6:24].all()
     assert not closed[:4].any()
+
+
+def test_a_brain_image_is_as_good_as_its_mask(compute):
+    place = np.indices((24, 26, 22)) - np.reshape((12, 13, 11), (3, 1, 1, 1))
+    inside = np.linalg.norm(place, axis=0) < 8
+    image = np.where(inside, 100.0, 0.0)
+    image[~inside & (np.linalg.norm(place, axis=0) < 9)] = 1  # what was edited out
+    shifted = np.eye(4)
+    shifted[:3, 3] = 0.4
+    with ants_session(compute):
+        reference = to_ants(np.zeros(inside.shape, np.float32), shifted)
+        found = [extraction.on_grid(to_ants(a.astype(np.float32), np.eye(4)), reference) for a in (image, inside)]
+    np.testing.assert_array_equal(found[0].numpy(), found[1].numpy())
+    assert abs(found[0].numpy().sum() - inside.sum()) < 0.05 * inside.sum()
+
+
+def test_nuclei_that_the_map_does_not_show_stay(compute):
+    labels = np.zeros((24, 26, 22), np.float32)
+    labels[8:12, 8:16, 8:12] = 13
+    with ants_session(compute):
+        identity = write_affine(np.eye(4), compute.work_dir / "same.mat")
+        atlas, empty = (to_ants(a, np.eye(4)) for a in (labels, np.zeros_like(labels)))
+        brain = to_ants(np.ones_like(labels), np.eye(4))
+    words = {"gre_to_t1w": identity, "t1w_to_template": identity, "compute": compute}
+    assert refine_nuclei(empty, brain, atlas, brain, **words) is None

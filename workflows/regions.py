@@ -178,6 +178,7 @@ def _add_refinement(
         (refine, workflow.get_node("outputnode"), [("inverse", "refined")]),
         (inputnode, chain, [("from_template", "second"), ("to_gre", "third")]),
         (inputnode, nuclei, [("chi_ppm", "chi")]),
+        (refine, nuclei, [("notes", "notes")]),
     ])  # fmt: skip
 
 

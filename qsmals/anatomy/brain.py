@@ -370,9 +370,19 @@ def connected_core(tissue: Mask, from_prior_mm: Floats, spacing: Any) -> Mask:
     return np.asarray((ndimage.distance_transform_edt(~kept, sampling=step) <= radius + 1.0) & tissue)
 
 
+INTENSITY = 20.0
+"""A mask whose largest value is above it is an image of intensities."""
+
+
 def on_grid(mask: Image, reference: Image) -> Image:
-    """A mask resampled to the grid of ``reference`` (linear, cut at one half)."""
+    """A mask resampled to the grid of ``reference`` (linear, cut at one half).
+
+    An image of intensities, as FreeSurfer's brainmask, is a mask where it is more than the 1 that marks what was
+    edited out.
+    """
     import ants
 
-    moved = ants.resample_image_to_target(mask, reference, interp_type="linear")
+    values = mask.numpy()
+    inside = values > (1.5 if values.max() > INTENSITY else 0.5)
+    moved = ants.resample_image_to_target(with_data(mask, inside.astype(np.float32)), reference, interp_type="linear")
     return with_data(reference, moved.numpy() > 0.5)

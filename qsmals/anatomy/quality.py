@@ -70,8 +70,8 @@ def rigid_quality(
     Returns
     -------
     RegistrationQuality
-        Without Jacobians; ``brain_dice`` is the share of the GRE's bright voxels among those of the mask
-        that the GRE covers, and fails only when it is below one half.
+        Without Jacobians; ``brain_dice`` is the share of the whole mask in which the GRE is bright, and fails only
+        when it is below 0.3: slabs of part of the brain are allowed.
     """
     import ants
 

@@ -69,7 +69,7 @@ def refine_nuclei(
     gre_to_t1w: Path,
     t1w_to_template: Path,
     compute: Compute,
-) -> Transform:
+) -> Transform | None:
     """Deform the template around the deep nuclei until its expected susceptibility fits the subject's.
 
     Parameters
@@ -87,14 +87,15 @@ def refine_nuclei(
 
     Returns
     -------
-    Transform
+    Transform or None
         ``inverse`` takes template labels to the refined template; chain it before the other inverses.
-        Identity away from the nuclei.
+        Identity away from the nuclei. None where the map covers less than half of the nuclei, as that of a slab
+        above them, and shows nothing to refine by.
 
     Raises
     ------
     ValueError
-        The labels have no deep nuclei, or the map does not cover them.
+        The labels have no deep nuclei.
     """
     nuclei = np.isin(np.rint(labels.numpy()).astype(int), NUCLEI)
     if not nuclei.any():
@@ -106,7 +107,7 @@ def refine_nuclei(
         measured = resample(chi, expected, [gre_to_t1w, t1w_to_template])
         seen = measured.numpy()
         if (seen[cropped(with_data(template, nuclei.astype(np.float32)), box).numpy() > 0.5] != 0).mean() < 0.5:
-            raise ValueError("the susceptibility map covers less than half of the deep nuclei: nothing to refine by")
+            return None
         level = float(np.median(seen[seen != 0]))
         measured = with_data(measured, np.clip(seen - level, *RANGE_PPM).astype(np.float32))
         t1w = resample(t1w_brain, anatomy, [t1w_to_template])

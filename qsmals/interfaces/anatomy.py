@@ -228,7 +228,7 @@ class FitCortex(Step):
         facts = {"lost_percent": change.lost_percent, "gained_percent": change.gained_percent}
         return {
             "labels": save(fitted, affine, folder / "labels.nii"),
-            "facts": {**facts, "warnings": list(change.warnings)},
+            "facts": {**facts, "warnings": [*(self.inputs.notes or []), *change.warnings]},
         }
 
 
@@ -238,6 +238,7 @@ class _NucleiInput(StepInput):
     chi = File(exists=True, desc="susceptibility on the same grid, ppm")
     t1w = File(exists=True, desc="T1w brain on the same grid")
     parts = File(exists=True, desc="parts of the atlas's labels on the same grid")
+    notes = traits.List(traits.Str, desc="warnings of the step that placed the nuclei")
 
 
 class _NucleiOutput(TraitedSpec):
@@ -278,7 +279,7 @@ class FitNuclei(Step):
         facts = {"lost_percent": change.lost_percent, "gained_percent": change.gained_percent}
         outputs = {
             "labels": save(fitted, affine, folder / "labels.nii"),
-            "facts": {**facts, "warnings": list(change.warnings)},
+            "facts": {**facts, "warnings": [*(self.inputs.notes or []), *change.warnings]},
         }
         if isdefined(self.inputs.parts):
             parts = split_parts(fitted, load_labels(self.inputs.parts), PARENTS, voxel_size_mm=size)
@@ -454,9 +455,15 @@ class _RefineInput(AntsInput):
     to_template = File(exists=True, mandatory=True)
 
 
+NOT_COVERED = (
+    "deep nuclei: the map covers less than half of them; they lie where registration to the template puts them"
+)
+
+
 class _RefineOutput(TraitedSpec):
     forward = File(desc="moves images to the refined template")
     inverse = File(desc="moves labels of the template to where the nuclei are seen")
+    notes = traits.List(traits.Str, desc="why the nuclei were left where they were")
 
 
 class RefineNuclei(AntsStep):
@@ -467,7 +474,9 @@ class RefineNuclei(AntsStep):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :func:`qsmals.anatomy.refinement.refine_nuclei`."""
+        from qsmals.anatomy.compute import ants_session
         from qsmals.anatomy.refinement import refine_nuclei
+        from qsmals.anatomy.stages import write_affine
 
         transform = refine_nuclei(
             read_image(self.inputs.chi),
@@ -478,7 +487,12 @@ class RefineNuclei(AntsStep):
             t1w_to_template=Path(self.inputs.to_template),
             compute=self.resources(folder),
         )
-        return {"forward": str(transform.forward), "inverse": str(transform.inverse)}
+        if transform is None:
+            log_warnings("regions", [NOT_COVERED], folder)
+            with ants_session(self.resources(folder)):
+                same = str(write_affine(np.eye(4), folder / "identity.mat"))
+            return {"forward": same, "inverse": same, "notes": [NOT_COVERED]}
+        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "notes": []}
 
 
 class _ResampleInput(AntsInput):
