@@ -299,8 +299,8 @@ FLAT = (
     "Flat is the share of a region's voxels in the reference that have exactly the most common brightness of white "
     "matter ({:.0f} % of the white matter has it): the image was prepared so that white matter is uniform, and what "
     "was taken for it is uniform as well. No method that looks at this image alone finds a border between two "
-    "regions where both are flat; the susceptibility map shows it. A region that is hardly flat misses its goal for other "
-    "reasons: above are its volume and the distance of its centre."
+    "regions where both are flat; the susceptibility map shows it. A region that is hardly flat misses its goal for "
+    "other reasons: above are its volume and the distance of its centre."
 )
 
 GREY_TRUTH = """\
