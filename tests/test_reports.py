@@ -1,5 +1,6 @@
 """The subject page from a small derivative tree, and its figures."""
 
+import base64
 import json
 import re
 import shutil
@@ -713,3 +714,10 @@ def test_a_sign_that_the_map_shows_needs_no_look(tree):
     write_quality(tree / "sub-02/anat", "sub-02", **(CLEAN | {"contrast_pallidum": None, "region_order": None}))
     told = [reason.text for reason in write_subject_report(tree, "02", run_facts=RUN).verdict.reasons]
     assert any("too weak to tell" in text for text in told) and any("could not be judged" in text for text in told)
+
+
+def test_the_viewer_holds_the_map_in_one_channel(tree):
+    report(tree)
+    page = (tree / "sub-01/figures/sub-01_desc-viewer_Chimap.html").read_text()
+    (encoded,) = re.findall(r'id="spriteImg-map"[^>]*base64,([^"]+)"', page)
+    assert base64.b64decode(encoded)[25] == 0, "PNG's colour type: grey"
