@@ -228,7 +228,7 @@ class FitCortex(Step):
         facts = {"lost_percent": change.lost_percent, "gained_percent": change.gained_percent}
         return {
             "labels": save(fitted, affine, folder / "labels.nii"),
-            "facts": {**facts, "warnings": [*(self.inputs.notes or []), *change.warnings]},
+            "facts": {**facts, "warnings": list(change.warnings)},
         }
 
 
