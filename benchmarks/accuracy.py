@@ -28,7 +28,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from compare_with_truth import DEEP, SHOWN, map_figures, region_errors
+from compare_with_truth import DEEP, SHOWN, map_figures, region_errors, spread
 from forward import remake
 from measuring import Journal, cell, forget_peak, in_own_process, markdown, peak_memory_gb, run
 from numpy.typing import NDArray
@@ -465,17 +465,11 @@ def measure(
     with atomic(chi_file) as stream:
         np.save(stream, chi)
     truth = read_truth(bids)
-    figures["total_field_rms_ppb"] = spread_ppb(total_ppm - truth.total_ppm, measured & truth.brain)
+    figures["total_field_rms_ppb"] = 1000 * spread(total_ppm - truth.total_ppm, measured & truth.brain)
     inside = measured & truth.brain
-    own = spread_ppb(truth.local_ppm, inside)
-    figures["local_field_nrmse_percent"] = 100 * spread_ppb(local.field_ppm - truth.local_ppm, inside) / own
+    own = spread(truth.local_ppm, inside)
+    figures["local_field_nrmse_percent"] = 100 * spread(local.field_ppm - truth.local_ppm, inside) / own
     return figures | score(chi, measured & truth.brain, truth)
-
-
-def spread_ppb(difference: Volume, mask: Mask) -> float:
-    """Root mean square over a mask, up to a constant, ppm to ppb."""
-    values = difference[mask].astype(float)
-    return 1000 * float(np.std(values - np.median(values)))
 
 
 def score(chi: Volume, measured: Mask, truth: Truth) -> dict[str, float]:

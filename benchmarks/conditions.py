@@ -73,9 +73,8 @@ the labels in use and the true region. The same goals for the reconstruction alo
 brain, are in [reconstruction.md](reconstruction.md). The labels of the cortex come from a T1w image and an atlas
 and hold a few percent of white matter and fluid, or of the next gyrus ([anatomy.md](anatomy.md) has their overlap
 with FreeSurfer's); `-d freesurfer=` spares that. The program's mask holds veins and fluid around the brain, the
-sagittal sinus above all: their mean is part of its zero, and their field part of its local field. A zero from a
-mask eroded by 2 mm, or without its brightest voxels, lies nearer to the true brain's; it was not taken, because it
-is no longer the whole-brain mask that the consensus asks for and that other studies report.
+sagittal sinus above all: their mean is part of its zero, and their field part of its local field. A zero from
+fewer voxels was not taken: it would no longer be the whole-brain mask that the consensus asks for.
 """
 
 

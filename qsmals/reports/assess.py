@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 REGISTRATION_WARNING = "registration of "
 """Warnings that begin so repeat a measure."""
 
-TOO_WEAK = "too weak to tell"
-"""What a detection says of itself that decided nothing."""
-
 SIGN_MEASURES = ("contrast_pallidum", "region_order")
 """Measures that a turned sign puts beyond their limits."""
 
@@ -117,8 +114,13 @@ def _unknown_sign(scan: "Scan", limits: Mapping[str, Limit]) -> list[Reason]:
         return []
     values = scan.quality.values
     judged = any(math.isfinite(values.get(name, math.nan)) for name in SIGN_MEASURES if name in with_limits(limits))
-    told = [_told(entry) for entry in (scan.facts.detected if scan.facts else ()) if entry.get("what") == "phase sign"]
-    return [] if judged or any(told) else [Reason("check", SIGN_UNKNOWN, "regions")]
+    return [] if judged or _sign_is_told(scan) else [Reason("check", SIGN_UNKNOWN, "regions")]
+
+
+def _sign_is_told(scan: "Scan") -> bool:
+    """Whether the field of the head told the sign of the phase."""
+    entries = scan.facts.detected if scan.facts else ()
+    return any(_told(entry) for entry in entries if entry.get("what") == "phase sign")
 
 
 def _told(entry: Mapping[str, Any]) -> bool:
@@ -139,7 +141,7 @@ def _beside_measures(scan: "Scan", *, sign_is_seen: bool) -> Iterable[Reason]:
         yield Reason("check", "There are no quality measures of this scan.", "messages")
     noted = [f"{entry['what']}: " for entry in (facts.detected if facts else ()) if entry.get("warning")]
     for warning in dict.fromkeys(facts.warnings if facts else ()):
-        if sign_is_seen and warning.startswith("phase sign: ") and TOO_WEAK in warning:
+        if sign_is_seen and warning.startswith("phase sign: ") and not _sign_is_told(scan):
             continue
         if not warning.startswith(REGISTRATION_WARNING):
             place = "acquisition" if warning.startswith(tuple(noted)) else "messages"
