@@ -705,6 +705,7 @@ def test_a_sign_that_the_map_shows_needs_no_look(tree):
         "what": "phase sign",
         "found": "as stored",
         "evidence": "correlation +0.11, too weak to tell",
+        "confident": False,
         "warning": True,
     }
     words = "phase sign: as stored (correlation +0.11, too weak to tell)"

@@ -117,6 +117,12 @@ def _unknown_sign(scan: "Scan", limits: Mapping[str, Limit]) -> list[Reason]:
     return [] if judged or _sign_is_told(scan) else [Reason("check", SIGN_UNKNOWN, "regions")]
 
 
+def _sign_is_weak(scan: "Scan") -> bool:
+    """Whether the field of the head was asked for the sign of the phase and could not tell."""
+    entries = scan.facts.detected if scan.facts else ()
+    return any(entry.get("what") == "phase sign" and entry.get("confident") is False for entry in entries)
+
+
 def _sign_is_told(scan: "Scan") -> bool:
     """Whether the field of the head told the sign of the phase."""
     entries = scan.facts.detected if scan.facts else ()
@@ -141,7 +147,7 @@ def _beside_measures(scan: "Scan", *, sign_is_seen: bool) -> Iterable[Reason]:
         yield Reason("check", "There are no quality measures of this scan.", "messages")
     noted = [f"{entry['what']}: " for entry in (facts.detected if facts else ()) if entry.get("warning")]
     for warning in dict.fromkeys(facts.warnings if facts else ()):
-        if sign_is_seen and warning.startswith("phase sign: ") and not _sign_is_told(scan):
+        if sign_is_seen and warning.startswith("phase sign: ") and _sign_is_weak(scan):
             continue
         if not warning.startswith(REGISTRATION_WARNING):
             place = "acquisition" if warning.startswith(tuple(noted)) else "messages"
