@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from qsmals.bids.errors import InvalidInput
+from qsmals.interfaces.report import DrawFigures
 from qsmals.qc.verdict import Verdict
 from qsmals.reports import figures
 from qsmals.reports.acquisition import acquisition, with_unit
@@ -380,6 +381,27 @@ def test_a_later_run_that_failed_leaves_the_earlier_figures(tree):
     written, page = report(tree, run="20260102")
     assert figure_bytes(tree) == drawn and written.missing == ()
     assert "sub-01/figures/sub-01_desc-echoes_MEGRE.png" in page.sources
+
+
+def test_figures_that_the_run_drew_are_not_drawn_again(tree):
+    folder, given = tree / "sub-01/figures", {"output_dir": str(tree), "subject": "01", "prefix": "sub-01"}
+    step = DrawFigures(run="20260101", age=45.0, **given)
+    assert step.compute(tree)["n_figures"] == len(list(folder.glob("*"))) - 1  # the manifest is none
+    drawn = folder / "sub-01_desc-local_fieldmap.png"
+    expected, lost = figure_bytes(tree), folder / "sub-01_desc-background_fieldmap.png"
+    drawn.write_bytes(b"as the run left it")
+    lost.unlink()
+    written = write_subject_report(tree, "01", run_facts=RUN | {"age": 45.0}, drawn={"sub-01"})
+    assert written.missing == () and drawn.read_bytes() == b"as the run left it"
+    assert lost.read_bytes() == expected[lost.name]
+    assert report(tree)[0].missing == () and figure_bytes(tree) == expected
+
+
+def test_figures_without_room_are_told_and_fail_nothing(tree, caplog):
+    (tree / "sub-01/figures").write_text("in the way")
+    step = DrawFigures(run="20260101", output_dir=str(tree), subject="01", prefix="sub-01")
+    assert step.compute(tree) == {"n_figures": 0}
+    assert "sub-01: the figures cannot be written" in caplog.text
 
 
 def test_figures_of_images_that_a_later_run_had_no_use_for_leave_the_page(tree):

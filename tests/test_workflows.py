@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import pytest
 from nipype.interfaces.base import isdefined
 
@@ -16,7 +17,8 @@ from qsmals.bids.layout import NO_T1W_NOTE, find_subjects
 from qsmals.bids.names import expected_files, unit_outputs
 from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
-from qsmals.cli.writing import failed_registrations, words_of_scans, write_report
+from qsmals.cli.writing import failed_registrations, scans_with_figures, words_of_scans, write_report
+from qsmals.engine.progress import Step
 from qsmals.engine.summary import Failure, SubjectSummary
 from qsmals.recon.inversion import INVERSION
 from qsmals.reports.facts import read_facts
@@ -25,6 +27,7 @@ from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
 from qsmals.workflows.memory import NEEDS, Sizes, need_of
 from qsmals.workflows.participant import init_run_wf, init_scan_wf, known_facts, run_folder
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
+from qsmals.workflows.quality import FIGURES_STEP
 from tests.bids_trees import Gre, Visit, write_tree
 
 SAVERS = ("SaveImage", "SaveFieldMap", "SaveFile", "SaveText")
@@ -98,6 +101,28 @@ def test_sessions_runs_and_acquisitions_each_have_their_graph(tmp_path: Path) ->
     assert kinds.count("UnwrapPhase") == 4
     assert kinds.count("ExtractBrain") == 3  # one for each T1w image
     assert kinds.count("AtlasImage") == 1  # one for the whole run
+
+
+@pytest.mark.parametrize("t1ws", [("",), ()], ids=["T1w", "alone"])
+def test_figures_come_after_all_that_a_scan_saves(tmp_path: Path, t1ws: tuple[str, ...]) -> None:
+    plan = plan_of(tmp_path, [Visit(gres=(Gre("run-1"), Gre("run-2")), t1ws=t1ws)])
+    graph = init_run_wf(plan)._create_flat_graph()
+    for figures in (node for node in graph if type(node.interface).__name__ == "DrawFigures"):
+        before = set(saved(list(nx.ancestors(graph, figures))))
+        promised = {o.path for s in plan.subjects[0].scans for o in s.outputs.values() if o.path in saved(list(graph))}
+        own = {path for path in promised if f"_{figures.fullname.split('gre_')[1][:5].replace('_', '-')}" in path.name}
+        assert own and own <= before
+    names = [type(node.interface).__name__ for node in graph]
+    assert names.count("DrawFigures") == 2
+
+
+def test_pages_take_the_figures_of_the_scans_that_drew_them(tmp_path: Path) -> None:
+    subject = plan_of(tmp_path, [Visit(gres=(Gre("run-1"), Gre("run-2")))]).subjects[0]
+    steps = [
+        Step("sub-01 run-1", FIGURES_STEP, "done", 1, 1, "a"),
+        Step("sub-01 run-2", FIGURES_STEP, "failed", 1, 1, "b"),
+    ]
+    assert scans_with_figures(subject, steps) == {"sub-01_run-1"}
 
 
 @pytest.mark.parametrize("te_s", [(0.02,), SIX_ECHOES], ids=["1 echo", "6 echoes"])

@@ -129,6 +129,7 @@ NEEDS: dict[str, Need] = {
     "nuclei": Need(PLAIN_GB, volumes=14),
     "measure": Need(0.235, volumes=7),
     "quality": Need(0.50, volumes=7, series=2.5),
+    "figures": Need(0.45, volumes=12, series=1, t1w=4, template_gb=0.06),
     "facts": Need(PLAIN_GB),
     "sidecar_facts": Need(PLAIN_GB),
     # files

@@ -29,7 +29,7 @@ from qsmals.workflows.memory import Sizes
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.outputs import DETECTED, init_anatomy_outputs_wf, init_more_outputs_wf, init_outputs_wf
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
-from qsmals.workflows.quality import init_quality_node, init_save_quality_node
+from qsmals.workflows.quality import add_figures, init_quality_node, init_save_quality_node
 from qsmals.workflows.reconstruction import (
     init_field_wf,
     init_prepare_node,
@@ -315,6 +315,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         ])  # fmt: skip
     for atlas in plan.atlases:
         _add_atlas(workflow, atlas, plan, maker, maps, settings, uris)
+    add_figures(workflow, plan, maker, settings=settings)
     return workflow
 
 

@@ -71,6 +71,8 @@ class ScanPlan:
         Those beside the built-in one.
     t1w_voxels : int
         Voxels of the T1w image.
+    age : float or None
+        Of the subject, years.
     """
 
     unit: Unit
@@ -83,6 +85,7 @@ class ScanPlan:
     given: GivenGre = NO_GRE
     atlases: tuple[AtlasPlan, ...] = ()
     t1w_voxels: int = 256**3
+    age: float | None = None
 
     @property
     def t1w(self) -> T1wScan:

@@ -279,7 +279,7 @@ def make_plan(
 
     for subject in subjects:
         folder = log_dir(Path(settings.output_dir), subject.label, run_id)
-        facts = checked[subject.label].facts
+        facts, age = checked[subject.label].facts, writing.age_of(Path(settings.bids_dir), subject.label)
         scans = tuple(
             ScanPlan(
                 unit=unit,
@@ -306,6 +306,7 @@ def make_plan(
                 given=own(unit).gre,
                 atlases=own(unit).atlases,
                 t1w_voxels=checked[subject.label].t1w_voxels[unit.t1w.file] if unit.t1w else 0,
+                age=age,
             )
             for unit in subject.units
         )
@@ -462,10 +463,9 @@ def execute(plan: RunPlan) -> Done:
 
 
 def load_report() -> None:
-    """Load what the pages are made with while the steps run, seconds that would come after them."""
+    """Load what the pages are made with while the steps run."""
     try:
-        for name in ("qsmals.reports.subject", "nilearn.plotting"):
-            import_module(name)
+        import_module("qsmals.reports.subject")
     except Exception as error:  # comes again where the page is written, and is dealt with there
         log.debug("loading the report: %s", error)
 

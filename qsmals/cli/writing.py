@@ -1,7 +1,7 @@
 """What a run writes about itself: methods text, software, graph and report."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
@@ -112,13 +112,21 @@ def write_report(
         ],
         "software": dict(subject.scans[0].software),
         **words_of_scans(subject, request.settings),
-        "age": age_of(Path(request.settings.bids_dir), subject.label),
+        "age": subject.scans[0].age,
     }
     facts = strict_json(facts)  # as --reports-only will read them
     for scan in subject.scans:
         complete_facts(scan, request.settings, alike="parameters" in facts)
     write_json(subject.log_dir / RUN_FACTS, facts)
-    return _page(output_dir, subject.label, facts, request.settings)
+    return _page(output_dir, subject.label, facts, request.settings, drawn=scans_with_figures(subject, steps))
+
+
+def scans_with_figures(subject: SubjectPlan, steps: Iterable[Step]) -> set[str]:
+    """Prefixes of the scans whose figures were drawn among the steps."""
+    from qsmals.workflows.quality import FIGURES_STEP
+
+    units = {step.unit for step in steps if step.name == FIGURES_STEP and step.state == "done"}
+    return {prefix for scan in subject.scans if unit_label(prefix := scan.unit.gre.prefix) in units}
 
 
 def _error(failure: Failure, subject: SubjectPlan) -> dict[str, Any]:
@@ -246,13 +254,15 @@ def rewrite_report(output_dir: Path, label: str, settings: Settings) -> "Subject
     return _page(output_dir, label, facts, settings)
 
 
-def _page(output_dir: Path, label: str, facts: dict[str, Any], settings: Settings) -> "SubjectReport":
+def _page(
+    output_dir: Path, label: str, facts: dict[str, Any], settings: Settings, *, drawn: Container[str] = ()
+) -> "SubjectReport":
     from qsmals.reports.assess import read_limits
     from qsmals.reports.subject import write_subject_report
 
     chosen = settings.behaviour.qc_thresholds
     limits = read_limits(Path(chosen) if chosen else None)
-    return write_subject_report(output_dir, label, run_facts=facts, limits=limits)
+    return write_subject_report(output_dir, label, run_facts=facts, limits=limits, drawn=drawn)
 
 
 def _crash_text(crash_file: str | None) -> str:

@@ -7,6 +7,7 @@ dies again it has failed, with a crash file that names the cause, and the rest o
 not depend on it is run.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -121,6 +122,15 @@ class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype h
         self._idle_passes = 0
 
     # -- nipype's life cycle -------------------------------------------------------------------
+
+    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
+        """As :meth:`Reporting.run`; what is there before it is no garbage, and nipype looks for some in every pass."""
+        gc.collect()
+        gc.freeze()
+        try:
+            super().run(graph, config, updatehash=updatehash)
+        finally:
+            gc.unfreeze()
 
     def _execution_settings(self) -> dict[str, Any]:
         # this class waits for events itself, so nipype's own pause between looks would only delay

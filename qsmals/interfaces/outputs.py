@@ -23,7 +23,7 @@ class _SaveOutput(TraitedSpec):
     out_file = File(desc="the file under its final name")
 
 
-class _Save(Step):
+class Save(Step):
     """A result is written again on every run: the folder may have been emptied since the last."""
 
     output_spec = _SaveOutput
@@ -46,7 +46,7 @@ class _SaveImageInput(_SaveInput):
     factor = traits.Float(1.0, usedefault=True, desc="multiplies the values, e.g. Hz per ppm")
 
 
-class SaveImage(_Save):
+class SaveImage(Save):
     """An image as compressed NIfTI with its sidecar."""
 
     input_spec = _SaveImageInput
@@ -86,7 +86,7 @@ class _SaveFileInput(_SaveInput):
     in_file = File(exists=True, mandatory=True)
 
 
-class SaveFile(_Save):
+class SaveFile(Save):
     """Any file as it is, with its sidecar."""
 
     input_spec = _SaveFileInput
@@ -102,7 +102,7 @@ class _SaveTextInput(_SaveInput):
     text = traits.Str(mandatory=True)
 
 
-class SaveText(_Save):
+class SaveText(Save):
     """Text that was known before the run."""
 
     input_spec = _SaveTextInput

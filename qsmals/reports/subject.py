@@ -1,9 +1,8 @@
 """The page of one subject: ``sub-<label>.html`` with its figures beside it."""
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,14 +11,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from qsmals.engine.files import write_bytes, write_json, write_text
+from qsmals.engine.files import write_text
 from qsmals.qc.limits import LIMITS, Limit
 from qsmals.qc.verdict import Reason, Verdict, judged_words
 from qsmals.reports.acquisition import acquisition, echo_table, with_unit
 from qsmals.reports.assess import assess_subject
-from qsmals.reports.collect import NAMES, OUTPUTS, PARTLY, Scan, find_scans
+from qsmals.reports.collect import PARTLY, Scan, find_scans
 from qsmals.reports.conformance import conformance, counted
-from qsmals.reports.gallery import FLICKER, THUMBNAIL, Drawing, drawings
+from qsmals.reports.drawn import Shown, draw_figures
+from qsmals.reports.gallery import FLICKER, THUMBNAIL
 from qsmals.reports.messages import GENERAL_ADVICE, UNEXPLAINED, with_advice
 from qsmals.reports.tables import MAP_NAMES, mask_table, quality_table, reference_table, region_table, table_anchor
 from qsmals.roi.columns import MINIMUM_COVERAGE
@@ -62,7 +62,12 @@ class SubjectReport:
 
 
 def write_subject_report(
-    output_dir: Path, subject: str, *, run_facts: Mapping[str, Any], limits: Mapping[str, Limit] = LIMITS
+    output_dir: Path,
+    subject: str,
+    *,
+    run_facts: Mapping[str, Any],
+    limits: Mapping[str, Limit] = LIMITS,
+    drawn: Container[str] = (),
 ) -> SubjectReport:
     """Write ``sub-<subject>.html`` and its figures from what the subject's run left in ``output_dir``.
 
@@ -80,6 +85,8 @@ def write_subject_report(
         (years).
     limits : mapping of measure to Limit
         What the verdict follows from.
+    drawn : container of str
+        Prefixes of the scans whose figures the run has drawn already.
 
     Returns
     -------
@@ -90,7 +97,10 @@ def write_subject_report(
     scans, faults = find_scans(output_dir, label, run_facts.get("run"))
     figure_dir = output_dir / f"sub-{label}" / "figures"
     software = _software(run_facts, scans)
-    pages = [_scan_page(scan, output_dir, figure_dir, run_facts, software, limits) for scan in scans]
+    pages = []
+    for scan in scans:
+        shown, lacking = draw_figures(scan, figure_dir, age=run_facts.get("age"), drawn=scan.prefix in drawn)
+        pages.append(_scan_page(scan, output_dir, shown, lacking, run_facts, software, limits))
     errors = [with_advice(e) for e in _all(run_facts, scans, "errors")]
     if not errors and (run_facts.get("status") == "failed" or any(scan.failed for scan in scans)):
         errors = [{"step": "Run", "message": UNEXPLAINED.format(label=label), "advice": GENERAL_ADVICE}]
@@ -183,13 +193,16 @@ def _software(run_facts: Mapping[str, Any], scans: Sequence[Scan]) -> dict[str, 
 def _scan_page(
     scan: Scan,
     output_dir: Path,
-    figure_dir: Path,
+    shown: Sequence[Shown],
+    lacking: Sequence[str],
     run_facts: Mapping[str, Any],
     software: Mapping[str, str],
     limits: Mapping[str, Limit],
 ) -> dict[str, Any]:
-    """What the template shows of one scan; its figures are written on the way."""
-    sections, faults = _figures(scan, output_dir, figure_dir, run_facts.get("age"))
+    """What the template shows of one scan with its figures, and what they lack."""
+    sections: dict[str, list[dict[str, str]]] = {name: [] for name in (THUMBNAIL, *SECTIONS)}
+    for entry in shown:
+        sections[entry.figure.section].append(_figure_words(entry, output_dir))
     parameters = (scan.facts.parameters if scan.facts else {}) or run_facts.get("parameters") or {}
     pair = [f for f in sections["registration"] if f["name"].endswith(tuple(name for _, name, _ in FLICKER))]
     flicker = pair if len(pair) == len(FLICKER) else []
@@ -199,7 +212,7 @@ def _scan_page(
         "facts": scan.facts,
         "failed": scan.failed,
         "empty": scan.failed and "chi" not in scan.files,
-        "missing": [*scan.missing, *faults],
+        "missing": [*scan.missing, *lacking],
         "links": _links(scan, output_dir, [figure["name"] for section in sections.values() for figure in section]),
         "mask": mask_table(scan),
         "registration": _registration(scan),
@@ -287,113 +300,11 @@ def _durations(times: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"long": long, "short": len(short), "short_s": sum(t["seconds"] for t in short)}
 
 
-MANIFEST = "desc-figures.json"
-"""Beside the figures of a scan: what is said of each on the page, and which images it was drawn from."""
-
-IMAGE_WORDS = NAMES | {
-    **{"magnitude": "magnitude", "phase": "phase", "unwrapped": "unwrapped phase", "quality": "phase quality"},
-    **{"t1w": "T1w image", "t1w_labels": "labels on the T1w image", "t1w_on_gre": "T1w image on the gradient echo"},
-    **{"tissues": "tissues of the T1w image", "tissues_on_gre": "tissues on the gradient echo"},
-    **{"t1w_on_template": "T1w image on the template", "template": "template"},
-}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """An entry of the manifest: file name, section and words of a figure, and roles of the images it was drawn from."""
-
-    name: str
-    section: str
-    title: str
-    caption: str
-    roles: tuple[str, ...]
-
-
-def _figures(
-    scan: Scan, output_dir: Path, figure_dir: Path, age: float | None
-) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
-    """Draw a scan's figures; one that lacks an image it was drawn from before stays as it was, file and words."""
-    manifest = figure_dir / f"{scan.prefix}_{MANIFEST}"
-    earlier = _read_manifest(manifest)
-    whole = _with_lost_images(scan, earlier)
-    possible = {drawing.name: drawing for drawing in drawings(scan, age=age)}
-    sections: dict[str, list[dict[str, str]]] = {name: [] for name in (THUMBNAIL, *SECTIONS)}
-    shown, faults = [], []
-    for wanted in drawings(whole, age=age):
-        path = figure_dir / f"{scan.prefix}_{wanted.name}"
-        kept = earlier.get(path.name)
-        roles = kept.roles if kept and path.exists() else ()
-        lost = [role for role in roles if role in whole.files and role not in scan.files]
-        figure, fault = (kept, "") if lost else _draw(possible.get(wanted.name), path)
-        faults += [f"{scan.prefix}: {words}" for words in (fault or _shortfall(scan, wanted, figure),) if words]
-        if figure:
-            shown.append(figure)
-            sections[wanted.section].append(_figure_words(figure, path, output_dir, lost))
-    if shown or earlier:
-        write_json(manifest, [asdict(figure) for figure in shown])
-    return sections, faults
-
-
-def _read_manifest(path: Path) -> dict[str, Figure]:
-    """Figures of an earlier writing by file name; none where there is no manifest that can be read."""
-    try:
-        entries = [Figure(**(entry | {"roles": tuple(entry["roles"])})) for entry in json.loads(path.read_text())]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return {figure.name: figure for figure in entries}
-
-
-def _with_lost_images(scan: Scan, earlier: Mapping[str, Figure]) -> Scan:
-    """The scan as it was with the images that are gone.
-
-    These are the images that its facts name, the outputs that a figure was drawn from, and, where the last run did not
-    finish and so names none, every other image that a figure was drawn from.
-    """
-    unfinished = scan.facts is None or scan.failed
-    roles = {role for figure in earlier.values() for role in figure.roles}
-    lost = {role for role in roles if unfinished or role in OUTPUTS or role.startswith("labels:")}
-    lost |= _named(scan)
-    return replace(scan, files=dict(sorted((dict.fromkeys(lost, Path()) | dict(scan.files)).items())))
-
-
-def _named(scan: Scan) -> set[str]:
-    """Roles of the images that the facts name."""
-    return {role for role, path in scan.facts.images.items() if path} if scan.facts else set()
-
-
-def _draw(drawing: Drawing | None, path: Path) -> tuple[Figure | None, str]:
-    """The figure that was written, or why there is none."""
-    if drawing is None:
-        return None, ""
-    try:
-        write_bytes(path, drawing.draw())
-    except Exception as error:  # a damaged image must not take the rest of the page with it
-        return None, f"figure “{drawing.title}” could not be drawn: {error}"
-    return Figure(path.name, drawing.section, drawing.title, drawing.caption, drawing.roles), ""
-
-
-def _shortfall(scan: Scan, wanted: Drawing, figure: Figure | None) -> str:
-    """What a finished scan's figure lacks of the images that the facts name; empty for nothing."""
-    shown = figure.roles if figure else ()
-    lacking = [r for r in wanted.roles if r in _named(scan) and r not in scan.files and r not in shown]
-    if scan.failed or not lacking:
-        return ""
-    if figure is None:
-        return f"figure “{wanted.title}” (the images that the facts name no longer exist)"
-    return f"figure “{wanted.title}” is drawn without {_listed(lacking)} (named by the facts, no longer there)"
-
-
-def _figure_words(figure: Figure, path: Path, output_dir: Path, lost: Sequence[str]) -> dict[str, str]:
+def _figure_words(shown: Shown, output_dir: Path) -> dict[str, str]:
     """A figure as the template shows it."""
-    link = path.relative_to(output_dir).as_posix()
-    kept = f"Drawn by an earlier run; no longer there: {_listed(lost)}." if lost else ""
-    return {"name": path.name, "link": link, "title": figure.title, "caption": figure.caption, "kept": kept}
-
-
-def _listed(roles: Sequence[str]) -> str:
-    """Images in running text."""
-    words = [IMAGE_WORDS.get(role, role.replace("labels:", "region labels, ")) for role in roles]
-    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+    figure, link = shown.figure, shown.path.relative_to(output_dir).as_posix()
+    kept = f"Drawn by an earlier run; no longer there: {shown.lost}." if shown.lost else ""
+    return {"name": figure.name, "link": link, "title": figure.title, "caption": figure.caption, "kept": kept}
 
 
 def _links(scan: Scan, output_dir: Path, figures: Sequence[str]) -> list[dict[str, str]]:
