@@ -1,6 +1,7 @@
 # make demo: from nothing to maps, tables and their comparison with the truth
 # make test: the whole test suite in an environment of its own
 # make test-system: a SLURM cluster, containers and failures made on purpose; as root on Debian, else much is skipped
+#   (SYSTEM="-m 'not slow'": what needs no whole run and no image, in minutes)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,7 +30,7 @@ test: $(VENV)/installed
 
 test-system: $(VENV)/installed
 	tests/system/prepare.sh
-	$(VENV)/bin/python -m pytest tests/system -rs
+	$(VENV)/bin/python -m pytest tests/system -rs $(SYSTEM)
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

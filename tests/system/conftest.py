@@ -16,6 +16,7 @@ from tests.system.machine import (
     MARK,
     ROOT,
     build_image,
+    call,
     children,
     containers,
     engine,
@@ -35,11 +36,13 @@ SHARED = f"{'/srv' if os.access('/srv', os.W_OK) else '/var/tmp'}/qsmals-system-
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of this folder is a system test."""
+    """Every test of this folder is a system test; one that needs a whole run or an image is slow."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.system)
             item.add_marker(pytest.mark.timeout(2400))
+            if {"whole", "image"} & set(getattr(item, "fixturenames", ())):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -103,6 +106,8 @@ def cluster(shared: Path) -> Iterator[Cluster]:
     """Two nodes."""
     need_root()
     need(*COMMANDS)
+    if (refused := call("unshare", "--uts", "--mount", "true")).returncode:
+        pytest.skip(f"this machine does not let its root have names and mounts apart: {refused.stderr.strip()}")
     found = Cluster(shared / "slurm")
     try:
         found.start()

@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.bids_trees import Visit, write_tree
 from tests.system.machine import ROOT, call, qsmals
 
@@ -11,6 +13,7 @@ FIRST, SEEDS = 1000, 300
 """Other trees than those of the quick tests."""
 
 
+@pytest.mark.slow
 def test_three_hundred_damaged_trees(shared: Path) -> None:
     """Fuzzer: 300 damaged data sets; documented exit codes, no traceback, no hang, no file outside OUTPUT_DIR."""
     done = call(sys.executable, "-m", "tests.fuzzing", FIRST, SEEDS, shared / "fuzz", cwd=ROOT)

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +55,12 @@ def strictly(image: str, words: Sequence[str], *, binds: Sequence[str] = ()) -> 
     return [str(engine()), "run", *rules, *(word for bind in binds for word in ("-v", bind)), image, *words]
 
 
+def entry(out: Path) -> dict[str, str]:
+    """What the summary says of the one subject."""
+    subjects: dict[str, dict[str, str]] = json.loads((out / "logs/summary.json").read_text())["subjects"]
+    return subjects["sub-01"]
+
+
 def different(found: dict[str, bytes], wanted: dict[str, bytes]) -> list[str]:
     """Names of the files that differ; sidecars name the Python that ran, which the base image chooses."""
 
@@ -80,6 +88,26 @@ def test_an_image_runs_as_anybody_and_gives_the_same_bytes(
     lines = done.stdout.splitlines()
     shown = "\n".join([*lines[:6], "...", *lines[-4:]])
     record("image", f"$ {' '.join(words)}\n{shown}\n", data=shared)
+
+
+def test_an_image_that_is_stopped_ends_in_order(image: str, subject: Path, shared: Path) -> None:
+    """Image: stopped in the middle (SIGTERM); exit code 143, nothing half written, and the same command goes on."""
+    out, name = own(shared / "stopped"), f"qsmals-{uuid.uuid4().hex[:8]}"
+    binds = (f"{subject}:/data:ro", f"{out}:/out")
+    words = strictly(image, ("/data", "/out", "participant", *CHEAP), binds=binds)
+    named = [*words[:2], "--name", name, *words[2:]]
+    with subprocess.Popen(named, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        assert running.stdout is not None
+        said = next((line for line in running.stdout if "magnitude, and phase" in line), "")
+        assert said, "a step ends"
+        must(engine(), "stop", "--time", "60", name)
+        said += running.stdout.read()
+    assert running.returncode == 143, said
+    assert "SIGTERM" in said and "Traceback" not in said, said
+    assert "SIGTERM" in entry(out)["why"] and entry(out)["status"] == "failed"
+    assert not list(out.rglob(".qsmals-*")) and not list(out.glob("logs/*.lock"))
+    assert "already done" in must(*words)
+    assert entry(out)["status"] == "ok"
 
 
 def test_an_image_says_what_it_is(image: str) -> None:

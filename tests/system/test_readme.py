@@ -15,6 +15,8 @@ import pytest
 from tests.system.machine import FAST_SIF, ROOT, apptainer, call, engine, must, must_build, need_root, record
 from tests.system.slurm import Cluster
 
+pytestmark = pytest.mark.slow
+
 PLACE = Path("/data")
 CHECKOUT = PLACE / "qsmals"
 IMAGE = "qsmals"
