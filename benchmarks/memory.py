@@ -70,7 +70,7 @@ def kind(node: str, name: str) -> str:
     own = node.rsplit(".", 1)[-1]
     if own.startswith("save_"):
         return "files"
-    if "chain" in own or own.startswith("transforms_") or own in ("as_list", "template_facts", "registrations"):
+    if "chain" in own or own.startswith("transforms_") or own in ("as_list", "template_facts", "registrations", "written"):
         return "values passed on"
     return name
 
