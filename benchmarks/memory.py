@@ -23,6 +23,7 @@ from qsmals import __version__
 from qsmals.engine.files import write_text
 
 TOLERANCE = 0.25
+PASSING = ("as_list", "template_facts", "registrations", "written")
 ECHOES_MS = ("4", "9", "14", "19", "24", "29")
 PLUGIN = "plugin: MultiProc\nplugin_args:\n  maxtasksperchild: 1\n"
 
@@ -70,7 +71,7 @@ def kind(node: str, name: str) -> str:
     own = node.rsplit(".", 1)[-1]
     if own.startswith("save_"):
         return "files"
-    if "chain" in own or own.startswith("transforms_") or own in ("as_list", "template_facts", "registrations", "written"):
+    if "chain" in own or own.startswith("transforms_") or own in PASSING:
         return "values passed on"
     return name
 

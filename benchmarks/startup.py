@@ -111,8 +111,8 @@ def measure_run(bids: Path, folder: Path) -> dict[str, float]:
 
     execute, steps = participant.execute, []
 
-    def kept(plan: Any) -> Any:
-        done = execute(plan)
+    def kept(plan: Any, end: Any) -> Any:
+        done = execute(plan, end)
         steps.extend(done.steps)
         return done
 

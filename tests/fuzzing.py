@@ -534,7 +534,7 @@ def _state(root: Path) -> Iterator[tuple[Path, int, int, int]]:
             yield path, facts.st_mode, facts.st_size, facts.st_mtime_ns
 
 
-def _built(plan: Any) -> Any:
+def _built(plan: Any, end: Any) -> Any:
     """In place of running the graph: build it, and say that nothing of it was run."""
     from qsmals.cli.participant import Done
     from qsmals.workflows.participant import init_run_wf, node_names

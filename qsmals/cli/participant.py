@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 MEMORY_SHARE = 0.9
 MAX_OMP_NTHREADS = 8
 TABLE_MAPS = ("Chimap", "R2starmap")
+WINDOW = 100
+"""Subjects in one graph, or eight times as many as there are processors: a larger study is run window by window, so
+that the scheduler does not walk through its whole graph for each step, and nobody's lock is held for weeks."""
 
 log = logging.getLogger("qsmals")
 
@@ -329,22 +332,44 @@ def limits(settings: Settings) -> Limits:
 
 
 def run_locked(plan: RunPlan, invalid: Sequence[SubjectSummary], run_id: str, request: Request) -> int:
-    """Run the subjects that nobody else is running."""
-    output_dir = Path(plan.settings.output_dir)
-    with ExitStack() as stack:
-        free, held = [], []
-        for subject in plan.subjects:
-            try:
-                stack.enter_context(SubjectLock(output_dir, subject.label, on_lost=partial(stop_for, subject.label)))
-                sweep(output_dir / f"sub-{subject.label}")  # what a killed run left half written
-                free.append(subject)
-            except LockHeld as error:
-                log.error("%s", error)
-                held.append(subject.label)
-        entries = run_subjects(replace(plan, subjects=tuple(free)), run_id, request) if free else []
-    say([*invalid, *entries])
-    code = exit_code([*invalid, *entries])
-    return code or (1 if held else 0)
+    """Run the subjects that nobody else is running, window by window."""
+    entries, held = list(invalid), 0
+    try:
+        for window in windows(plan.subjects, max(WINDOW, 8 * plan.limits.nprocs)):
+            with ExitStack() as stack:
+                free = [subject for subject in window if locked(subject, plan.settings, stack)]
+                held += len(window) - len(free)
+                if free and not run_subjects(replace(plan, subjects=tuple(free)), run_id, request, entries):
+                    break
+    finally:
+        order = [f"sub-{subject.label}" for subject in plan.subjects]
+        say(sorted(entries, key=lambda entry: order.index(entry.subject) if entry.subject in order else -1))
+    begun = len(entries) - len(invalid) + held
+    if begun < len(plan.subjects):
+        log.warning("%d subjects were not begun", len(plan.subjects) - begun)
+    return exit_code(entries) or (1 if held else 0)
+
+
+def windows(subjects: Sequence[SubjectPlan], size: int) -> Iterator[Sequence[SubjectPlan]]:
+    """The subjects, at most ``size`` at a time."""
+    return (subjects[first : first + size] for first in range(0, len(subjects), size))
+
+
+def locked(subject: SubjectPlan, settings: Settings, stack: ExitStack) -> bool:
+    """Take a subject for this run, in OUTPUT_DIR and in the work folder; says who has it where that cannot be."""
+    from qsmals.workflows.participant import run_folder
+
+    output_dir = Path(settings.output_dir)
+    try:
+        with ExitStack() as both:
+            for place in (output_dir, run_folder(settings)):
+                both.enter_context(SubjectLock(place, subject.label, on_lost=partial(stop_for, subject.label)))
+            stack.enter_context(both.pop_all())
+    except LockHeld as error:
+        log.error("%s", error)
+        return False
+    sweep(output_dir / f"sub-{subject.label}")  # what a killed run left half written
+    return True
 
 
 def stop_for(label: str, holder: Holder) -> None:
@@ -353,36 +378,68 @@ def stop_for(label: str, holder: Holder) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def run_subjects(plan: RunPlan, run_id: str, request: Request) -> list[SubjectSummary]:
-    """Run the graph and write logs, reports and summary, whatever happens in it."""
-    output_dir = Path(plan.settings.output_dir)
+def run_subjects(plan: RunPlan, run_id: str, request: Request, entries: list[SubjectSummary]) -> bool:
+    """Run the graph and write logs, reports and summary, whatever happens in it; each subject's when it has ended.
+
+    Parameters
+    ----------
+    entries : list of SubjectSummary
+        Gets those of these subjects.
+
+    Returns
+    -------
+    bool
+        Whether other subjects may follow.
+    """
+    summary, started = Path(plan.settings.output_dir) / "logs" / "summary.json", now()
     for subject in plan.subjects:
         software = {"software": writing.versions(), "run": {"id": run_id, "command": " ".join(request.command)}}
         write_toml(subject.log_dir / "qsmals.toml", plan.settings, **software)
-    started = now()
-    done = execute(plan)
-    entries = []
-    for subject in plan.subjects:
-        own = done.of_subject(subject.label)
-        entry = replace(conclude(subject, own), started=started, ended=now())
-        failed = writing.failed_registrations(subject) if entry.status == "ok" else []
-        if failed:
-            why = f"registration of {'; '.join(failed)}: its region tables hold no statistics"
-            entry = replace(entry, status="failed", why=why)
-        entries.append(reported(subject, entry, own, request, run_id))
+    subjects = {subject.label: subject for subject in plan.subjects}
+    labels = set(subjects)
+
+    def end(label: str, own: Done) -> None:
+        entry = reported(subjects[label], concluded(subjects[label], own, started), own, request, run_id)
+        merge_summary(summary, [entry])
+        entries.append(entry)
+        del subjects[label]
+
+    done = execute(plan, end)
+    left = {label: done.of_subject(label) for label in subjects}
+    ended = {label: concluded(subjects[label], own, started) for label, own in left.items()}
+    if done.stop is not None:
+        note(summary, ended.values())  # first, for there may be no time for more
+    ended = {label: reported(subjects[label], ended[label], left[label], request, run_id) for label in subjects}
+    entries += ended.values()
     try:
-        merge_summary(output_dir / "logs" / "summary.json", entries)
+        merge_summary(summary, ended.values())
     except (OSError, LockHeld):
-        say(entries)
         if done.stop is not None:
             raise done.stop from None
         raise
     if done.stop is not None:
-        say(entries)
         raise done.stop
     if plan.settings.behaviour.clean_workdir:
-        clean(plan, entries)
-    return entries
+        clean(plan, (entry for entry in entries if entry.subject.removeprefix("sub-") in labels))
+    return not done.halt and not (done.failures and plan.settings.behaviour.stop_on_first_crash)
+
+
+def note(summary: Path, entries: Iterable[SubjectSummary]) -> None:
+    """Put entries into the summary that will be put there again; where that cannot be, the log says so."""
+    try:
+        merge_summary(summary, entries)
+    except (OSError, LockHeld) as error:
+        log.error("%s", error)
+
+
+def concluded(subject: SubjectPlan, done: "Done", started: str) -> SubjectSummary:
+    """What became of a subject, its registrations included."""
+    entry = replace(conclude(subject, done), started=started, ended=now())
+    failed = writing.failed_registrations(subject) if entry.status == "ok" else []
+    if not failed:
+        return entry
+    why = f"registration of {'; '.join(failed)}: its region tables hold no statistics"
+    return replace(entry, status="failed", why=why)
 
 
 def reported(
@@ -390,7 +447,15 @@ def reported(
 ) -> SubjectSummary:
     """Write the subject's page; returns the entry with what the page says, or why there is none."""
     try:
-        report = writing.write_report(Path(request.settings.output_dir), subject, entry, done.steps, request, run_id)
+        report = writing.write_report(
+            Path(request.settings.output_dir),
+            subject,
+            entry,
+            done.steps,
+            request,
+            run_id,
+            hurry=done.stop is not None,
+        )
     except OSError as error:  # a full disk: the other subjects and the summary still get their chance
         log.error("sub-%s: the report cannot be written: %s", subject.label, error)
         if entry.status != "ok":
@@ -428,11 +493,16 @@ class Done:
         )
 
 
-def execute(plan: RunPlan) -> Done:
-    """Run the graph, to its end or until a signal comes."""
+def execute(plan: RunPlan, end: Callable[[str, Done], None]) -> Done:
+    """Run the graph, to its end or until a signal comes.
+
+    ``end`` is called with the label of each subject all of whose steps have ended well, as soon as they have, and with
+    what they left; where it fails, the subject is left to the end of the run.
+    """
     from qsmals.engine.plugins_config import PluginSettings, load_plugin_file, make_plugin
-    from qsmals.engine.progress import NodesFailed
+    from qsmals.engine.progress import NodesFailed, log_progress
     from qsmals.workflows.participant import init_run_wf, node_names
+    from qsmals.workflows.quality import FIGURES_STEP
 
     settings = plan.settings
     quieten_nipype()
@@ -440,12 +510,33 @@ def execute(plan: RunPlan) -> Done:
     if settings.behaviour.write_graph:
         writing.write_graph(workflow, Path(settings.output_dir) / "logs" / "graph.dot")
     chosen = settings.resources.use_plugin
+
+    def progress(step: Step) -> None:
+        log_progress(step)
+        if step.name == FIGURES_STEP and step.state in ("done", "cached"):
+            label = step.unit.split(" ")[0].removeprefix("sub-")
+            own = found().of_subject(label)
+            if not own.failures and not own.unfinished:
+                try:
+                    end(label, own)
+                except Exception as error:  # must not end the others; it comes again when all have ended
+                    log.error("sub-%s: %s", label, error)
+                    log.debug("where it happened", exc_info=True)
+
     plugin = make_plugin(
         load_plugin_file(Path(chosen)) if chosen else PluginSettings(),
         n_procs=plan.limits.nprocs,
         memory_gb=plan.limits.memory_gb,
+        progress=progress,
         **({"itk_threads": 1} if settings.behaviour.deterministic else {}),
     )
+    names = node_names(workflow)
+
+    def found(stop: Interrupted | None = None, halt: str = "") -> Done:
+        ended = {step.node for step in plugin.steps if step.state in ("done", "cached")}
+        left = (plugin.nodes or names) - ended
+        return Done(tuple(plugin.steps), tuple(plugin.failures), tuple(sorted(left)), stop, halt)
+
     threading.Thread(target=load_report, daemon=True).start()
     stop, halt = None, ""
     try:
@@ -457,9 +548,7 @@ def execute(plan: RunPlan) -> Done:
     except OSError as error:
         halt = f"the run cannot go on: {error}"
         log.error("%s", halt)
-    wanted = plugin.nodes or node_names(workflow)
-    ended = {step.node for step in plugin.steps if step.state in ("done", "cached")}
-    return Done(tuple(plugin.steps), tuple(plugin.failures), tuple(sorted(wanted - ended)), stop, halt)
+    return found(stop, halt)
 
 
 def load_report() -> None:

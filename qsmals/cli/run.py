@@ -55,7 +55,9 @@ def _is_storage(error: Exception) -> bool:
     """Whether a disk is full or failing, a place in OUTPUT_DIR is not ours to write, or the summary stays locked."""
     if isinstance(error, LockHeld):
         return True
-    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
+    if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+        return False
+    return error.errno is not None and error.errno not in (errno.EMFILE, errno.ENFILE)
 
 
 def _level(request: Request, run_id: str) -> int:

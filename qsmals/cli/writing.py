@@ -92,8 +92,10 @@ def write_report(
     steps: Sequence[Step],
     request: Request,
     run_id: str,
+    *,
+    hurry: bool = False,
 ) -> "SubjectReport":
-    """The subject's page."""
+    """The subject's page; in a hurry without new figures, which take seconds that a stopped run has not."""
     write_steps(subject.log_dir / "steps.tsv", steps)
     errors = [_error(failure, subject) for failure in entry.failures]
     if entry.status != "ok" and not errors:
@@ -118,7 +120,8 @@ def write_report(
     for scan in subject.scans:
         complete_facts(scan, request.settings, alike="parameters" in facts)
     write_json(subject.log_dir / RUN_FACTS, facts)
-    return _page(output_dir, subject.label, facts, request.settings, drawn=scans_with_figures(subject, steps))
+    drawn = scans_with_figures(subject, steps)
+    return _page(output_dir, subject.label, facts, request.settings, drawn=drawn, hurry=hurry)
 
 
 def scans_with_figures(subject: SubjectPlan, steps: Iterable[Step]) -> set[str]:
@@ -255,14 +258,20 @@ def rewrite_report(output_dir: Path, label: str, settings: Settings) -> "Subject
 
 
 def _page(
-    output_dir: Path, label: str, facts: dict[str, Any], settings: Settings, *, drawn: Container[str] = ()
+    output_dir: Path,
+    label: str,
+    facts: dict[str, Any],
+    settings: Settings,
+    *,
+    drawn: Container[str] = (),
+    hurry: bool = False,
 ) -> "SubjectReport":
     from qsmals.reports.assess import read_limits
     from qsmals.reports.subject import write_subject_report
 
     chosen = settings.behaviour.qc_thresholds
     limits = read_limits(Path(chosen) if chosen else None)
-    return write_subject_report(output_dir, label, run_facts=facts, limits=limits, drawn=drawn)
+    return write_subject_report(output_dir, label, run_facts=facts, limits=limits, drawn=drawn, hurry=hurry)
 
 
 def _crash_text(crash_file: str | None) -> str:

@@ -4,8 +4,11 @@ The command line calls :func:`prepare_environment` before it imports anything he
 standard library is imported here.
 """
 
+import hashlib
 import io
 import os
+import platform
+import resource
 import shutil
 import sys
 import tempfile
@@ -17,7 +20,6 @@ from pathlib import Path
 CACHES = {
     "XDG_CACHE_HOME": "cache",
     "MPLCONFIGDIR": "cache/matplotlib",
-    "NUMBA_CACHE_DIR": "cache/numba",
     "NIPYPE_CONFIG_DIR": "cache/nipype",
     "TEMPLATEFLOW_HOME": "cache/templateflow",
     "NILEARN_DATA": "cache/nilearn",
@@ -36,6 +38,7 @@ SWITCHES = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+MAX_FILES = 65536
 MIN_TMP_MB = 2000  # registrations keep deformation fields there
 
 
@@ -63,11 +66,34 @@ def prepare_environment(work_dir: Path) -> dict[str, str]:
             os.environ[name] = _make(own / folder)
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+    if not _usable(os.environ.get("NUMBA_CACHE_DIR")):
+        os.environ["NUMBA_CACHE_DIR"] = _make(own / "cache/numba" / processor())
     _prepare_home(own)
     _prepare_tmp(own)
     _prepare_names()
     _prepare_language()
+    _prepare_files()
     return {name: value for name, value in os.environ.items() if before.get(name) != value}
+
+
+def processor() -> str:
+    """A short name of this kind of processor: code that was compiled for one may be no code for another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    told = {line.split(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    words = "".join(told.values()) or platform.processor() or platform.machine()
+    return hashlib.sha256(words.encode()).hexdigest()[:12]
+
+
+def _prepare_files() -> None:
+    """More open files, where the system allows it: locks and workers' pipes each take some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # some systems name a limit that they do not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _make(folder: Path) -> str:

@@ -120,6 +120,7 @@ class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype h
         self._again: deque[int] = deque()
         self._alone: int | None = None
         self._idle_passes = 0
+        self._subjects: dict[str, int] = {"": 0}
 
     # -- nipype's life cycle -------------------------------------------------------------------
 
@@ -166,6 +167,18 @@ class LocalPlugin(Reporting, MultiProcPlugin):  # type: ignore[misc]  # nipype h
                 worker.process.wait(KILL_WAIT_S)
 
     # -- scheduling ----------------------------------------------------------------------------
+
+    def _sort_jobs(self, jobids: Any, scheduler: str = "tsort") -> list[int]:
+        """Ready nodes in nipype's order, those of a subject that came first before those of the next.
+
+        A study is then ended subject by subject, and does not get to the last step of all of them at once.
+        """
+        return sorted(super()._sort_jobs(jobids, scheduler), key=lambda job: self._rank(self.procs[job]))
+
+    def _rank(self, node: Any) -> int:
+        """Place of a node's subject in the study; 0 is what all subjects share."""
+        subject = self._naming(node)[0].split(" ")[0]
+        return self._subjects.setdefault(subject, len(self._subjects))
 
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
         """One pass of nipype's loop: hand out what fits, then sleep until a worker has news."""

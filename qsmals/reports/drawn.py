@@ -41,7 +41,7 @@ class Shown:
 
 
 def draw_figures(
-    scan: Scan, figure_dir: Path, *, age: float | None, drawn: bool = False
+    scan: Scan, figure_dir: Path, *, age: float | None, drawn: bool = False, hurry: bool = False
 ) -> tuple[list[Shown], list[str]]:
     """Draw a scan's figures; one that lacks an image it was drawn from before stays as it was, file and words.
 
@@ -54,6 +54,8 @@ def draw_figures(
         Of the subject, years.
     drawn : bool
         Whether the files in the manifest are of the very images that are there now: these are not drawn again.
+    hurry : bool
+        Whether to draw nothing, and to leave the manifest as it is.
 
     Returns
     -------
@@ -76,11 +78,14 @@ def draw_figures(
         path = figure_dir / f"{scan.prefix}_{wanted.name}"
         kept = earlier.get(path.name) if path.exists() else None
         lost = [role for role in (kept.roles if kept else ()) if role in whole.files and role not in scan.files]
-        figure, fault = (kept, "") if kept and (lost or drawn) else _draw(possible.get(wanted.name), path)
-        faults += [f"{scan.prefix}: {words}" for words in (fault or _shortfall(scan, wanted, figure),) if words]
+        figure, fault = kept, ""
+        if not (hurry or (kept and (lost or drawn))):
+            figure, fault = _draw(possible.get(wanted.name), path)
+        if not hurry and (words := fault or _shortfall(scan, wanted, figure)):
+            faults.append(f"{scan.prefix}: {words}")
         if figure:
             shown.append(Shown(figure, path, _listed(lost) if lost else ""))
-    if shown or earlier:
+    if not hurry and (shown or earlier):
         write_json(manifest, [asdict(entry.figure) for entry in shown])
     return shown, faults
 

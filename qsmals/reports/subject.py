@@ -68,6 +68,7 @@ def write_subject_report(
     run_facts: Mapping[str, Any],
     limits: Mapping[str, Limit] = LIMITS,
     drawn: Container[str] = (),
+    hurry: bool = False,
 ) -> SubjectReport:
     """Write ``sub-<subject>.html`` and its figures from what the subject's run left in ``output_dir``.
 
@@ -87,6 +88,8 @@ def write_subject_report(
         What the verdict follows from.
     drawn : container of str
         Prefixes of the scans whose figures the run has drawn already.
+    hurry : bool
+        Whether to draw no figure at all, and to show those that there are.
 
     Returns
     -------
@@ -99,7 +102,8 @@ def write_subject_report(
     software = _software(run_facts, scans)
     pages = []
     for scan in scans:
-        shown, lacking = draw_figures(scan, figure_dir, age=run_facts.get("age"), drawn=scan.prefix in drawn)
+        age, known = run_facts.get("age"), scan.prefix in drawn
+        shown, lacking = draw_figures(scan, figure_dir, age=age, drawn=known, hurry=hurry)
         pages.append(_scan_page(scan, output_dir, shown, lacking, run_facts, software, limits))
     errors = [with_advice(e) for e in _all(run_facts, scans, "errors")]
     if not errors and (run_facts.get("status") == "failed" or any(scan.failed for scan in scans)):
