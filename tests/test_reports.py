@@ -397,6 +397,15 @@ def test_figures_that_the_run_drew_are_not_drawn_again(tree):
     assert report(tree)[0].missing == () and figure_bytes(tree) == expected
 
 
+def test_a_stopped_run_draws_nothing(tree):
+    written = write_subject_report(tree, "01", run_facts=RUN, hurry=True)
+    assert written.path.is_file() and not (tree / "sub-01/figures").exists() and written.missing == ()
+    report(tree)
+    drawn = figure_bytes(tree)
+    write_subject_report(tree, "01", run_facts=RUN, hurry=True)
+    assert figure_bytes(tree) == drawn and "sub-01_desc-echoes_MEGRE.png" in written.path.read_text()
+
+
 def test_figures_without_room_are_told_and_fail_nothing(tree, caplog):
     (tree / "sub-01/figures").write_text("in the way")
     step = DrawFigures(run="20260101", output_dir=str(tree), subject="01", prefix="sub-01")
