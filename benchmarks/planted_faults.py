@@ -552,9 +552,9 @@ def main(argv: list[str] | None = None) -> int:
     clean: dict[str, Result] = {}
     unseen: dict[str, Result] = {}
     if not options.only:
+        clean = clean_verdicts(study, voxel_mm, measured_only=given)
         others = Study(options.work_dir / "unseen", UNSEEN, sloppy=False)
         unseen = clean_verdicts(others, voxel_mm, measured_only=given)
-        clean = clean_verdicts(study, voxel_mm, measured_only=given)
         page = document(clean, unseen, faulty, image_measures(study), voxel_mm, measured_only=given)
         write_text(options.docs / "planted_faults.md", page)
     missed = [name for name, (_, v) in faulty.items() if v.word == "pass" or not naming(FAULTS[name], v)]
