@@ -2,7 +2,9 @@
 
 Jobs are run at once by the command that submits them; the name of a job says how it fares: ``vanishes``
 (ends without a word), ``waits`` (never gets its turn), ``stuck`` (will never run, and the system knows),
-``refused``. The first submission meets a controller that is away, the first question is not answered.
+``refused``, ``slow`` (runs only once nothing more is refused for now), ``late`` (SLURM: the same, and the
+answer to its submission is lost). The first submission meets a controller that is away, the first question
+is not answered; :func:`refuse` makes more submissions fail.
 """
 
 import stat
@@ -48,17 +50,46 @@ def script_and_name():
     joined = [a.removeprefix(words) for a in args if words.endswith("=") and a.startswith(words)]
     return script, (joined or [args[args.index(words) + 1]])[0], ""
 
-def submit(refusal, away, answer):
+def left(word):
+    # whether the next one fails, of as many as the file says
+    file = here / word
+    count = int(file.read_text()) if file.exists() else 0
+    if count:
+        file.write_text(str(count - 1))
+    return count > 0
+
+def put_by(job, script):
+    folder = [a.removeprefix("--chdir=") for a in args if a.startswith("--chdir=")]
+    (here / f"slow-{job}").write_text("\n".join([script, *folder]))
+    note(job, "WAITS")
+
+def catch_up():
+    if any((here / word).exists() and int((here / word).read_text()) for word in ("full", "away")):
+        return
+    for file in here.glob("slow-*"):
+        done = subprocess.run(["bash", file.read_text().splitlines()[0]], capture_output=True)
+        note(file.name.removeprefix("slow-"), "FAILED" if done.returncode else "DONE")
+        file.unlink()
+
+def submit(refusal, away, full, answer):
     script, title, text = script_and_name()
     with open(here / "asked", "a") as log:
         log.write(" ".join(args) + " | " + text.replace("\n", ";") + "\n")
     if "refused" in title:
         fail(refusal)
-    if once("was_away"):
+    if left("away") or once("was_away"):
         fail(away)
+    if left("full"):
+        fail(full)
     before = re.findall(r"afterok:([\w.:]+)|-hold_jid (\S+)|done\((\d+)\)|-a (\d+)", " ".join(args))
     before = [n for group in before for part in group if part for n in re.split("[:,]", part)]
     job = str(1 + len(jobs))
+    if "slow" in title or "late" in title:
+        put_by(job, script)
+        if "late" in title:
+            fail("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
+        print(answer.format(job))
+        return
     if any(jobs[n.split(".")[0]] != "DONE" for n in before) and name != "qsub":
         state = "NEVER"
     elif "vanishes" in title:
@@ -82,6 +113,8 @@ def cancel():
         if jobs.get(job.split(".")[0]) in ("WAITS", "STUCK"):
             note(job.split(".")[0], "KILLED")
 
+if name in ("squeue", "qstat", "bjobs", "oarstat", "condor_q") and "--name" not in " ".join(args):
+    catch_up()
 queued = {job: state for job, state in jobs.items() if state in ("WAITS", "STUCK")}
 """
 
@@ -91,7 +124,11 @@ words = {"DONE": "COMPLETED", "FAILED": "FAILED", "KILLED": "OUT_OF_MEMORY", "WA
          "NEVER": "CANCELLED"}
 if name == "sbatch":
     submit("sbatch: error: Invalid qos specification", "sbatch: error: Unable to contact slurm controller",
-           "{};cluster")
+           "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates "
+           "accounting/QOS policy (job submit limit, user's size and/or time limits)", "{};cluster")
+elif name == "squeue" and any(a.startswith("--name=") for a in args):
+    for job in queued:
+        print(job, (here / f"slow-{job}").read_text().splitlines()[1])
 elif name == "squeue":
     silent("slurm_load_jobs error: Socket timed out on send/recv operation")
     for job, state in jobs.items():
@@ -105,7 +142,9 @@ else:
     "SGE": r'''
 if name == "qsub":
     submit("Unable to run job: job rejected: the requested parallel environment \"smp\" does not exist.",
-           "error: unable to contact qmaster using port 6444 on host \"head\"", "{}")
+           "error: unable to contact qmaster using port 6444 on host \"head\"",
+           "Unable to run job: job rejected: only 2000 jobs are allowed per user (current job count: 2000).\nExiting.",
+           "{}")
 elif name == "qstat" and args[0] == "-j":
     state = jobs[args[1]]
     print("error reason    1:          can't create output file" if state == "STUCK" else "Following jobs do not exist")
@@ -126,7 +165,10 @@ def block(job, state, more=""):
 if "--version" in args:
     print("pbs_version = 22.05.11" if PRO else "Version: 6.1.3")
 elif name == "qsub":
-    submit("qsub: Unauthorized Request", "qsub: cannot connect to server head (errno=15034)", "{}.head")
+    submit("qsub: Unauthorized Request", "qsub: cannot connect to server head (errno=15034)",
+           "qsub: would exceed complex's per-user limit of jobs in 'Q' state" if PRO else
+           "qsub: submit error (Maximum number of jobs already in queue for user MSG=total number of current user's "
+           "jobs exceeds the queue limit: user me@head, queue batch)", "{}.head")
 elif name == "qstat":
     numbers = [a.split(".")[0] for a in args if not a.startswith("-")]
     if "-x" in args or (len(numbers) == 1 and not PRO and jobs[numbers[0]] == "KILLED" and not once("first_look")):
@@ -147,6 +189,7 @@ else:
     "LSF": r'''
 if name == "bsub":
     submit("Bad or empty queue. Job not submitted.", "LSF is down. Please wait ...",
+           "User <me>: Pending job threshold reached. Retrying in 60 seconds...",
            "Job <{}> is submitted to default queue <normal>.")
 elif name == "bjobs" and args[0] == "-l":
     print("Job <1>, Job Name <wf.x>, User <me>, Project <default>\n Tue Nov 24: Exited with exit code 137. The CPU\n"
@@ -165,6 +208,7 @@ else:
     "OAR": r'''
 if name == "oarsub":
     submit("[ADMISSION RULE] Error: no such queue", "DB connection refused, try again",
+           "[ADMISSION RULE] Error: you cannot have more than 50 jobs waiting in the queue at the same time.",
            "[ADMISSION RULE] Modify resource\nOAR_JOB_ID={}")
 elif name == "oarstat" and "-f" in args:
     print("Job_Id: 1\n    state = Error\n    message = walltime or memory\n    exit_code = 9 (9,0,0)")
@@ -177,8 +221,13 @@ else:
 ''',
     "Condor": r'''
 if name == "condor_submit":
-    submit("ERROR: Executable file does not exist", "ERROR: Failed to connect to local queue manager", "{0}.0 - {0}.0")
+    submit("ERROR: Executable file does not exist", "ERROR: Failed to connect to local queue manager",
+           "ERROR: Number of submitted jobs would exceed MAX_JOBS_PER_OWNER", "{0}.0 - {0}.0")
 elif name == "condor_submit_dag":
+    with open(here / "asked", "a") as log:
+        log.write(" ".join(args) + "\n")
+    if left("away"):
+        fail("ERROR: Failed to connect to local queue manager")
     text, told, ends = pathlib.Path(args[-1]).read_text(), "", {}
     (here / "dag").write_text(text)
     before = {}
@@ -225,3 +274,8 @@ def install(folder: Path, system: str) -> Path:
         script.write_text(text)
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return folder
+
+
+def refuse(folder: Path, why: str, times: int) -> None:
+    """Let the next submissions fail: ``away``, the system does not answer; ``full``, it has jobs enough."""
+    (folder / why).write_text(str(times))

@@ -1,5 +1,6 @@
 """Plugin files, and nipype graphs on batch systems that behave as real ones do on a bad day."""
 
+import json
 import os
 import sys
 import time
@@ -16,7 +17,8 @@ from qsmals.engine.plugin import LocalPlugin
 from qsmals.engine.plugins_config import PluginSettings, load_plugin_file, make_plugin
 from qsmals.engine.progress import NodesFailed, nipype_settings
 from qsmals.engine.queues import QUEUES, Needs
-from tests.fake_cluster import COMMANDS, install
+from qsmals.engine.queues.queue import ask
+from tests.fake_cluster import COMMANDS, install, refuse
 
 # how each is asked for 3 processors and 2 GB, and a quarter more than that
 ASKED = {
@@ -126,11 +128,112 @@ def test_an_error_in_a_node_is_told_as_it_is(cluster, tmp_path):
 
 @pytest.mark.timeout(120)
 def test_no_job_is_left_behind(cluster, tmp_path):
+    (cluster / "was_away").touch()
     wf = graph(tmp_path, ["refused", "waits"])
     wf.config["execution"]["stop_on_first_crash"] = "true"
     with pytest.raises(NodesFailed):
         wf.run(plugin=engine("SLURM"))
     assert (cluster / "cancelled").read_text() == "1\n"
+
+
+def submissions(folder, name):
+    """How often a job of that name was submitted, and how many jobs of all names the system took."""
+    asked = (folder / "asked").read_text().splitlines()
+    taken = json.loads((folder / "state.json").read_text()) if (folder / "state.json").exists() else {}
+    return sum(name in line for line in asked), len(taken)
+
+
+@pytest.mark.timeout(120)
+def test_a_limit_on_the_number_of_jobs_is_waited_for(system, tmp_path, caplog):
+    folder = tmp_path / "bin"
+    refuse(folder, "full", 3)
+    plugin = engine(system)
+    graph(tmp_path, ["a", "b", "c"]).run(plugin=plugin)
+    assert sorted(step.name for step in plugin.steps if step.state == "done") == ["a", "b", "c"]
+    assert submissions(folder, "batchscript")[1] == 3, "no job is lost, none is there twice"
+    told = [record for record in caplog.records if "max_jobs" in record.getMessage()]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert len(list((tmp_path / "work/wf/batch").glob("batchscript_*.sh"))) == 3
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("why", "words"), [("full", "job submit limit"), ("away", "Unable to contact")])
+def test_a_system_that_takes_no_job_for_too_long(why, words, cluster, tmp_path):
+    refuse(cluster, why, 10**6)
+    with pytest.raises(NodesFailed) as caught:
+        graph(tmp_path, ["a", "b"]).run(plugin=engine("SLURM", outage_s=1.0))
+    assert {failure.node for failure in caught.value.failures} == {"a", "b"}
+    assert all(words in failure.why for failure in caught.value.failures)
+    assert 4 < submissions(cluster, "batchscript")[0] < 10, "the tries are spaced"
+
+
+@pytest.mark.timeout(120)
+def test_an_outage_is_outlasted_and_a_true_refusal_told_at_once(cluster, tmp_path):
+    refuse(cluster, "away", 7)
+    with pytest.raises(NodesFailed) as caught:
+        graph(tmp_path, ["a", "refused"]).run(plugin=engine("SLURM"))
+    assert [(f.node, "Invalid qos" in f.why) for f in caught.value.failures] == [("refused", True)]
+    assert submissions(cluster, "wf_refused.sh") == (1, 1)
+
+
+@pytest.mark.timeout(120)
+def test_jobs_in_the_queue_are_reason_enough_to_wait_at_a_limit(cluster, tmp_path):
+    (cluster / "was_away").touch()
+    plugin = engine("SLURM", outage_s=0.1)
+    real, taken = plugin.queue.submit, []
+
+    def submit(*args):
+        job = real(*args)
+        if not taken:
+            refuse(cluster, "full", 6)
+        taken.append(job)
+        return job
+
+    plugin.queue.submit = submit
+    began = time.monotonic()
+    graph(tmp_path, ["a_slow", "b"]).run(plugin=plugin)
+    assert time.monotonic() - began > 1 and len(plugin.steps) == 2 and taken == ["1", "2"]
+
+
+@pytest.mark.timeout(120)
+def test_a_submission_without_answer_is_not_repeated(cluster, tmp_path):
+    plugin = engine("SLURM")
+    graph(tmp_path, ["late"]).run(plugin=plugin)
+    assert [step.state for step in plugin.steps] == ["done"]
+    assert submissions(cluster, "wf_late.sh") == (2, 1), "the first met a controller that was away"
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "passing"),
+    [
+        (
+            "SLURM",
+            "sbatch: error: AssocMaxSubmitJobLimit Job violates accounting/QOS policy (job submit limit, ",
+            "full",
+        ),
+        ("SLURM", "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's ", "full"),
+        ("SLURM", "QOSMaxWallDurationPerJobLimit Job violates accounting/QOS policy (job submit limit, ", None),
+        ("SLURM", "Slurm temporarily unable to accept job, sleeping and retrying", "full"),
+        ("SLURM", "Batch job submission failed: Resource temporarily unavailable", "full"),
+        ("SLURM", "Batch job submission failed: Socket timed out on send/recv operation", "away"),
+        ("SLURM", "Batch job submission failed: Invalid account or account/partition combination specified", None),
+        ("SGE", "job rejected: Only 10000 jobs are allowed per cluster", "full"),
+        ("PBS", "qsub: Maximum number of jobs in 'Q' state for user me already in complex", "full"),
+        ("PBS", "qsub: would exceed queue generic's per-user limit", "full"),
+        ("PBS", "qsub: Job violates queue and/or server resource limits", None),
+        ("PBS", "qsub: Unknown queue", None),
+        ("LSF", "Group <g>: Pending job threshold reached.", "full"),
+        ("Condor", "ERROR: Number of submitted jobs would exceed MAX_JOBS_SUBMITTED", "full"),
+    ],
+)
+def test_which_refusals_pass(name, words, passing):
+    assert QUEUES[name]().passing(words) == passing
+
+
+def test_a_command_that_waits_by_itself_is_ended():
+    began = time.monotonic()
+    done = ask(["bash", "-c", "echo 'threshold reached. Retrying in 60 seconds' >&2; sleep 60"], ["Retrying in"])
+    assert done.returncode and "threshold" in done.stderr and time.monotonic() - began < 10
 
 
 @pytest.mark.timeout(120)
@@ -166,6 +269,17 @@ def test_a_graph_submitted_at_once_is_waited_for(cluster, tmp_path):
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize(("args", "waits"), [({}, True), ({"max_jobs": 1}, False)])
+def test_a_graph_meets_a_limit(args, waits, cluster, tmp_path):
+    refuse(cluster, "full", 3)
+    plugin = engine("SLURM", GraphPlugin, **args)
+    chain(tmp_path, "a", "b", "c").run(plugin=plugin)
+    assert [step.name for step in plugin.steps] == ["a", "b", "c"]
+    assert submissions(cluster, "batchscript") == (7, 3)
+    assert ("--dependency=afterok" in (cluster / "asked").read_text()) == waits
+
+
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("system", "bad"), [("SLURM", "vanishes"), ("PBS", "refused"), ("SGE", "fails")], indirect=["system"]
 )
@@ -197,12 +311,14 @@ def test_a_job_waits_for_others(name, words):
 @pytest.mark.timeout(120)
 def test_dagman_runs_the_graph_and_tells_of_each_node(tmp_path, monkeypatch):
     folder = use("Condor", tmp_path, monkeypatch)
-    plugin = make_plugin(PluginSettings("CondorDAGMan", FAST), progress=lambda step: None)
+    refuse(folder, "away", 2)
+    plugin = make_plugin(PluginSettings("CondorDAGMan", {**FAST, "max_jobs": 5}), progress=lambda step: None)
     wf = chain(tmp_path, "a", "vanishes", "b")
     with pytest.raises(NodesFailed, match="failed with signal 9"):
         wf.run(plugin=plugin)
     assert {step.name: step.state for step in plugin.steps} == {"a": "done", "vanishes": "failed"}
     dag = (folder / "dag").read_text()
+    assert (folder / "asked").read_text().count("-maxjobs 5") == 3
     assert "PARENT N0 CHILD N1" in dag and "PARENT N1 CHILD N2" in dag
     assert "DAGNodeName" in (folder / "cancelled").read_text()  # what was behind the failed one
 

@@ -7,8 +7,8 @@ What nipype 1.11 and 1.12 do wrong, and what is done here instead, on every syst
   a ``TypeError``: here its node fails, with the batch system's own word for the end in the crash file;
 * a job that the system will never run (in an error state, held, its dependency broken) is waited for
   for ever: here it is cancelled and has failed;
-* a refused submission ends the run too: here it is retried while the system is away, and else
-  fails its node with the system's own message;
+* a refused submission ends the run too: here it is tried again in later passes of nipype's loop while
+  the system is away or holds as many jobs as it may, and else fails its node with the system's own message;
 * a question that is not answered is read as "the job has finished": here it says nothing about the job;
 * ``LOGNAME`` unset is a ``KeyError``;
 * processors and memory of a node never reach the batch system, nor its threads the libraries;
@@ -26,6 +26,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ POLL_S = 5.0
 OUTAGE_S = 1800.0  # a controller being upgraded
 RESULT_WAIT_S = 60.0  # until a network share shows what another machine wrote
 QUICK_WAIT_S = 2.0  # the same, for a job of which it is known that it ended badly
-SUBMIT_TRIES = 5
+LONGEST_PAUSE = 12  # in poll_s, between two tries to submit
 MIN_MEM_MIB = 512
 HEADROOM = 1.25
 """A batch system kills what takes more than it asked for, and what a step takes is known to a quarter."""
@@ -58,6 +59,73 @@ if traceback is not None:
 """
 
 
+@dataclass
+class Door:
+    """Whether the batch system takes jobs now, and when it is tried again.
+
+    Attributes
+    ----------
+    poll_s, outage_s : float
+        As of :class:`BatchPlugin`.
+    until : float
+        When to try again, in the time of :func:`time.monotonic`.
+    since : float or None
+        Since when no job was taken although none of ours stood in the way; None: the last one was taken.
+    met_limit : bool
+        Whether a limit on the number of jobs was met in this run.
+    """
+
+    poll_s: float
+    outage_s: float
+    until: float = -math.inf
+    since: float | None = None
+    met_limit: bool = False
+    tries: int = 0
+    _given_up: Refused | None = None
+
+    def is_shut(self) -> bool:
+        """Whether to wait before the next try."""
+        return self._given_up is None and time.monotonic() < self.until
+
+    def given_up(self) -> Refused | None:
+        """The refusal after which patience ended, until the next try: each could take its time to fail."""
+        return self._given_up if time.monotonic() < self.until else None
+
+    def is_narrow(self) -> bool:
+        """Whether to send one job at a time, so that a refusal stops those behind it."""
+        return self.met_limit or self.since is not None
+
+    def refused(self, error: Refused, *, ours: bool) -> bool:
+        """Note a refusal; returns whether to try again. ``ours``: jobs of ours are in the queue."""
+        if error.passing is None:
+            return False
+        now = time.monotonic()
+        if error.passing == "full" and not self.met_limit:
+            self.met_limit = True
+            log.warning(
+                "%s; a limit on the number of jobs is met, and what is ready waits until some have ended. "
+                "To stay below it, set max_jobs among the plugin_args in the file of --use-plugin",
+                error,
+            )
+        elif error.passing == "away" and self.since is None:
+            log.warning("%s; trying again for %.0f s", error, self.outage_s)
+        if self.since is None or (error.passing == "full" and ours):
+            self.since = now
+        self._given_up = error if now - self.since > self.outage_s else None
+        self.until = now + self.poll_s * min(2**self.tries, LONGEST_PAUSE)
+        self.tries += 1
+        return self._given_up is None
+
+    def took(self) -> None:
+        """A job was taken."""
+        self.since, self.tries, self.until, self._given_up = None, 0, -math.inf, None
+
+    def job_ended(self) -> None:
+        """A job of ours has made room, if it is room that lacks."""
+        if self.met_limit:
+            self.tries, self.until = 0, -math.inf
+
+
 class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # nipype has no types
     """A nipype engine that runs each node as a job of ``queue``.
 
@@ -67,7 +135,8 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
     poll_s : float
         Seconds between two questions to the batch system (one question for all jobs, mostly).
     outage_s : float
-        How long it may be silent before the run gives up.
+        How long it may be silent before the run gives up, and how long it may take no job, none of this run
+        being in the queue or the system being away, before a node that is ready has failed.
     result_wait_s : float
         How long to wait for the result of a job that has ended to appear on the shared disk.
     itk_threads : int
@@ -98,6 +167,9 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
 
     def _reset_reporting(self) -> None:
         super()._reset_reporting()
+        self._door = Door(self._poll_s, self._outage_s)
+        self._put_off: dict[str, Path] = {}  # script by output folder of the nodes that were handed back
+        self._unanswered: set[str] = set()  # output folders of nodes whose submission may have come through
         self._pending: dict[str, str] = {}  # nipype's name: output folder by job
         self._logs: dict[str, Path] = {}
         self._submitted: dict[str, float] = {}
@@ -113,16 +185,37 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
 
     # -- submission ----------------------------------------------------------------------------
 
-    def _submit_job(self, node: Any, updatehash: bool = False, after: Sequence[str] = ()) -> str:
-        """Submit; a refusal becomes a job that has failed already."""
+    @property
+    def max_jobs(self) -> float:
+        """nipype's limit on the jobs in the queue, which it asks for before each that it sends.
+
+        None more while the door is shut: nipype's loop would otherwise spin on what is handed back.
+        """
+        more = 0 if self._door.is_shut() else 1 if self._door.is_narrow() else math.inf
+        return min(self._most_jobs, len(self.pending_tasks) + more)
+
+    @max_jobs.setter
+    def max_jobs(self, most: float) -> None:
+        self._most_jobs = most
+
+    def _submit_job(self, node: Any, updatehash: bool = False, after: Sequence[str] = ()) -> str | None:
+        """Submit; a lasting refusal becomes a job that has failed already, a passing one None, nipype's "not now"."""
         check_interrupted()
-        for stale in Path(node.output_dir()).glob("result_*.pklz"):
-            stale.unlink(missing_ok=True)
-        script = self._write_script(node, updatehash)
+        if self._door.is_shut():
+            return None
+        script = self._put_off.pop(node.output_dir(), None) or self._prepare(node, updatehash)
         needs = self._needs(node, script.parent)
         try:
-            job = self._submit(script, needs, self._given(node), after)
+            if error := self._door.given_up():
+                raise error
+            job = self._found(node, needs) or self.queue.submit(str(script), needs, self._given(node), after)
+            self._door.took()
         except Refused as error:
+            if error.passing == "away":
+                self._unanswered.add(node.output_dir())
+            if self._door.refused(error, ours=not self._alive.isdisjoint(self._in_queue())):
+                self._put_off[node.output_dir()] = script
+                return None
             job = f"refused-{len(self._refused) + 1}"
             self._refused[job] = str(error)
         self._pending[job] = node.output_dir()
@@ -130,6 +223,12 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
         self._submitted[job] = time.monotonic()
         self._alive.add(job)
         return job
+
+    def _prepare(self, node: Any, updatehash: bool) -> Path:
+        """Write the script; a result that is there before any try is an earlier run's."""
+        for stale in Path(node.output_dir()).glob("result_*.pklz"):
+            stale.unlink(missing_ok=True)
+        return self._write_script(node, updatehash)
 
     def _write_script(self, node: Any, updatehash: bool) -> Path:
         """What the job runs; the threads of its libraries are set in it, whatever environment reaches the job."""
@@ -158,16 +257,15 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
         general = "" if own.get("overwrite") else self._user_args
         return shlex.split(general) + shlex.split(own.get(self.queue.args_key, ""))
 
-    def _submit(self, script: Path, needs: Needs, given: list[str], after: Sequence[str]) -> str:
-        for attempt in range(SUBMIT_TRIES):
-            try:
-                return self.queue.submit(str(script), needs, given, after)
-            except Refused as error:
-                if attempt == SUBMIT_TRIES - 1 or not error.passing:
-                    raise
-                log.warning("%s; trying again", error)
-            time.sleep(self._poll_s * 2**attempt)
-        raise AssertionError("the last attempt returns or raises")
+    def _found(self, node: Any, needs: Needs) -> str | None:
+        """The node's job, if an earlier try that had no answer has left it in the queue."""
+        if node.output_dir() not in self._unanswered:
+            return None
+        return next(iter(sorted(self.queue.find(needs) - self._submitted.keys())), None)
+
+    def _in_queue(self) -> list[str]:
+        """Jobs that were taken and whose end has not been dealt with."""
+        return [job for job in self._pending if job not in self._refused]
 
     # -- polling -------------------------------------------------------------------------------
 
@@ -179,7 +277,7 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
     def _ask_for_all(self) -> None:
         """Ask for all our jobs; an answer that does not come changes nothing."""
         check_interrupted()
-        jobs = [job for job in self._pending if job not in self._refused]
+        jobs = self._in_queue()
         try:
             states = self.queue.states(jobs) if jobs else {}
         except Silent as silence:
@@ -226,11 +324,12 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
     def _clear_task(self, taskid: str) -> None:
         del self._pending[taskid]
         self._alive.discard(taskid)
+        if taskid not in self._refused:
+            self._door.job_ended()
 
     def _abandon(self) -> None:
         """Cancel what is still in the queue."""
-        left = [job for job in self._pending if job not in self._refused]
-        if left:
+        if left := self._in_queue():
             log.warning("cancelling jobs %s", " ".join(left))
             self._cancel(left)
         self._pending = {}
@@ -253,26 +352,35 @@ class GraphPlugin(BatchPlugin):
         self._job_of: dict[int, str] = {}  # by nipype's index of the node
         self._before: dict[str, list[str]] = {}
         self._dropped: set[int] = set()
-        self._all_sent = False
+        self._n_sent = 0
 
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
-        """Called by nipype in every pass; all is done in the first."""
-        if self._all_sent:
+        """Called by nipype in every pass; all is done in the first, unless there is a limit."""
+        if self._n_sent == len(self.procs):
             return
-        self._all_sent = True
         index = {node: number for number, node in enumerate(self.procs)}
-        for number, node in enumerate(self.procs):  # in topological order
+        for number in range(self._n_sent, len(self.procs)):  # in topological order
+            if len(self.pending_tasks) >= self.max_jobs:
+                return
+            node, self._n_sent = self.procs[number], number + 1
+            if number in self._dropped:
+                continue
             before = [index[other] for other in graph.predecessors(node)]
             self.proc_done[number] = self.proc_pending[number] = True
             if not any(other in self._job_of for other in before) and self._local_hash_check(number, graph):
                 continue
-            jobs = [self._job_of[other] for other in before if other in self._job_of]
+            # one that has ended well may be forgotten, and to wait for it an error
+            jobs = [job for other in before if (job := self._job_of.get(other)) in self._pending]
             if refused := next((job for job in jobs if job in self._refused), None):
                 job = f"behind-{number}"
                 self._refused[job] = f"not submitted, because one before it was not: {self._refused[refused]}"
                 self._pending[job] = node.output_dir()
             else:
                 job = self._submit_job(node, updatehash, jobs)
+            if job is None:
+                self.proc_done[number] = self.proc_pending[number] = False
+                self._n_sent = number
+                return
             self._job_of[number], self._before[job] = job, jobs
             self.pending_tasks.insert(0, (job, number))  # nipype looks at the last one first
 

@@ -4,6 +4,7 @@ nipype 1.11 and 1.12 return before anything has run, or (with ``block``) know no
 graph is one DAG; DAGMan writes the state of each node into a file, which is read until the last has ended.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,8 @@ class DagMan(Condor):
         done = ask([self.submit_command, *given, "-force", str(dag)])
         found = re.search(r"cluster (\d+)", done.stdout)
         if done.returncode != 0 or found is None:
-            raise Refused(f"{self.submit_command} refused the graph: {done.stderr.strip() or done.stdout.strip()}")
+            words = " ".join((done.stderr.strip() or done.stdout.strip() or "no message").split())
+            raise Refused(f"{self.submit_command} refused the graph: {words}", passing=self.passing(words))
         self.cluster = found[1]
 
     @property
@@ -76,6 +78,8 @@ class DagMan(Condor):
 
     def states(self, jobs: Any) -> dict[str, State]:
         """From DAGMan's file, as long as DAGMan itself is in the queue; what it has not named yet will come."""
+        if not self.cluster:
+            return dict.fromkeys(jobs, "alive")
         done = ask(["condor_q", self.cluster, "-autoformat", "ClusterId", "JobStatus"])
         if done.returncode != 0:
             raise Silent(done.stderr.strip())
@@ -103,19 +107,25 @@ class DagManPlugin(GraphPlugin):
     def _reset_reporting(self) -> None:
         super()._reset_reporting()
         self.queue.lines, self.queue.folder, self.queue.cluster = [], None, ""
+        self._started = False
 
     def __init__(self, queue: DagMan, plugin_args: Mapping[str, Any] | None = None) -> None:
         self.queue = queue
         super().__init__(queue, plugin_args)
+        self._at_once, self.max_jobs = self._most_jobs, math.inf  # it is for DAGMan to keep the limit
 
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
-        if self._all_sent:
+        if self._started:
             return
         super()._send_procs_to_workers(updatehash, graph)
+        limit = [] if math.isinf(self._at_once) else ["-maxjobs", str(self._at_once)]
         try:
-            self.queue.start(self._user_args.split())
+            self.queue.start([*limit, *self._user_args.split()])
         except Refused as error:
+            if self._door.refused(error, ours=False):
+                return
             self._refused |= dict.fromkeys(self._pending, str(error))
+        self._started = True
 
     def _abandon(self) -> None:
         """End DAGMan, which ends its jobs."""

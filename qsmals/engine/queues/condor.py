@@ -19,6 +19,7 @@ class Condor(Queue):
     joined = False
     own_args = frozenset({"initial_specs", "override_specs"})
     transient = (*Queue.transient, "Failed to connect", "Can't find address", "DEADLINE")
+    full = ("would exceed MAX_JOBS_(SUBMITTED|PER_OWNER)",)
     _over: ClassVar[dict[str, str]] = {"3": "removed", "4": "completed"}
 
     def defaults(self, needs: Needs, script: str) -> dict[tuple[str, ...], list[str]]:

@@ -18,6 +18,7 @@ class GridEngine(Queue):
     joined = False
     own_args = frozenset({"parallel_environment", "memory_resource"})
     transient = (*Queue.transient, "unable to contact qmaster", "can't connect", "unable to send message to qmaster")
+    full = ("jobs are allowed per (user|cluster)",)
 
     def defaults(self, needs: Needs, script: str) -> dict[tuple[str, ...], list[str]]:
         """Grid Engine counts memory by processor."""

@@ -13,6 +13,8 @@ class Lsf(Queue):
     args_key = "bsub_args"
     joined = False
     transient = (*Queue.transient, "LSF is down", "Please wait", "Failed in LSF library call")
+    full = ("Pending (job|slot)s? threshold",)
+    waits = ("Retrying in", "Please wait")
 
     def defaults(self, needs: Needs, script: str) -> dict[tuple[str, ...], list[str]]:
         """All processors on one machine; memory is reserved, not limited."""

@@ -14,6 +14,7 @@ class Oar(Queue):
     submit_command = "oarsub"
     args_key = "oarsub_args"
     own_args = frozenset({"max_jobname_len"})
+    full = (r"more than \d+ ([\w-]+ )?jobs",)  # the admission rule that OAR brings along; sites word their own
 
     def defaults(self, needs: Needs, script: str) -> dict[tuple[str, ...], list[str]]:
         """Cores of one machine."""

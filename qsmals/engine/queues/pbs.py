@@ -16,6 +16,10 @@ class Pbs(Queue):
     submit_command = "qsub"
     own_args = frozenset({"dialect", "max_jobname_len"})
     transient = (*Queue.transient, "cannot connect to server", "Connection reset", "No route to host")
+    full = (
+        r"Maximum number of jobs\b.*\balready in",  # both dialects
+        r"would exceed .*\blimit\b",  # PBS Professional, over all jobs of a user, a group, a queue
+    )
 
     def is_pro(self) -> bool:
         """Whether the server speaks PBS Professional's words."""

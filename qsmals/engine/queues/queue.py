@@ -4,23 +4,28 @@ import getpass
 import os
 import re
 import shlex
+import signal
 import subprocess
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+Passing = Literal["away", "full"]
+"""Why a later try may help: the system is away, or it holds as many jobs as it may."""
 State = Literal["alive", "over", "stuck"]
 """``stuck``: in the queue, and the batch system itself says that it will never run."""
 LIMIT_S = 120.0
+LOOK_S = 0.5  # between two looks at what a command says that has not ended
 UNKNOWN = "unknown to the batch system"
 
 
 class Refused(RuntimeError):
-    """The batch system did not take a job; ``passing``: a later try may help."""
+    """The batch system did not take a job; ``passing``: why a later try may help, if it may."""
 
-    def __init__(self, message: str, *, passing: bool = False) -> None:
+    def __init__(self, message: str, *, passing: Passing | None = None) -> None:
         super().__init__(message)
         self.passing = passing
 
@@ -39,15 +44,34 @@ class Needs:
     log: Path
 
 
-def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command of the batch system; one that hangs is one that failed."""
+def ask(command: Sequence[str], stop_at: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run a command of the batch system; one that hangs is one that failed.
+
+    So is one that begins to wait for better times, as it says by a word of ``stop_at``.
+    """
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"{command[0]} timed out")
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
     except FileNotFoundError:
         words = f"there is no {command[0]} command here: start qsmals where jobs can be submitted"
         return subprocess.CompletedProcess(command, 127, "", words)
+    until = time.monotonic() + LIMIT_S
+    with process:
+        try:
+            while True:
+                try:
+                    told, complaint = process.communicate(timeout=LOOK_S)
+                    return subprocess.CompletedProcess(command, process.returncode, told, complaint)
+                except subprocess.TimeoutExpired as waiting:
+                    said = (waiting.stderr or b"").decode(errors="replace")  # bytes, whatever was asked for
+                if any(word in said for word in stop_at):
+                    return subprocess.CompletedProcess(command, 1, "", said)
+                if time.monotonic() > until:
+                    return subprocess.CompletedProcess(command, 1, "", f"{said} {command[0]} timed out".strip())
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 class Queue(ABC):
@@ -64,7 +88,11 @@ class Queue(ABC):
     joined : bool
         Whether the command takes the value of a short option in the same word, as ``-c2``.
     transient : tuple of str
-        What its message says when a later try may help.
+        What its message says when the system is away, so that a later try may help.
+    full : tuple of str
+        Patterns of what it says when a limit on the number of jobs is reached.
+    waits : tuple of str
+        What the command says before it waits by itself and tries again: it is ended then, having submitted nothing.
     """
 
     submit_command: ClassVar[str]
@@ -72,6 +100,8 @@ class Queue(ABC):
     own_args: ClassVar[frozenset[str]] = frozenset()
     joined: ClassVar[bool] = True
     transient: ClassVar[tuple[str, ...]] = ("timed out", "temporarily", "try again", "Connection refused")
+    full: ClassVar[tuple[str, ...]] = ()
+    waits: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, args: Mapping[str, Any] | None = None) -> None:
         self.args = dict(args or {})
@@ -115,14 +145,23 @@ class Queue(ABC):
             word for names, words in wanted.items() if not is_given(names, given, joined=self.joined) for word in words
         ]
         command = [self.submit_command, *given, *own, *(self.after(after) if after else ()), *self.tail(script)]
-        done = ask(command)
+        done = ask(command, self.waits)
         number = self.number(done.stdout) if done.returncode == 0 else None
         if number is None:
             words = " ".join((done.stderr.strip() or done.stdout.strip() or "no message").split())
             message = f"{self.submit_command} refused {needs.name}: {words} ({shlex.join(command)})"
-            passing = any(word.lower() in words.lower() for word in self.transient)
-            raise Refused(message, passing=passing)
+            raise Refused(message, passing=self.passing(words))
         return number
+
+    def passing(self, words: str) -> Passing | None:
+        """Why a later try may help where one was refused with ``words``; None: it will not."""
+        if any(re.search(pattern, words, re.IGNORECASE) for pattern in self.full):
+            return "full"
+        return "away" if any(word.lower() in words.lower() for word in self.transient) else None
+
+    def find(self, needs: Needs) -> set[str]:
+        """Jobs in the queue that may be this one, of which the submission was refused for want of an answer."""
+        return set()
 
     def tail(self, script: str) -> list[str]:
         """The last words of the submission: the script."""

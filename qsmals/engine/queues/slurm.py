@@ -10,7 +10,16 @@ class Slurm(Queue):
 
     submit_command = "sbatch"
     args_key = "sbatch_args"
-    transient = (*Queue.transient, "Unable to contact", "not available")
+    transient = (*Queue.transient, "Unable to contact", "not available", "Zero Bytes")
+    # the sentence about "job submit limit" also stands for every other limit, which then has its name before it
+    full = (
+        r"\b(Assoc|QOS)\w*SubmitJob",
+        r"^(?!.*\b(Assoc|QOS)\w).*job submit limit",
+        "temporarily unable to accept job",
+        "job queue full",
+        "Resource temporarily unavailable",
+    )
+    waits = ("retrying",)
     _over = frozenset(
         {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
         | {"REVOKED", "TIMEOUT"}
@@ -45,6 +54,12 @@ class Slurm(Queue):
                 reason = (words[2] if len(words) > 2 else "").replace(" ", "_")
                 found[words[0]] = "over" if words[1] in self._over else "stuck" if reason in self._stuck else "alive"
         return found
+
+    def find(self, needs: Needs) -> set[str]:
+        """By name and folder: a controller that answers too late has taken the job all the same."""
+        done = ask(["squeue", "--noheader", "--me", f"--name={needs.name}", "--format=%A %Z"])
+        rows = (line.strip().split(maxsplit=1) for line in done.stdout.splitlines())
+        return {row[0] for row in rows if len(row) > 1 and row[1] == str(needs.log.parent)}
 
     def end_of(self, job: str) -> str:
         """State, reason and exit code, as the controller remembers them for some minutes."""
