@@ -6,6 +6,7 @@ import pytest
 from qsmals.anatomy import atlases, templates
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import LPS_FROM_RAS, index_to_physical
+from qsmals.simulate.labels import REGIONS
 
 WANTED = [
     "precentral",
@@ -41,18 +42,21 @@ def test_every_region_is_there_on_each_side():
 
 
 def test_indices_are_unique_and_freesurfers_where_it_has_one():
-    indices = [r.index for r in atlases.ALS.regions]
+    everything = (*atlases.ALS.regions, *atlases.ALS.more)
+    indices = [r.index for r in everything]
     assert len(set(indices)) == len(indices)
     by_row = {(r.name, r.hemisphere): r.index for r in atlases.ALS.regions}
     assert by_row["precentral", "L"] == 1024
     assert by_row["precentral", "R"] == 2024
     assert by_row["putamen", "R"] == 51
     assert by_row["substantia_nigra", "L"] == 27
+    assert len({(r.name, r.hemisphere) for r in everything}) == len(everything)
 
 
 def test_unions_are_made_of_labels():
-    labels = {r.index: r for r in atlases.ALS.regions if atlases.is_single(r)}
-    for region in atlases.ALS.regions:
+    everything = (*atlases.ALS.regions, *atlases.ALS.more)
+    labels = {r.index: r for r in everything if atlases.is_single(r)}
+    for region in everything:
         sides = {labels[i].hemisphere for i in region.members}
         assert sides == {region.hemisphere} or region.hemisphere == "B"
     both = next(r for r in atlases.ALS.regions if (r.name, r.hemisphere) == ("middle_frontal", "B"))
@@ -77,6 +81,14 @@ def test_the_table_lists_the_labels_of_the_image_only():
     assert lines[0] == "index\tname\themisphere"
     assert "1024\tprecentral\tL" in lines
     assert not any("middle_frontal\tB" in line for line in lines)
+
+
+def test_a_simulated_head_has_the_same_names():
+    """But for the medial wall, which the simulation counts as corpus callosum."""
+    singles = {r.index: (r.name, r.hemisphere) for r in (*atlases.ALS.regions, *atlases.ALS.more)}
+    shared = (set(singles) & set(REGIONS)) - {1004, 2004}
+    assert len(shared) > 100
+    assert {i: singles[i] for i in shared} == {i: (REGIONS[i].name, REGIONS[i].hemisphere) for i in shared}
 
 
 def test_unknown_names_say_what_there_is():

@@ -104,6 +104,15 @@ def test_a_segmentation_replaces_the_labels_but_for_the_midbrain_nuclei(tmp_path
     assert not (found == 504).any()  # outside the brainstem
 
 
+def test_numbers_that_are_not_freesurfers_are_left_out_of_a_segmentation(tmp_path: Path) -> None:
+    segmentation = labels()
+    segmentation[:3], segmentation[19] = 77, 4711
+    files = {"labels": labels(), "segmentation": segmentation}
+    made = run(FitNuclei(**{n: save(d, AFFINE, tmp_path / f"{n}.nii") for n, d in files.items()}), tmp_path)
+    assert set(np.unique(load_labels(made.labels))) == {0, 2, 13, 16, 77}
+    assert "left out: 4711" in made.facts["warnings"][0]
+
+
 def in_blocks(numbers: Sequence[int], path: Path) -> np.ndarray:
     """A made-up segmentation with every number in a block of 8 voxels, as FreeSurfer writes it."""
     data = np.zeros((16, 16, 32), np.int32)
@@ -133,7 +142,7 @@ def test_labels_of_the_dkt_atlas_are_measured_under_their_names(tmp_path: Path) 
     gyri = [side + n for side in (1000, 2000) for n in range(1, 36) if n not in absent]
     inner = [2, 41, 4, 43, 10, 49, 11, 50, 12, 51, 13, 52, 16, 17, 53, 18, 54, 26, 58, 28, 60, 77, 85]
     file = tmp_path / "aparc.DKTatlas+aseg.mgz"
-    rows = measured(file, in_blocks([*gyri, *inner], file), tmp_path, atlas="als")
+    rows = measured(file, in_blocks([*gyri, *inner], file), tmp_path, atlas="als", segmented=True)
     for name, left, right in (("precentral", 1024, 2024), ("insula", 1035, 2035), ("pallidum", 13, 52)):
         for side, index in (("L", left), ("R", right)):
             row = rows[name, side]
@@ -143,10 +152,30 @@ def test_labels_of_the_dkt_atlas_are_measured_under_their_names(tmp_path: Path) 
     assert [row["n_voxels"] for row in gone] == [0, 0, 0] and np.isnan([row["mean"] for row in gone]).all()
 
 
+def test_what_only_freesurfer_labels_has_a_row_where_it_is_and_counts_as_brain(tmp_path: Path) -> None:
+    """The numbers of a subject's aparc+aseg by FreeSurfer 6."""
+    gyri = [side + n for side in (1000, 2000) for n in range(36) if n != 4]
+    pairs = [2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 17, 18, 26, 28, 31, 41, 42, 43, 44, 46, 47, 49, 50, 51, 52, 53, 54, 58]
+    inner = [*pairs, 60, 62, 63, 14, 15, 16, 24, 77, 85, *range(251, 256)]
+    file = tmp_path / "aparc+aseg.mgz"
+    truth = in_blocks([*gyri, *inner], file)
+    rows = measured(file, truth, tmp_path, atlas="als", segmented=True)
+    assert rows["brain", "B"]["n_voxels"] == (truth > 0).sum()
+    assert rows["white_matter", "B"]["n_voxels"] == np.isin(truth, (2, 41, 77)).sum()
+    assert rows["white_matter_hypointensities", "B"]["mean"] == pytest.approx(0.077)
+    assert rows["choroid_plexus", "B"]["n_voxels"] == 16 and rows["vessel", "R"]["n_voxels"] == 8
+    assert not {("vessel", "L"), ("fifth_ventricle", "B"), ("white_matter_hypointensities", "L")} & set(rows)
+    named = {int(line.split("\t")[0]) for line in ALS.label_table(segmented=True).splitlines()[1:]}
+    assert set(np.unique(truth)) - {0} <= named
+    plain = measured(file, truth, tmp_path, atlas="als")
+    assert len(plain) == len(ALS.regions) and ("csf", "B") not in plain
+
+
 def test_labels_of_destrieux_are_measured_under_their_names(tmp_path: Path) -> None:
     plan = atlas_plan(DESTRIEUX_ATLAS, tmp_path / "aparc.a2009s+aseg.mgz")
     numbers = [side + n for side in (11100, 12100) for n in range(76) if n != 42]  # 0 is unknown cortex
-    rows = measured(plan.file, in_blocks([*numbers, 2, 41, 13, 52], plan.file), tmp_path, regions=list(plan.regions))
+    truth, atlas = in_blocks([*numbers, 2, 41, 13, 52, 77], plan.file), {"regions": list(plan.regions)}
+    rows = measured(plan.file, truth, tmp_path, **atlas, optional=list(plan.optional))
     central, precentral = rows["s_central", "L"], rows["g_precentral", "R"]
     assert [central["index"], precentral["index"]] == [11146, 12129]
     assert (central["n_voxels"], precentral["mean"]) == (8, pytest.approx(12.129))
@@ -154,6 +183,10 @@ def test_labels_of_destrieux_are_measured_under_their_names(tmp_path: Path) -> N
     assert rows["pallidum", "L"]["mean"] == pytest.approx(0.013)
     empty = {name for (name, _), row in rows.items() if row["n_voxels"] == 0}
     assert not {name for name in empty if name.startswith(("g_", "s_", "lat_", "pole_"))}
+    assert {"cortex_unknown", "white_matter_hypointensities"} <= {name for name, _ in rows}
+    assert not {"medial_wall", "csf"} & {name for name, _ in rows}
+    named = {int(line.split("\t")[0]) for line in plan.table.splitlines()[1:]}
+    assert set(np.unique(truth)) - {0} <= named
 
 
 def test_volumes_of_probabilities_stay_apart(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from qsmals.reports.facts import read_facts
 from qsmals.reports.group import write_group_report
 from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
 from qsmals.workflows.memory import NEEDS, Sizes, need_of
-from qsmals.workflows.participant import init_run_wf, init_scan_wf, known_facts, run_folder
+from qsmals.workflows.participant import atlas_links, init_run_wf, init_scan_wf, known_facts, run_folder
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
 from qsmals.workflows.quality import FIGURES_STEP
 from tests.bids_trees import Gre, Visit, write_tree
@@ -184,6 +184,18 @@ def test_given_results_take_the_place_of_steps_and_atlases_are_added(tmp_path: P
     texts = [n.interface.inputs for n in nodes if type(n.interface).__name__ == "SaveText"]
     described = {Path(i.out_file).name for i in texts if "SpatialReference" in i.sidecar}
     assert described == {f"sub-0{n}_space-MEGRE_seg-stn_dseg.tsv" for n in (1, 2)}
+
+
+def test_labels_of_freesurfer_bring_their_own_rows(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [Visit("01"), Visit("02")])
+    file = tmp_path / "aparc+aseg.mgz"
+    file.touch()
+    one, two = plan.subjects
+    given = replace(one.scans[0], given_t1w=GivenT1w(file, file))
+    plan = replace(plan, subjects=(replace(one, scans=(given,)), two))
+    tables = [n.interface.inputs for n in nodes_of(plan) if type(n.interface).__name__ == "MeasureRegions"]
+    assert [step.segmented for step in tables].count(True) == len(tables) / 2
+    assert [dict(atlas_links(s))["labels_table"] for s in (given, two.scans[0])] == ["segmentation_table", "table"]
 
 
 def test_one_echo_has_no_relaxometry(tmp_path: Path) -> None:

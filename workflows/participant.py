@@ -49,8 +49,8 @@ from qsmals.workflows.regions import (
     init_more_regions_wf,
 )
 
-ATLAS_LINKS = (("labels", "atlas"), ("table", "labels_table"), ("parts", "parts"), ("parts_table", "parts_table"))
-"""Outputs of the atlas's node to inputs of a scan's graph."""
+ATLAS_FIELDS = ("atlas", "labels_table", "parts", "parts_table")
+"""Inputs of a scan's graph that the atlas's node fills."""
 
 
 def run_folder(settings: Settings) -> Path:
@@ -103,7 +103,7 @@ def init_run_wf(plan: RunPlan) -> Workflow:
         links = [
             (output, f"{graph_name(scan.unit.gre.prefix, 'gre')}.inputnode.{name}")
             for scan in subject.scans
-            for output, name in ATLAS_LINKS
+            for name, output in atlas_links(scan)
         ]
         workflow.connect([(atlas, graph, links)])
         if bridge is not None:
@@ -115,6 +115,12 @@ def init_run_wf(plan: RunPlan) -> Workflow:
             workflow.connect([(bridge, graph, inputs)])
         workflow.config.update(config)
     return workflow
+
+
+def atlas_links(scan: ScanPlan) -> list[tuple[str, str]]:
+    """Inputs of a scan's graph with the outputs of the atlas's node that fill them."""
+    table = "segmentation_table" if scan.given_t1w.segmentation else "table"
+    return list(zip(ATLAS_FIELDS, ("labels", table, "parts", "parts_table"), strict=True))
 
 
 def needs_bridge(scan: ScanPlan) -> bool:
@@ -189,7 +195,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     uris = Uris(Path(settings.bids_dir), Path(settings.output_dir))
 
     bridge = [BRIDGE] if needs_bridge(plan) else []
-    fields = [*([] if plan.alone else _anatomy_fields(settings)), *(name for _, name in ATLAS_LINKS), *bridge]
+    fields = [*([] if plan.alone else _anatomy_fields(settings)), *ATLAS_FIELDS, *bridge]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
     prepare = init_prepare_node(plan, maker)
     field = init_field_wf(plan, maker, acquisition=settings.acquisition, recon=recon)
@@ -203,7 +209,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     chi = init_susceptibility_wf(plan, maker, recon=recon)
     reference = init_reference_node(maker, recon=recon)
     moved = tuple(spaces) if plan.alone else ("T1w", *spaces)
-    measures = init_measures_wf(maker, maps=maps, spaces=moved, settings=settings)
+    measures = init_measures_wf(maker, maps=maps, spaces=moved, settings=settings, segmented=bool(segmentation))
     outputs = init_outputs_wf(plan, maker, uris=uris, anatomy=settings.anatomy)
     template_facts, registrations = maker.join("template_facts"), maker.join("registrations")
     save_facts = SaveFacts(

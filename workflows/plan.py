@@ -41,6 +41,8 @@ class AtlasPlan:
         Members are label values, or volume numbers from 1.
     table : str
         ``index name hemisphere`` as text.
+    optional : tuple of int
+        Numbers of regions that have no row where a subject has no voxel of them.
     """
 
     name: str
@@ -49,6 +51,7 @@ class AtlasPlan:
     probabilistic: bool
     regions: tuple[tuple[int, str, str, tuple[int, ...]], ...]
     table: str
+    optional: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,10 @@ UNITS = {"Chimap": "ppm", "R2starmap": "1/s"}
 
 
 def init_atlas_node(maker: NodeMaker, *, settings: Settings, name: str = "atlas") -> Node:
-    """The atlas on its template, made once for all subjects: ``labels``, ``table``, ``parts``, ``parts_table``."""
+    """The atlas on its template, made once for all subjects.
+
+    Outputs: ``labels``, ``table``, ``segmentation_table``, ``parts``, ``parts_table``.
+    """
     atlas = AtlasImage(atlas=settings.anatomy.atlas, **ants_settings(settings))
     return maker.make(atlas, name, step="atlas", parallel=True)
 
@@ -79,7 +82,12 @@ def init_more_regions_wf(
     regions = [[index, name, side, list(members)] for index, name, side, members in atlas.regions]
     for suffix in maps:
         measure = maker.make(
-            MeasureRegions(regions=regions, probabilistic=atlas.probabilistic, unit=UNITS[suffix]),
+            MeasureRegions(
+                regions=regions,
+                optional=list(atlas.optional),
+                probabilistic=atlas.probabilistic,
+                unit=UNITS[suffix],
+            ),
             f"measure_{suffix}",
             step=f"region table of the {suffix} ({atlas.name})",
         )
@@ -226,9 +234,17 @@ def _add_cortex(workflow: Workflow, maker: NodeMaker, move: Node, nuclei: Node, 
 
 
 def init_measures_wf(
-    maker: NodeMaker, *, maps: Sequence[str], spaces: Sequence[str], settings: Settings, name: str = "measures_wf"
+    maker: NodeMaker,
+    *,
+    maps: Sequence[str],
+    spaces: Sequence[str],
+    settings: Settings,
+    segmented: bool = False,
+    name: str = "measures_wf",
 ) -> Workflow:
     """A table of region statistics for each map, and each map in each of the ``spaces``: ``T1w`` and templates.
+
+    With ``segmented`` the labels are FreeSurfer's own.
 
     Inputs (``inputnode``)
     ----------------------
@@ -249,15 +265,15 @@ def init_measures_wf(
     workflow = Workflow(name=name)
     workflow.add_nodes([inputnode, outputnode])
     for suffix in maps:
-        _add_table(workflow, maker, suffix, settings.anatomy.atlas)
+        _add_table(workflow, maker, suffix, settings.anatomy.atlas, segmented)
         for space in spaces:
             _add_move(workflow, maker, suffix, space, settings)
     return workflow
 
 
-def _add_table(workflow: Workflow, maker: NodeMaker, suffix: str, atlas: str) -> None:
+def _add_table(workflow: Workflow, maker: NodeMaker, suffix: str, atlas: str, segmented: bool) -> None:
     measure = maker.make(
-        MeasureRegions(atlas=atlas, unit=UNITS[suffix]),
+        MeasureRegions(atlas=atlas, segmented=segmented, unit=UNITS[suffix]),
         f"measure_{suffix}",
         step=f"region table of the {suffix}",
     )

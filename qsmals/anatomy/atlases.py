@@ -62,16 +62,24 @@ class Atlas:
         Labels first, then unions.
     parts : tuple of Region
         Parts of labels, in an image of their own.
+    more : tuple of Region
+        What only a subject's own segmentation by FreeSurfer has, labels first, then unions. The unions among
+        ``regions`` count these labels as well.
     """
 
     name: str
     space: str
     regions: tuple[Region, ...]
     parts: tuple[Region, ...] = ()
+    more: tuple[Region, ...] = ()
 
-    def label_table(self) -> str:
-        """Tab-separated ``index name hemisphere`` of the labels in the image, for ``_dseg.tsv``."""
-        return region_table(r for r in self.regions if is_single(r))
+    def label_table(self, *, segmented: bool = False) -> str:
+        """Tab-separated ``index name hemisphere`` of the labels in the image, for ``_dseg.tsv``.
+
+        With ``segmented``, of those that FreeSurfer may write for a subject.
+        """
+        labels = [r for r in (*self.regions, *(self.more if segmented else ())) if is_single(r)]
+        return region_table(sorted(labels, key=lambda r: r.index))
 
     def part_table(self) -> str:
         """The same of the parts."""
@@ -163,6 +171,29 @@ _MIDLINE = (
     (255, "corpus_callosum_anterior"),
 )
 
+_MORE_PAIRS = (
+    (3, 42, "cortex_unparcellated"),
+    (30, 62, "vessel"),
+    (31, 63, "choroid_plexus"),
+    (1000, 2000, "cortex_unknown"),
+    (1004, 2004, "cortex_corpus_callosum"),
+)
+_MORE_SIDES = ((78, 79, "white_matter_hypointensities"), (81, 82, "non_white_matter_hypointensities"))
+"""FreeSurfer once told the sides of these apart: both together would be the row of the label that has no side."""
+
+_MORE_MIDLINE = (
+    (24, "csf"),
+    (72, "fifth_ventricle"),
+    (77, "white_matter_hypointensities"),
+    (80, "non_white_matter_hypointensities"),
+    (85, "optic_chiasm"),
+)
+"""Labels of FreeSurfer's ``aparc+aseg`` that are no regions of the packaged atlas. 3 and 42 are what is left of the
+ribbon where the parcellation has no name, 1000 and 1004 are its medial wall."""
+
+_ALSO_IN = {"white_matter": (77, 78, 79), "ventricles": (72,)}
+"""Further members of the row of both sides. Hypointensities are white matter, whatever has become of it."""
+
 _FRONTAL = (3, 12, 14, 18, 19, 20, 27, 28, 32)
 """Frontal cortex without the motor strip (precentral and paracentral gyri)."""
 
@@ -217,14 +248,27 @@ def _als_regions() -> tuple[Region, ...]:
         for n, left, lefts, right, rights in _UNIONS
         for i, side, part in ((left, LEFT, lefts), (right, RIGHT, rights))
     ]
-    both = [Region(BOTH_SIDES + left, n, BOTH, (left, right)) for left, right, n in pairs]
+    both = [Region(BOTH_SIDES + left, n, BOTH, (left, right, *_ALSO_IN.get(n, ()))) for left, right, n in pairs]
     both += [Region(BOTH_SIDES + left, n, BOTH, (*lefts, *rights)) for n, left, lefts, _, rights in _UNIONS]
     both += [
         Region(192, "corpus_callosum", BOTH, (251, 252, 253, 254, 255)),
-        Region(40005, "ventricles", BOTH, (4, 5, 14, 15, 43, 44)),
-        Region(40006, "brain", BOTH, tuple(sorted(r.index for r in labels))),
+        Region(40005, "ventricles", BOTH, (4, 5, 14, 15, 43, 44, *_ALSO_IN["ventricles"])),
+        Region(40006, "brain", BOTH, tuple(sorted(r.index for r in (*labels, *_more_labels())))),
     ]
     return (*sorted(labels, key=lambda r: r.index), *unions, *both)
+
+
+def _more_labels() -> list[Region]:
+    """The labels that only a subject's own segmentation has."""
+    pairs = (*_MORE_PAIRS, *_MORE_SIDES)
+    labels = [Region(i, n, side, (i,)) for left, right, n in pairs for i, side in ((left, LEFT), (right, RIGHT))]
+    labels += [Region(i, n, BOTH, (i,)) for i, n in _MORE_MIDLINE]
+    return sorted(labels, key=lambda r: r.index)
+
+
+def _more_regions() -> tuple[Region, ...]:
+    """The same with the unions of left and right."""
+    return (*_more_labels(), *(Region(BOTH_SIDES + a, n, BOTH, (a, b)) for a, b, n in _MORE_PAIRS))
 
 
 def _part_regions() -> tuple[Region, ...]:
@@ -234,7 +278,7 @@ def _part_regions() -> tuple[Region, ...]:
     return (*sides, *both)
 
 
-ALS = Atlas("als", NLIN6, _als_regions(), _part_regions())
+ALS = Atlas("als", NLIN6, _als_regions(), _part_regions(), _more_regions())
 
 ATLASES: dict[str, Atlas] = {ALS.name: ALS}
 
@@ -307,6 +351,18 @@ def add_midbrain(segmentation: NDArray[np.int32], atlas: NDArray[np.int32]) -> N
     """
     where = np.isin(atlas, MIDBRAIN) & np.isin(segmentation, (16, 28, 60))
     return np.where(where, atlas, segmentation)
+
+
+def without_unknown(labels: NDArray[np.int32], regions: Iterable[Region]) -> tuple[NDArray[np.int32], tuple[int, ...]]:
+    """Labels of which every one is a member of a region, and those that were taken away.
+
+    Examples
+    --------
+    >>> without_unknown(np.array([0, 12, 4711]), [Region(12, "putamen", "L", (12,))])
+    (array([ 0, 12,  0]), (4711,))
+    """
+    known = np.isin(labels, [0, *(i for r in regions for i in r.members)])
+    return np.where(known, labels, 0), tuple(int(i) for i in np.unique(labels[~known]))
 
 
 def freesurfer_labels(template: Image) -> Image:

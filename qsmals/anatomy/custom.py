@@ -74,11 +74,14 @@ class UserAtlas:
         probabilistic atlas, volume numbers from 1.
     probabilistic : bool
         A volume for each region instead of a label for each voxel.
+    optional : tuple of Region
+        Those of ``regions`` that have no row in the table of a subject who has no voxel of them.
     """
 
     spec: AtlasFile
     regions: tuple[Region, ...]
     probabilistic: bool
+    optional: tuple[Region, ...] = ()
 
     def label_table(self) -> str:
         """Tab-separated ``index name hemisphere``, as the packaged atlas has it."""

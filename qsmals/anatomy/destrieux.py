@@ -28,6 +28,8 @@ NAMES = (
 )
 """Labels 11101 to 11175 (left) and 12101 to 12175 (right); the 42nd is the medial wall."""
 
+_UNNAMED = {0: "cortex_unknown", 42: "medial_wall"}
+
 
 def _regions() -> tuple[Region, ...]:
     pairs = [(FIRST_LEFT + n, FIRST_RIGHT + n, name) for n, name in enumerate(NAMES, 1) if name]
@@ -37,5 +39,13 @@ def _regions() -> tuple[Region, ...]:
     return (*inner, *sorted(cortex, key=lambda r: r.index), *both)
 
 
-DESTRIEUX_ATLAS = UserAtlas(AtlasFile("a2009s", "", "", "T1w"), _regions(), False)
+def _more() -> tuple[Region, ...]:
+    """What not every subject has."""
+    inner = [r for r in ALS.more if is_single(r) and r.index < 500]
+    sides = ((FIRST_LEFT, LEFT), (FIRST_RIGHT, RIGHT))
+    unnamed = [Region(first + n, name, side, (first + n,)) for n, name in _UNNAMED.items() for first, side in sides]
+    return (*inner, *unnamed)
+
+
+DESTRIEUX_ATLAS = UserAtlas(AtlasFile("a2009s", "", "", "T1w"), (*_regions(), *_more()), False, _more())
 """Labels of a subject's own file."""

@@ -248,7 +248,13 @@ def atlas_plan(atlas: UserAtlas, file: Path) -> AtlasPlan:
     """An atlas as the graph takes it."""
     regions = tuple((r.index, r.name, r.hemisphere, r.members) for r in atlas.regions)
     return AtlasPlan(
-        atlas.spec.name, file.absolute(), atlas.spec.space, atlas.probabilistic, regions, atlas.label_table()
+        name=atlas.spec.name,
+        file=file.absolute(),
+        space=atlas.spec.space,
+        probabilistic=atlas.probabilistic,
+        regions=regions,
+        table=atlas.label_table(),
+        optional=tuple(r.index for r in atlas.optional),
     )
 
 

@@ -251,7 +251,8 @@ class FitNuclei(Step):
     """Borders of the deep nuclei fitted to susceptibility and T1w intensity, and the labels' division into parts.
 
     Without an image the labels stay, and are only divided. With a segmentation its labels take the place of the
-    atlas's, which then only has substantia nigra and red nucleus to add.
+    atlas's, which then only has substantia nigra and red nucleus to add; numbers that FreeSurfer does not use there
+    are left out.
     """
 
     input_spec = _NucleiInput
@@ -259,7 +260,7 @@ class FitNuclei(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.anatomy.nuclei`."""
-        from qsmals.anatomy.atlases import PARENTS, add_midbrain
+        from qsmals.anatomy.atlases import ALS, PARENTS, add_midbrain, without_unknown
         from qsmals.anatomy.nuclei import fit_nuclei, nuclei_change, split_parts
         from qsmals.recon.grid import voxel_size_mm
 
@@ -273,13 +274,18 @@ class FitNuclei(Step):
             fit_nuclei(labels, chi_ppm=images["chi_ppm"], t1w=images["t1w"], voxel_size_mm=size) if seen else labels
         )
         change = nuclei_change(labels, fitted)
-        log_warnings("regions", change.warnings, folder)
+        warnings = list(change.warnings)
         if isdefined(self.inputs.segmentation):
-            fitted = add_midbrain(load_labels(self.inputs.segmentation), fitted)
+            segmented, unknown = without_unknown(load_labels(self.inputs.segmentation), (*ALS.regions, *ALS.more))
+            fitted = add_midbrain(segmented, fitted)
+            if unknown:
+                told = "the segmentation has labels that are not of FreeSurfer's aparc+aseg, left out: "
+                warnings.append(told + ", ".join(map(str, unknown)))
+        log_warnings("regions", warnings, folder)
         facts = {"lost_percent": change.lost_percent, "gained_percent": change.gained_percent}
         outputs = {
             "labels": save(fitted, affine, folder / "labels.nii"),
-            "facts": {**facts, "warnings": [*(self.inputs.notes or []), *change.warnings]},
+            "facts": {**facts, "warnings": [*(self.inputs.notes or []), *warnings]},
         }
         if isdefined(self.inputs.parts):
             parts = split_parts(fitted, load_labels(self.inputs.parts), PARENTS, voxel_size_mm=size)

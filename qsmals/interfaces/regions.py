@@ -17,7 +17,9 @@ class _MeasureInput(StepInput):
     labels = File(exists=True, mandatory=True)
     parts = File(exists=True, desc="parts of the labels: more rows at the end of the table")
     atlas = traits.Str("", usedefault=True, desc="name of a packaged atlas")
+    segmented = traits.Bool(False, usedefault=True, desc="the labels are a subject's own segmentation by FreeSurfer")
     regions = traits.List(desc="of any other: index, name, hemisphere and members of each")
+    optional = traits.List(traits.Int, desc="numbers of regions that have no row where they have no voxel")
     probabilistic = traits.Bool(False, usedefault=True, desc="the labels are volumes of probabilities")
     unit = traits.Str(mandatory=True, desc="of the map")
     registrations = traits.List(traits.Dict, desc="quality of the registrations that brought the labels here")
@@ -42,7 +44,7 @@ class MeasureRegions(Step):
         from qsmals.roi.table import column_dictionary, table_text
         from qsmals.roi.weighted import weighted_statistics
 
-        regions, parts = self._regions()
+        regions, parts, optional = self._regions()
         measured: dict[str, Any] = {
             "values": load(self.inputs.in_file),
             "measured": load_mask(self.inputs.mask),
@@ -53,6 +55,8 @@ class MeasureRegions(Step):
         else:
             measured["white_matter"] = load_mask(self.inputs.white_matter)
             table = region_statistics(labels=load_labels(self.inputs.labels), regions=regions, **measured)
+        absent = np.isin(table["index"], optional) & (table["volume_mm3"] == 0)
+        table = {name: column[~absent] for name, column in table.items()}
         if isdefined(self.inputs.parts):
             more = region_statistics(labels=load_labels(self.inputs.parts), regions=parts, **measured)
             table = {name: np.concatenate([table[name], more[name]]) for name in table}
@@ -64,15 +68,17 @@ class MeasureRegions(Step):
         written.write_text(table_text(table))
         return {"table": str(written), "columns": columns}
 
-    def _regions(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Regions and parts of the packaged atlas, or the regions that were given."""
+    def _regions(self) -> tuple[tuple[Any, ...], tuple[Any, ...], list[int]]:
+        """Regions and parts of the packaged atlas, or the regions that were given, and which of them may be absent."""
         from qsmals.anatomy.atlases import get_atlas
         from qsmals.roi.statistics import Region
 
         if self.inputs.atlas:
             atlas = get_atlas(self.inputs.atlas)
-            return atlas.regions, atlas.parts
-        return tuple(Region(index, name, side, tuple(m)) for index, name, side, m in self.inputs.regions), ()
+            more = atlas.more if self.inputs.segmented else ()
+            return (*atlas.regions, *more), atlas.parts, [r.index for r in more]
+        regions = tuple(Region(index, name, side, tuple(m)) for index, name, side, m in self.inputs.regions)
+        return regions, (), list(self.inputs.optional or [])
 
 
 class _AtlasInput(AntsInput):
@@ -82,6 +88,7 @@ class _AtlasInput(AntsInput):
 class _AtlasOutput(TraitedSpec):
     labels = File(desc="label image in the atlas's space")
     table = File(desc="index, name and hemisphere of each label")
+    segmentation_table = File(desc="the same where FreeSurfer's labels of a subject take the place of the atlas's")
     parts = File(desc="image of the labels' parts")
     parts_table = File(desc="index, name and hemisphere of each part")
 
@@ -98,12 +105,17 @@ class AtlasImage(AntsStep):
 
         atlas = get_atlas(self.inputs.atlas)
         labels, parts = atlas_images(self.inputs.atlas, compute=self.resources(folder))
-        tables = {"labels.tsv": atlas.label_table(), "parts.tsv": atlas.part_table()}
+        tables = {
+            "labels.tsv": atlas.label_table(),
+            "segmentation.tsv": atlas.label_table(segmented=True),
+            "parts.tsv": atlas.part_table(),
+        }
         for name, text in tables.items():
             (folder / name).write_text(text)
         return {
             "labels": write_image(labels, folder / "labels.nii"),
             "table": str(folder / "labels.tsv"),
+            "segmentation_table": str(folder / "segmentation.tsv"),
             "parts": write_image(parts, folder / "parts.nii"),
             "parts_table": str(folder / "parts.tsv"),
         }

@@ -69,7 +69,7 @@ _CORTEX_NAMES = {
 # (left, right, name, tissue)
 _PAIRS = (
     (2, 41, "white_matter", "white_matter"),
-    (3, 42, "cortex", "cortex"),
+    (3, 42, "cortex_unparcellated", "cortex"),
     (4, 43, "lateral_ventricle", "csf"),
     (5, 44, "inferior_lateral_ventricle", "csf"),
     (7, 46, "cerebellum_white_matter", "cerebellum_white_matter"),
@@ -84,7 +84,7 @@ _PAIRS = (
     (81, 82, "non_white_matter_hypointensities", "csf"),
     (26, 58, "accumbens", "accumbens"),
     (28, 60, "ventral_diencephalon", "ventral_diencephalon"),
-    (30, 62, "perivascular_space", "csf"),
+    (30, 62, "vessel", "csf"),
     (31, 63, "choroid_plexus", "choroid_plexus"),
     (*SUBSTANTIA_NIGRA, "substantia_nigra", "substantia_nigra"),
     (*RED_NUCLEUS, "red_nucleus", "red_nucleus"),
