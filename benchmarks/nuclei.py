@@ -31,7 +31,7 @@ NUCLEI = {
     "amygdala": (18, 54),
     "accumbens": (26, 58),
     "substantia_nigra": (27, 59),
-    "red_nucleus": (504, 505),
+    "red_nucleus": (751, 752),
 }
 VARIANTS: dict[str, dict[str, float]] = {
     "before the fit": {},

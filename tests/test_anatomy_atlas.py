@@ -50,6 +50,7 @@ def test_indices_are_unique_and_freesurfers_where_it_has_one():
     assert by_row["precentral", "R"] == 2024
     assert by_row["putamen", "R"] == 51
     assert by_row["substantia_nigra", "L"] == 27
+    assert 703 < by_row["red_nucleus", "L"] < by_row["red_nucleus", "R"] < 801, "free in FreeSurfer's table"
     assert len({(r.name, r.hemisphere) for r in everything}) == len(everything)
 
 
@@ -122,5 +123,5 @@ def test_the_label_image_has_every_label_in_its_place(tmp_path):
     share = {p: (drawn[data == of] == p).mean() for p, of in atlases.PARENTS.items()}
     assert 0.2 < share[40023] < 0.4  # internal pallidum
     assert 0.2 < share[40025] < 0.45  # motor thalamus
-    volumes = {i: int((data == i).sum()) for i in (27, 59, 504, 505)}
+    volumes = {i: int((data == i).sum()) for i in (27, 59, 751, 752)}
     assert all(350 < v < 750 for v in volumes.values())

@@ -87,7 +87,7 @@ def test_probabilities_give_weighted_rows(tmp_path: Path) -> None:
 def test_a_segmentation_replaces_the_labels_but_for_the_midbrain_nuclei(tmp_path: Path) -> None:
     atlas = labels()
     atlas[15:17, 5:8, 5:8] = 27
-    atlas[0:2, 0:2, 0:2] = 504
+    atlas[0:2, 0:2, 0:2] = 751
     segmentation = labels()
     segmentation[6:12, 6:12, 5:11] = 12
     made = run(
@@ -101,7 +101,7 @@ def test_a_segmentation_replaces_the_labels_but_for_the_midbrain_nuclei(tmp_path
     midbrain = np.isin(found, MIDBRAIN)
     assert np.array_equal(found[~midbrain], segmentation[~midbrain])
     assert np.array_equal(found == 27, atlas == 27)
-    assert not (found == 504).any()  # outside the brainstem
+    assert not (found == 751).any()  # outside the brainstem
 
 
 def test_numbers_that_are_not_freesurfers_are_left_out_of_a_segmentation(tmp_path: Path) -> None:

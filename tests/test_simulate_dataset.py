@@ -238,15 +238,15 @@ def test_a_real_head_from_files(tmp_path: Path) -> None:
     """The synthetic head, saved as another program would, with an oblique affine, comes back as a head."""
     head = template_head(seed=3, voxel_size_mm=3.0)
     keep = (head.labels < 100) & (head.labels != 24) | (head.labels >= 250) & ~np.isin(head.labels, (258, 259, 262))
-    brain = np.where(keep & ~np.isin(head.labels, (27, 59, 504, 505)), head.labels, 0)
-    brain[np.isin(head.labels, (27, 504))], brain[np.isin(head.labels, (59, 505))] = 28, 60
+    brain = np.where(keep & ~np.isin(head.labels, (27, 59, 751, 752)), head.labels, 0)
+    brain[np.isin(head.labels, (27, 751))], brain[np.isin(head.labels, (59, 752))] = 28, 60
     turn = np.array([[0.99, -0.14, 0, 5], [0.14, 0.99, 0, -9], [0, 0, 1, 20], [0, 0, 0, 1.0]])
     files = RealHead(tmp_path / "t1.nii", tmp_path / "aparc+aseg.nii")
     nib.save(nib.Nifti1Image(head.t1w * 3, turn @ head.affine), files.t1w)
     nib.save(nib.Nifti1Image(brain.astype(np.int32), turn @ head.affine), files.segmentation)
     folder = make(tmp_path / "data", replace(QUICK, simulation_voxel_size_mm=4.0), files)
     labels = np.asarray(truth(folder, "seg-truth_dseg").dataobj)
-    assert {2, 41, 24, 119, 130, 165, 258, 27, 59, 504, 505, 1024} <= set(np.unique(labels).tolist())
+    assert {2, 41, 24, 119, 130, 165, 258, 27, 59, 751, 752, 1024} <= set(np.unique(labels).tolist())
     with pytest.raises(ValueError, match="not on the grid"):
         nib.save(nib.Nifti1Image(brain[1:].astype(np.int32), head.affine), files.segmentation)
         make(tmp_path / "other", QUICK, files)

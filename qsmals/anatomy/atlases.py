@@ -157,8 +157,10 @@ _PAIRS = (
     (26, 58, "accumbens"),
     (27, 59, "substantia_nigra"),
     (28, 60, "ventral_diencephalon"),
-    (504, 505, "red_nucleus"),
+    (751, 752, "red_nucleus"),
 )
+"""FreeSurfer's numbers. It has none for the red nucleus: 704 to 800 are free in its table of colours, and below 1000,
+where cortex begins."""
 
 _MIDLINE = (
     (14, "third_ventricle"),
@@ -229,10 +231,10 @@ PARENTS = {
 PART_REACH_MM = 4.0
 """How far the parts are continued beyond their nucleus, so that every voxel of a subject's nucleus meets one."""
 
-RED_NUCLEUS_AAL3 = {165: (504, (-5.18, -19.44, -9.42)), 166: (505, (4.89, -19.09, -9.41))}
+RED_NUCLEUS_AAL3 = {165: (751, (-5.18, -19.44, -9.42)), 166: (752, (4.89, -19.09, -9.41))}
 """AAL3's label, index here, and centre in CIT168 (RAS mm, MNI152NLin2009cAsym)."""
 
-MIDBRAIN = (27, 59, 504, 505)
+MIDBRAIN = (27, 59, 751, 752)
 MIDBRAIN_LPS_MM = (0.0, 18.0, -11.0, 1.0)
 
 _MIDBRAIN_MAY_REPLACE = (0, 2, 41, 16, 28, 60, 10, 49)
@@ -346,8 +348,8 @@ def add_midbrain(segmentation: NDArray[np.int32], atlas: NDArray[np.int32]) -> N
 
     Examples
     --------
-    >>> add_midbrain(np.array([16, 28, 10, 28]), np.array([504, 27, 27, 13])).tolist()
-    [504, 27, 10, 28]
+    >>> add_midbrain(np.array([16, 28, 10, 28]), np.array([751, 27, 27, 13])).tolist()
+    [751, 27, 10, 28]
     """
     where = np.isin(atlas, MIDBRAIN) & np.isin(segmentation, (16, 28, 60))
     return np.where(where, atlas, segmentation)

@@ -28,7 +28,7 @@ Labels = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
-WITH_IRON = ((11, 12, 13, 26, 27, 504), (50, 51, 52, 58, 59, 505))
+WITH_IRON = ((11, 12, 13, 26, 27, 751), (50, 51, 52, 58, 59, 752))
 """Caudate, putamen, pallidum, accumbens, substantia nigra and red nucleus, left and right. With the T1w image as a
 second judge their borders are worse: it shows other borders, or none."""
 
@@ -87,7 +87,7 @@ def fit_nuclei(
     Parameters
     ----------
     labels : (x, y, z) int32
-        FreeSurfer's numbers, 504 and 505 for the red nuclei; labels that are not there are no loss.
+        FreeSurfer's numbers, 751 and 752 for the red nuclei; labels that are not there are no loss.
     chi_ppm, t1w : (x, y, z) float32, optional
         Susceptibility (any reference) and the T1w brain on the same grid; the scale of neither matters. Voxels that
         are 0 or not finite are "not measured" and keep their labels.

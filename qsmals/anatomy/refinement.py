@@ -25,7 +25,7 @@ from qsmals.recon.grid import bounding_box
 EXPECTED_PPM = {
     **dict.fromkeys((13, 52), 0.119),
     **dict.fromkeys((27, 59), 0.105),
-    **dict.fromkeys((504, 505), 0.102),
+    **dict.fromkeys((751, 752), 0.102),
     **dict.fromkeys((12, 51), 0.067),
     **dict.fromkeys((11, 50), 0.039),
     **dict.fromkeys((26, 58), 0.022),
@@ -37,7 +37,7 @@ EXPECTED_PPM = {
 (arXiv:2311.04468)."""
 
 CORTEX_PPM = 0.015
-NUCLEI = (11, 50, 12, 51, 13, 52, 10, 49, 26, 58, 27, 59, 504, 505)
+NUCLEI = (11, 50, 12, 51, 13, 52, 10, 49, 26, 58, 27, 59, 751, 752)
 MARGIN_MM = 12.0
 BLUR_MM = 0.8
 RANGE_PPM = (-0.1, 0.25)
@@ -50,7 +50,7 @@ def expected_susceptibility(labels: Image) -> Image:
     Parameters
     ----------
     labels : image
-        FreeSurfer's numbers (cortex 1000 and above), and 504, 505 for the red nucleus.
+        FreeSurfer's numbers (cortex 1000 and above), and 751, 752 for the red nucleus.
     """
     codes = np.rint(labels.numpy()).astype(int)
     values = np.where(codes >= 1000, CORTEX_PPM, 0.0).astype(np.float32)
