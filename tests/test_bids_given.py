@@ -58,6 +58,7 @@ def test_freesurfer_of_the_same_head_is_taken(tmp_path, unit):
     assert found.segmentation == folder / "mri" / "aparc+aseg.mgz"
     assert found.brain_mask == folder / "mri" / "brainmask.mgz"
     assert found.destrieux is None
+    assert found.segmenter == "FreeSurfer"
 
 
 @pytest.mark.parametrize("name", ["aparc.DKTatlas+aseg.mgz", "aparc.DKTatlas+aseg.deep.withCC.mgz"])

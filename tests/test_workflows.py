@@ -191,11 +191,35 @@ def test_labels_of_freesurfer_bring_their_own_rows(tmp_path: Path) -> None:
     file = tmp_path / "aparc+aseg.mgz"
     file.touch()
     one, two = plan.subjects
-    given = replace(one.scans[0], given_t1w=GivenT1w(file, file))
+    given = replace(one.scans[0], given_t1w=GivenT1w(file, file, segmenter="FreeSurfer"))
     plan = replace(plan, subjects=(replace(one, scans=(given,)), two))
     tables = [n.interface.inputs for n in nodes_of(plan) if type(n.interface).__name__ == "MeasureRegions"]
     assert [step.segmented for step in tables].count(True) == len(tables) / 2
     assert [dict(atlas_links(s))["labels_table"] for s in (given, two.scans[0])] == ["segmentation_table", "table"]
+
+
+def test_sidecars_say_whose_labels_were_used(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [Visit("01")])
+    (subject,) = plan.subjects
+    (scan,) = subject.scans
+    folder = tmp_path / "fs" / "sub-01" / "mri"
+    folder.mkdir(parents=True)
+    files = [folder / name for name in ("brainmask.mgz", "aparc+aseg.mgz", "aparc.a2009s+aseg.mgz")]
+    for file in files:
+        file.touch()
+    one = (((11101, "x", "L", (11101,)),), "index\tname\themisphere\n11101\tx\tL\n")
+    more = AtlasPlan("a2009s", files[2], "T1w", False, *one)
+    outputs = unit_outputs(tmp_path / "out", scan.unit, atlases=("als", "a2009s"), templates=SPACES[:1])
+    given = GivenT1w(*files, segmenter="FreeSurfer")
+    changed = replace(scan, atlases=(more,), outputs=outputs, given_t1w=given)
+    found = sidecars(nodes_of(replace(plan, subjects=(replace(subject, scans=(changed,)),))), "sub-01_")
+    for atlas, file in (("als", files[1]), ("a2009s", files[2])):
+        image, table = found[f"space-MEGRE_seg-{atlas}_dseg.nii.gz"], found[f"seg-{atlas}_desc-roi_Chimap.tsv"]
+        assert f"FreeSurfer's own segmentation of this subject ({file.name})" in table["Labels"]
+        assert image["Description"] == table["Labels"] and "one interpolation" in table["Labels"]
+        assert file.as_uri() in image["Sources"] and file.as_uri() in table["Sources"]
+    plain = sidecars(nodes_of(plan), "sub-01_")["seg-als_desc-roi_Chimap.tsv"]
+    assert "Regions of the atlas" in plain["Labels"] and "FreeSurfer" not in plain["Labels"]
 
 
 def test_one_echo_has_no_relaxometry(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Results to their final names, with their sidecars."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.utility import IdentityInterface
@@ -64,6 +65,13 @@ def init_outputs_wf(
 def anchor(plan: ScanPlan, uris: Uris) -> list[str]:
     """URIs of the T1w image and of the transform to it; none where the scan is alone."""
     return [] if plan.alone else [uris.of(plan.t1w.file), uris.of(plan.outputs["xfm/T1w"].path)]
+
+
+def segmented_labels(segmenter: str, file: Path) -> str:
+    """Whose labels were used, in words, where they are another pipeline's."""
+    made = f"{segmenter}'s own" if segmenter else "another pipeline's"
+    words = f"The labels are {made} segmentation of this subject ({file.name}), brought to the gradient-echo grid"
+    return f"{words} in one interpolation"
 
 
 def completed(sidecar: Mapping[str, Any], plan: ScanPlan) -> dict[str, Any]:
@@ -253,13 +261,13 @@ class _Saver:
         sources = [*self.anchor[:1], self.uri(f"xfm/{ATLAS_SPACE}"), *self.anchor[1:], self.reference]
         atlas = self.plan.methods["atlas"]
         description = place + last[self.refinement] + ribbon
-        if segmentation := self.plan.given_t1w.segmentation:
-            sources.insert(0, self.uris.of(segmentation))
-            description = (
-                f"Labels of another pipeline ({segmentation.name} of this subject), brought to the gradient-echo grid "
-                "in one interpolation, with substantia nigra and red nucleus of the atlas in its brainstem and ventral "
-                "diencephalon"
+        given, own = self.plan.given_t1w, []
+        if given.segmentation:
+            own = [self.uris.of(given.segmentation)]
+            description = segmented_labels(given.segmenter, given.segmentation) + (
+                ", with substantia nigra and red nucleus of the atlas in its brainstem and ventral diencephalon"
             )
+        sources = [*own, *sources]
         sidecar = dseg_sidecar(
             description=description,
             sources=[*sources, self.uri("Chimap")] if self.refined else sources,
@@ -285,7 +293,8 @@ class _Saver:
                 steps = RELAXATION_STEPS if suffix in RELAXATION else CHI_STEPS
                 sidecar = table_sidecar(
                     {},
-                    sources=[self.uri(suffix), self.uri(f"dseg/{self.atlas}")],
+                    sources=[self.uri(suffix), self.uri(f"dseg/{self.atlas}"), *own],
+                    labels=description,
                     parameters=self.parameters(*steps, *REGION_STEPS),
                 )
                 saving: dict[str, Any] = {"interface": SaveFile, "facts": f"columns_{suffix}"}
@@ -313,8 +322,11 @@ def init_more_outputs_wf(
     workflow = Workflow(name=name)
     steps = REGION_STEPS if atlas.space in TEMPLATE_SPACES else ("coregistration", "interpolation")
     labels, file = plan.outputs[f"dseg/{atlas.name}"], uris.of(atlas.file)
+    description = f"Regions of the atlas {atlas.name}, brought to the gradient-echo grid in one interpolation"
+    if plan.given_t1w.destrieux and atlas.file == plan.given_t1w.destrieux.absolute():
+        description = segmented_labels(plan.given_t1w.segmenter, atlas.file)
     sidecar = dseg_sidecar(
-        description=f"Regions of the atlas {atlas.name}, brought to the gradient-echo grid in one interpolation",
+        description=description,
         sources=[file, *anchor(plan, uris)[1:]],
         spatial_reference=native_reference(plan.unit.gre, uris),
         atlas={"Name": atlas.name, "Space": atlas.space, "File": file},
@@ -340,7 +352,8 @@ def init_more_outputs_wf(
         own = RELAXATION_STEPS if suffix in RELAXATION else CHI_STEPS
         content = table_sidecar(
             {},
-            sources=[uris.of(plan.outputs[suffix].path), uris.of(labels.path)],
+            sources=[uris.of(plan.outputs[suffix].path), uris.of(labels.path), file],
+            labels=description,
             parameters=_parameters(plan, *own, *steps),
         )
         out_file = str(plan.outputs[f"roi/{atlas.name}/{suffix}"].path)

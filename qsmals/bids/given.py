@@ -9,7 +9,9 @@ from qsmals.bids.errors import Fault
 from qsmals.bids.layout import GreScan, T1wScan, Unit
 from qsmals.bids.naming import natural_key, parse_name
 
-SEGMENTERS = ("freesurfer", "fastsurfer")
+SEGMENTERS = {"freesurfer": "FreeSurfer", "fastsurfer": "FastSurfer"}
+"""Names for ``-d`` of the pipelines whose segmentations are taken over, and how they are written."""
+
 IMAGES = (".nii.gz", ".nii")
 AFFINES = (".mat", ".txt")
 COMPOSITES = (".h5",)
@@ -29,12 +31,15 @@ class GivenT1w:
         FreeSurfer's ``aparc.a2009s+aseg``.
     transforms : mapping of str to (Path, Path)
         Template to the transforms from T1w to it and back (ITK composites).
+    segmenter : str
+        Who made the segmentations, a value of `SEGMENTERS`.
     """
 
     brain_mask: Path | None = None
     segmentation: Path | None = None
     destrieux: Path | None = None
     transforms: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
+    segmenter: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -152,7 +157,7 @@ def _with_segmentation(given: GivenT1w, t1w: T1wScan, name: str, root: Path, fau
         faults.append(Fault(t1w.subject, "segmentation", what, remedy, (t1w.file,)))
         return given
     mask = given.brain_mask or found.brain_mask
-    return GivenT1w(mask, found.segmentation, found.destrieux, given.transforms)
+    return GivenT1w(mask, found.segmentation, found.destrieux, given.transforms, SEGMENTERS[name])
 
 
 def given_for_gre(

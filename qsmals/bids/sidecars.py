@@ -243,10 +243,14 @@ def transform_sidecar(
 
 
 def table_sidecar(
-    columns: Mapping[str, Mapping[str, Any]], *, sources: Sequence[str], parameters: Mapping[str, Any] | None = None
+    columns: Mapping[str, Mapping[str, Any]],
+    *,
+    sources: Sequence[str],
+    labels: str = "",
+    parameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Sidecar of a table: its columns first, then where the numbers come from."""
-    return _finished(dict(columns), sources, parameters)
+    """Sidecar of a table: its columns first, then whose ``labels`` were used and where the numbers come from."""
+    return _finished({**columns, **({"Labels": labels} if labels else {})}, sources, parameters)
 
 
 def with_software(sidecar: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:
