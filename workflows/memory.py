@@ -124,6 +124,7 @@ NEEDS: dict[str, Need] = {
     "move T1w": Need(ANTS_GB, volumes=6, t1w=10),
     "move template": Need(ANTS_GB, volumes=9, template_gb=TEMPLATE_GB),
     "brain_on_template": Need(ANTS_GB, t1w=8, template_gb=TEMPLATE_GB),
+    "in_view": Need(ANTS_GB, volumes=3, t1w=6, template_gb=TEMPLATE_GB),
     # labels, tables and quality
     "cortex": Need(PLAIN_GB, volumes=16),
     "nuclei": Need(PLAIN_GB, volumes=14),

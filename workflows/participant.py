@@ -245,7 +245,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             ("white_matter", "inputnode.white_matter"),
         ]),
         (chi, measures, [("outputnode.brain_mask", "inputnode.fit_mask"), *_through(*_relaxation("r2star_hz", plan))]),
-        (labels, measures, _through("labels", "parts")),
+        (labels, measures, _through("labels", "parts", "in_view")),
         (anatomy, measures, [("brain", "inputnode.t1w_brain"), *_ins(*(f"to_{space}" for space in spaces))]),
         (coregister, measures, _through("to_t1w")),
         (chi, outputs, _through(
@@ -339,7 +339,9 @@ def _add_atlas(
     graph = init_more_regions_wf(atlas, maker, maps=maps, settings=settings, name=named)
     save = init_more_outputs_wf(atlas, plan, maker, maps=maps, uris=uris, name=f"{named}_outputs")
     workflow.connect([
-        (node("anatomy" if plan.alone else "inputnode"), graph, [(f"from_{ATLAS_SPACE}", "inputnode.from_template")]),
+        (node("anatomy" if plan.alone else "inputnode"), graph, [
+            (f"from_{ATLAS_SPACE}", "inputnode.from_template"), *_ins("brain"),
+        ]),
         (node("coregistration_wf"), graph, _through("to_gre")),
         (node("prepare"), graph, [("combined", "inputnode.reference")]),
         (node("registrations"), graph, [("out", "inputnode.registrations")]),

@@ -7,7 +7,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from qsmals.interfaces.anatomy import FitCortex, FitNuclei, RefineNuclei, RegisterTemplates, Resample
-from qsmals.interfaces.regions import AtlasImage, MeasureRegions
+from qsmals.interfaces.regions import AtlasImage, MeasureRegions, RegionsInView
 from qsmals.interfaces.utility import SLOTS
 from qsmals.settings import Settings
 from qsmals.workflows.anatomy import ants_settings
@@ -48,8 +48,8 @@ def init_more_regions_wf(
     Inputs (``inputnode``)
     ----------------------
     between_templates, refined, from_template, to_gre : transforms, of which those are used that lead from the atlas's
-    space to the scan; reference : any image on the GRE grid; chi_ppm, r2star_hz, brain_mask, fit_mask, white_matter :
-    registrations : as for :func:`init_measures_wf`.
+    space to the scan; brain : on the T1w grid; reference : any image on the GRE grid; chi_ppm, r2star_hz, brain_mask,
+    fit_mask, white_matter, registrations : as for :func:`init_measures_wf`.
 
     Outputs (``outputnode``)
     ------------------------
@@ -62,7 +62,7 @@ def init_more_regions_wf(
     if settings.anatomy.refinement != "susceptibility":
         ways.remove("refined")
     ways = {"T1w": ["to_gre"], "MEGRE": []}.get(atlas.space, ways)
-    inputs = [BRIDGE, "refined", "from_template", "to_gre", "reference", *MAPS.values(), *MASKS.values()]
+    inputs = [BRIDGE, "refined", "from_template", "to_gre", "brain", "reference", *MAPS.values(), *MASKS.values()]
     inputnode = Node(IdentityInterface(fields=[*inputs, "white_matter", "registrations"]), name="inputnode")
     fields = ["labels", *(f"{word}_{suffix}" for suffix in maps for word in ("table", "columns"))]
     outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
@@ -78,6 +78,11 @@ def init_more_regions_wf(
         workflow.connect([
             (inputnode, chain, list(zip(ways, SLOTS, strict=False))),
             (chain, move, [("out", "transforms")]),
+        ])  # fmt: skip
+        cut = maker.make(RegionsInView(labels=str(atlas.file), probabilistic=atlas.probabilistic, **ants), "in_view")
+        workflow.connect([
+            (inputnode, cut, [("brain", "brain"), ("to_gre", "to_gre"), ("reference", "reference")]),
+            (chain, cut, [("out", "transforms")]),
         ])  # fmt: skip
     regions = [[index, name, side, list(members)] for index, name, side, members in atlas.regions]
     for suffix in maps:
@@ -99,6 +104,8 @@ def init_more_regions_wf(
             (move, measure, [("out_file", "labels")]),
             (measure, outputnode, [("table", f"table_{suffix}"), ("columns", f"columns_{suffix}")]),
         ])  # fmt: skip
+        if ways:
+            workflow.connect([(cut, measure, [("in_view", "in_view")])])
     return workflow
 
 
@@ -119,7 +126,8 @@ def init_labels_wf(
     ------------------------
     labels, parts : on the GRE grid; t1w_labels : the same labels on the T1w grid, for pictures; cortex_facts,
     nuclei_facts : what the fits to grey matter and to susceptibility changed; tissues_on_gre : the segmentation on the
-    GRE grid, where cortex is fitted to it; refined : transform of the atlas to where the nuclei are seen.
+    GRE grid, where cortex is fitted to it; refined : transform of the atlas to where the nuclei are seen; in_view : how
+    much of the regions lies in the field of view.
     """
     ants, refinement = ants_settings(settings), settings.anatomy.refinement
     refined = refinement == "susceptibility"
@@ -128,7 +136,7 @@ def init_labels_wf(
         "reference",
     ]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
-    outputs = ["labels", "parts", "t1w_labels", "tissues_on_gre", "cortex_facts", "nuclei_facts", "refined"]
+    outputs = ["labels", "parts", "t1w_labels", "tissues_on_gre", "cortex_facts", "nuclei_facts", "refined", "in_view"]
     outputnode = Node(IdentityInterface(fields=outputs), name="outputnode")
     chain = maker.join("to_gre_chain")
     move = maker.make(Resample(kind="labels", **ants), "labels_to_gre", step="regions on the GRE grid")
@@ -136,6 +144,7 @@ def init_labels_wf(
     nuclei = maker.make(FitNuclei(), "nuclei", step="" if refinement == "none" else "borders of the deep nuclei")
     back = maker.join("to_t1w_chain")
     to_t1w = maker.make(Resample(kind="labels", **ants), "labels_to_t1w")
+    cut = maker.make(RegionsInView(**ants), "in_view")
 
     workflow = Workflow(name=name)
     workflow.add_nodes([inputnode, outputnode])
@@ -157,9 +166,15 @@ def init_labels_wf(
         (inputnode, to_t1w, [("brain", "reference")]),
         (nuclei, outputnode, [("labels", "labels"), ("parts", "parts"), ("facts", "nuclei_facts")]),
         (to_t1w, outputnode, [("out_file", "t1w_labels")]),
+        (inputnode, cut, [
+            ("brain", "brain"), ("to_gre", "to_gre"), ("reference", "reference"), ("atlas", "labels"),
+            ("parts", "parts"),
+        ]),
+        (chain, cut, [("out", "transforms")]),
+        (cut, outputnode, [("in_view", "in_view")]),
     ])  # fmt: skip
     if segmentation:
-        _add_segmentation(workflow, maker, nuclei, segmentation, ants)
+        _add_segmentation(workflow, maker, nuclei, cut, segmentation, ants)
     if settings.anatomy.cortex == "atlas" or segmentation:
         workflow.connect([(move, nuclei, [("out_file", "labels")])])
     else:
@@ -202,14 +217,17 @@ def _add_brain(workflow: Workflow, maker: NodeMaker, inputnode: Node, nuclei: No
     ])  # fmt: skip
 
 
-def _add_segmentation(workflow: Workflow, maker: NodeMaker, nuclei: Node, file: str, ants: dict[str, Any]) -> None:
+def _add_segmentation(
+    workflow: Workflow, maker: NodeMaker, nuclei: Node, cut: Node, file: str, ants: dict[str, Any]
+) -> None:
     """Another pipeline's labels on the GRE grid, from their own grid in one interpolation."""
     chain = maker.join("segmentation_chain")
     move = maker.make(Resample(in_file=file, kind="labels", **ants), "segmentation_to_gre")
-    inputnode = workflow.get_node("inputnode")
+    inputnode, cut.inputs.segmentation = workflow.get_node("inputnode"), file
     workflow.connect([
         (inputnode, chain, [("to_gre", "first")]),
         (chain, move, [("out", "transforms")]),
+        (chain, cut, [("out", "segmentation_transforms")]),
         (inputnode, move, [("reference", "reference")]),
         (move, nuclei, [("out_file", "segmentation")]),
     ])  # fmt: skip
@@ -250,14 +268,20 @@ def init_measures_wf(
     ----------------------
     chi_ppm, r2star_hz : maps; brain_mask, fit_mask : where they were measured; white_matter, labels, parts : on the
     GRE grid; t1w_brain : reference; to_t1w : transform; registrations : quality of those that brought the labels here;
-    per template ``to_<template>``.
+    in_view : how much of the regions lies in the field of view; per template ``to_<template>``.
 
     Outputs (``outputnode``)
     ------------------------
     Per map ``table_<Map>``, ``columns_<Map>`` and ``<Map>_<space>``.
     """
     inputs = ["chi_ppm", "r2star_hz", "brain_mask", "fit_mask", "white_matter", "labels", "parts"]
-    inputs += ["t1w_brain", "to_t1w", "registrations", *(f"to_{space}" for space in settings.anatomy.output_spaces)]
+    inputs += [
+        "t1w_brain",
+        "to_t1w",
+        "registrations",
+        "in_view",
+        *(f"to_{space}" for space in settings.anatomy.output_spaces),
+    ]
     inputnode = Node(IdentityInterface(fields=inputs), name="inputnode")
     per_map = ["table_{}", "columns_{}", *("{}_" + space for space in spaces)]
     fields = [word.format(suffix) for suffix in maps for word in per_map]
@@ -281,6 +305,7 @@ def _add_table(workflow: Workflow, maker: NodeMaker, suffix: str, atlas: str, se
         (workflow.get_node("inputnode"), measure, [
             (MAPS[suffix], "in_file"), (MASKS[suffix], "mask"), ("white_matter", "white_matter"),
             ("labels", "labels"), ("parts", "parts"), ("registrations", "registrations"),
+            ("in_view", "in_view"),
         ]),
         (measure, workflow.get_node("outputnode"), [
             ("table", f"table_{suffix}"), ("columns", f"columns_{suffix}"),

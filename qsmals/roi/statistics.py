@@ -4,7 +4,7 @@ What each column means is stated once, in :func:`region_statistics`; :mod:`qsmal
 the JSON beside the table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,6 +74,7 @@ def region_statistics(
     regions: Sequence[RegionLike],
     voxel_size_mm: Sequence[float],
     white_matter: ArrayLike | None = None,
+    beyond_mm3: Mapping[int, float] | None = None,
     minimum_coverage: float = MINIMUM_COVERAGE,
     adjacent_mm: float = ADJACENT_MM,
 ) -> dict[str, NDArray[Any]]:
@@ -97,6 +98,8 @@ def region_statistics(
         Edge lengths of a voxel, mm.
     white_matter : (x, y, z) array-like of bool, optional
         White matter, for ``wm_contrast``; without it that column is NaN.
+    beyond_mm3 : mapping of int to float, optional
+        Volume of a label that lies outside the arrays, mm^3: it belongs to the region and is not measured.
     minimum_coverage : float, 0..1
         Below this share of measured voxels every statistic of the region is NaN.
     adjacent_mm : float
@@ -110,9 +113,9 @@ def region_statistics(
         ``n_voxels``
             Voxels counted in the statistics.
         ``volume_mm3``
-            Volume of the whole region, measured or not, mm^3.
+            Volume of the whole region, measured or not, inside the arrays or not, mm^3.
         ``coverage``
-            Voxels counted over voxels of the region, 0..1; NaN for a region without voxels.
+            Volume of the voxels counted over ``volume_mm3``, 0..1; NaN for a region without volume.
         ``mean sd median mad``
             Arithmetic mean; standard deviation with n - 1 (NaN for one voxel); median; median absolute
             deviation from the median, not rescaled.
@@ -155,8 +158,10 @@ def region_statistics(
     compact = _compact(labels, keys)
     sizes, numbers, grouped = _group_by_label(values, compact, counted, len(keys))
 
-    region_size = member @ sizes
-    table = _identity_columns(regions, member @ numbers, region_size, float(np.prod(voxel_size_mm)))
+    voxel_mm3 = float(np.prod(voxel_size_mm))
+    beyond = np.array([(beyond_mm3 or {}).get(int(key), 0.0) for key in keys]) / voxel_mm3
+    region_size = member @ (sizes + beyond)
+    table = _identity_columns(regions, member @ numbers, region_size, voxel_mm3)
     described = (region_size > 0) & (table["n_voxels"] >= minimum_coverage * region_size) & (table["n_voxels"] > 0)
     rows = np.full((len(regions), len(STATISTICS)), np.nan)
     for row in np.flatnonzero(described):
@@ -206,7 +211,7 @@ def _with_background(member: NDArray[np.int64]) -> Bools:
 
 
 def _identity_columns(
-    regions: Sequence[RegionLike], counted: NDArray[np.int64], size: NDArray[np.int64], voxel_mm3: float
+    regions: Sequence[RegionLike], counted: NDArray[np.int64], size: Floats, voxel_mm3: float
 ) -> dict[str, NDArray[Any]]:
     coverage = np.full(len(regions), np.nan)
     np.divide(counted, size, out=coverage, where=size > 0)

@@ -27,9 +27,11 @@ COLUMNS: dict[str, Column] = {
     "name": Column("Name of the region, without the hemisphere", ""),
     "hemisphere": Column("L left, R right, B both together or a midline structure", ""),
     "n_voxels": Column("Voxels that the statistics count: in the region, inside the mask, with a finite value", "1"),
-    "volume_mm3": Column("Volume of the whole region, measured or not", "mm^3"),
+    "volume_mm3": Column("Volume of the whole region, measured or not, outside the field of view as well", "mm^3"),
     "coverage": Column(
-        f"Voxels counted over voxels of the region; below {MINIMUM_COVERAGE:g} the statistics are {MISSING}", "1"
+        "Volume of the voxels counted over that of the whole region, what lies outside the field of view included; "
+        f"below {MINIMUM_COVERAGE:g} the statistics are {MISSING}",
+        "1",
     ),
     "mean": Column("Arithmetic mean"),
     "sd": Column("Standard deviation over voxels, divisor n - 1"),
@@ -60,8 +62,9 @@ assert tuple(COLUMNS) == COLUMN_NAMES
 
 WEIGHTED = {
     "n_voxels": "Voxels with a membership above zero, inside the mask, with a finite value",
-    "volume_mm3": "Sum of the memberships times a voxel's volume",
-    "coverage": f"Membership of the voxels counted over that of all; below {MINIMUM_COVERAGE:g} the statistics are n/a",
+    "volume_mm3": "Sum of the memberships times a voxel's volume, outside the field of view as well",
+    "coverage": "Membership of the voxels counted over that of all, what lies outside the field of view included; "
+    f"below {MINIMUM_COVERAGE:g} the statistics are n/a",
     "mean": "Mean, each voxel weighted by its membership",
     "sd": "Root of the weighted mean of squared deviations",
     "eroded_mean": "Not defined for a probabilistic atlas",

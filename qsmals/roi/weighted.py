@@ -1,6 +1,6 @@
 """Statistics of a map in the regions of a probabilistic atlas: a voxel counts as much as it belongs to the region."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ def weighted_statistics(
     measured: ArrayLike,
     regions: Sequence[RegionLike],
     voxel_size_mm: Sequence[float],
+    beyond_mm3: Mapping[int, float] | None = None,
     minimum_coverage: float = MINIMUM_COVERAGE,
 ) -> dict[str, NDArray[Any]]:
     """Describe a map in every region of a probabilistic atlas; one row a region, in the order given.
@@ -38,6 +39,8 @@ def weighted_statistics(
         Members are volume numbers from 1; the membership of a union is the sum of its members', at most 1.
     voxel_size_mm : (3,) sequence of float
         Edge lengths, mm.
+    beyond_mm3 : mapping of int to float, optional
+        What of a volume of memberships lies outside the arrays, mm^3: it belongs to the region and is not measured.
     minimum_coverage : float, 0..1
         Below this share of measured membership every statistic of the region is NaN.
 
@@ -45,7 +48,8 @@ def weighted_statistics(
     -------
     dict of str to (n_regions,) ndarray
         The columns of :func:`~qsmals.roi.statistics.region_statistics`. With the weights w, ``volume_mm3`` is their sum
-        times a voxel's volume, ``coverage`` their sum over the counted voxels divided by their sum, ``mean`` is
+        times a voxel's volume, ``coverage`` their sum over the counted voxels divided by their sum (both with what lies
+        outside the arrays), ``mean`` is
         sum(w x) / sum(w), ``sd`` the root of sum(w (x - mean)^2) / sum(w), percentiles are the smallest values up to
         which that share of the weights lies, ``top10_mean`` is the weighted mean of the values from ``p90``.
         ``eroded_mean`` and ``wm_contrast`` are NaN: a probability has no border.
@@ -76,10 +80,11 @@ def weighted_statistics(
         if not 1 <= min(region.members) <= max(region.members) <= weights.shape[3]:
             raise ValueError(f"region {region.name}: there are volumes 1 to {weights.shape[3]}, not {region.members}")
         weight = np.clip(weights[..., [m - 1 for m in region.members]].sum(-1, dtype=np.float64), 0, 1)
-        total = float(weight.sum())
+        beyond = sum((beyond_mm3 or {}).get(m, 0.0) for m in region.members)
+        total = float(weight.sum()) + beyond / float(np.prod(voxel_size_mm))
         use = counted & (weight > 0)
         share = float(weight[use].sum()) / total if total else np.nan
-        described = total > 0 and share >= minimum_coverage
+        described = use.any() and share >= minimum_coverage
         rows.append(_describe(data[use], weight[use]) if described else np.full(len(STATISTICS), np.nan))
         numbers.append(int(use.sum()))
         sizes.append(total * float(np.prod(voxel_size_mm)))
