@@ -8,7 +8,10 @@ import pytest
 
 from qsmals.anatomy.custom import parse_atlas, read_regions, read_user_atlas, split_side
 from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS, NAMES
+from qsmals.bids.layout import find_subjects
+from qsmals.cli.participant import native_atlases
 from qsmals.roi.statistics import Region
+from tests.bids_trees import Visit, write_tree
 
 TABLE = "index\tname\n1\tLeft-STN\n2\tRight-STN\n7\tpons\n"
 MNI = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -138,6 +141,67 @@ def test_labels_outside_the_head_of_the_template_are_in_another_space(folder):
     with pytest.raises(ValueError, match="outside a brain in MNI152NLin6Asym"):
         read(folder)
     assert read(folder, "T1w").regions  # where a subject lies, nobody knows
+
+
+def scan_of(folder: Path, affine: np.ndarray, shape: tuple[int, int, int] = (91, 109, 91)) -> Path:
+    """A head with dark ventricles, on the grid of the atlas."""
+    x, y, z = (a - (n - 1) / 2 for a, n in zip(np.indices(shape), shape, strict=True))
+    head = (x / 38) ** 2 + (y / 46) ** 2 + (z / 40) ** 2 < 1
+    ventricle = (x / 5) ** 2 + (y / 10) ** 2 + (z / 5) ** 2 < 1
+    rng = np.random.default_rng(0)
+    data = 100.0 * (head & ~ventricle) + np.abs(rng.normal(0, 2, shape))
+    nib.save(nib.Nifti1Image(data.astype(np.float32), affine), folder / "scan.nii.gz")
+    return folder / "scan.nii.gz"
+
+
+def moved(x: float = 0.0, z: float = 0.0) -> np.ndarray:
+    affine = MNI.copy()
+    affine[:3, 3] += [x, 0, z]
+    return affine
+
+
+@pytest.mark.parametrize("space", ["T1w", "MEGRE"])
+def test_a_subjects_own_atlas_lies_in_the_subjects_image(folder, space):
+    spec = parse_atlas(f"stn={folder}/stn.nii.gz,{folder}/stn.tsv,{space}")
+    file = Path(spec.file)
+    assert read_user_atlas(spec, file, scan=scan_of(folder, moved())).regions
+    assert read_user_atlas(spec, file, scan=scan_of(folder, moved(z=20.0))).regions
+    message = (
+        "100 % of the labels of .* lie outside (the head that scan.nii.gz shows|the field of view of scan.nii.gz):"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_user_atlas(spec, file, scan=scan_of(folder, moved(x=300.0)))
+
+
+def test_labels_beside_the_head_of_the_t1w_image_are_refused(folder):
+    """Inside its field of view; what is dark inside the head, as a ventricle, belongs to it."""
+    labels = np.zeros((91, 109, 91), np.int16)
+    labels[42:49, 50:59, 42:49] = 1
+    nib.save(nib.Nifti1Image(labels, MNI), folder / "stn.nii.gz")
+    spec = parse_atlas(f"stn={folder}/stn.nii.gz,{folder}/stn.tsv,T1w")
+    assert read_user_atlas(spec, Path(spec.file), scan=scan_of(folder, moved())).regions
+    nib.save(nib.Nifti1Image(labels, moved(x=88.0)), folder / "stn.nii.gz")
+    with pytest.raises(ValueError, match="belongs to another image, or its affine is wrong"):
+        read_user_atlas(spec, Path(spec.file), scan=scan_of(folder, moved()))
+
+
+def test_a_slab_may_show_a_part_of_the_labels(folder):
+    labels = np.zeros((91, 109, 91), np.int16)
+    labels[10:80, 10:100, 10:80] = 1
+    nib.save(nib.Nifti1Image(labels, MNI), folder / "stn.nii.gz")
+    spec = parse_atlas(f"stn={folder}/stn.nii.gz,{folder}/stn.tsv,MEGRE")
+    assert read_user_atlas(spec, Path(spec.file), scan=scan_of(folder, moved(z=80.0), (91, 109, 12))).regions
+
+
+def test_a_misplaced_atlas_is_a_fault_of_its_subject(folder):
+    """As ``participant`` looks at it before any graph is built."""
+    bids = write_tree(folder / "bids", Visit("01"))
+    (unit,) = find_subjects(bids)[0].units
+    assert unit.t1w is not None
+    unit.t1w.file.write_bytes(scan_of(folder, moved(x=300.0)).read_bytes())
+    specs, faults = [parse_atlas(f"own={folder}/stn.nii.gz,{folder}/stn.tsv,T1w")], []
+    assert list(native_atlases(specs, unit, faults)) == []
+    assert faults[0].code == "atlas" and "outside the head that sub-01_T1w.nii.gz shows" in str(faults[0])
 
 
 def test_sides_are_words_of_the_name():

@@ -234,7 +234,8 @@ def native_atlases(specs: Sequence[AtlasFile], unit: Unit, faults: list[Fault]) 
         try:
             if not image.is_file():
                 raise ValueError(f"atlas {spec.name}: there is no file {image}")
-            yield read_user_atlas(spec, image), image
+            t1w = unit.t1w.file if unit.t1w else None
+            yield read_user_atlas(spec, image, scan=t1w if spec.space == "T1w" else unit.gre.all_files[0]), image
         except ValueError as error:
             faults.append(Fault(unit.gre.subject, "atlas", str(error), "Mend it, or leave the atlas out"))
 
