@@ -1,13 +1,17 @@
 """Brain extraction and bias correction on a small head made from the packaged template."""
 
+import re
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from qsmals.anatomy import brain as extraction
 from qsmals.anatomy.bias import correct_bias
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.gradient_echo import decay_image, extract_gre_brain
 from qsmals.anatomy.images import to_ants, with_data
+from qsmals.anatomy.quality import nuclei_quality
 from qsmals.anatomy.refinement import refine_nuclei
 from qsmals.anatomy.search import similarity_matrix
 from qsmals.anatomy.stages import write_affine
@@ -169,3 +173,44 @@ def test_nuclei_that_the_map_does_not_show_stay(compute):
         brain = to_ants(np.ones_like(labels), np.eye(4))
     words = {"gre_to_t1w": identity, "t1w_to_template": identity, "compute": compute}
     assert refine_nuclei(empty, brain, atlas, brain, **words) is None
+
+
+def expected_map() -> tuple[np.ndarray, np.ndarray]:
+    """A nucleus, and what is expected of it and around it, ppm."""
+    nucleus = np.zeros((40, 40, 36), bool)
+    nucleus[14:26, 12:28, 12:24] = True
+    return nucleus, ndimage.gaussian_filter(0.12 * nucleus.astype(np.float32), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        ("same", ""),
+        ("noise", "correlation with the expected map -?0.0. below 0.2"),
+        ("inverted", "correlation with the expected map -1.00 below 0.2.*no gain"),
+        ("before", "the deformation is no gain"),
+    ],
+)
+def test_a_deformation_of_the_nuclei_must_bring_them_to_the_expected_map(compute, now, words):
+    nucleus, wanted = expected_map()
+    before = np.roll(wanted, 4, axis=0) + 1e-6
+    noise = np.random.default_rng(0).normal(0, 0.05, wanted.shape)
+    after = {"same": wanted + 1e-6, "noise": noise, "inverted": -wanted - 1e-6, "before": before}[now]
+    with ants_session(compute):
+        images = [to_ants(a.astype(np.float32), np.eye(4)) for a in (wanted, before, after)]
+        found = nuclei_quality(*images, nucleus, write_affine(np.eye(4), compute.work_dir / "same.mat"))
+    assert found.passed == (not words) and re.search(words, "; ".join(found.reasons))
+    assert (found.jacobian_low, found.largest_shift_mm) == pytest.approx((1.0, 0.0), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "fails", "warns"), [(1.0, 9.0, False, True), (2.5, 0.0, True, False), (0.4, 0.0, True, False)]
+)
+def test_far_nuclei_are_told_and_torn_ones_refused(compute, scale, shift, fails, warns):
+    nucleus, wanted = expected_map()
+    matrix = np.diag([scale, scale, scale, 1.0])
+    matrix[0, 3] = shift
+    with ants_session(compute):
+        images = [to_ants(a.astype(np.float32) + 1e-6, np.eye(4)) for a in (wanted, np.roll(wanted, 4, 0), wanted)]
+        found = nuclei_quality(*images, nucleus, write_affine(matrix, compute.work_dir / "other.mat"))
+    assert (not found.passed, bool(found.warnings)) == (fails, warns)

@@ -11,8 +11,12 @@ import pytest
 
 from qsmals.anatomy.atlases import ALS, MIDBRAIN
 from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS
+from qsmals.anatomy.quality import NucleiQuality
+from qsmals.anatomy.refinement import Refined
+from qsmals.anatomy.registration import Transform
+from qsmals.anatomy.stages import read_affine
 from qsmals.cli.participant import atlas_plan
-from qsmals.interfaces.anatomy import FitNuclei, GivenRigid, Resample
+from qsmals.interfaces.anatomy import FitNuclei, GivenRigid, RefineNuclei, Resample
 from qsmals.interfaces.base import load_labels, save
 from qsmals.interfaces.regions import MeasureRegions
 from qsmals.roi.columns import STATISTICS
@@ -69,6 +73,29 @@ def test_a_failed_registration_leaves_no_statistics(tmp_path: Path) -> None:
     assert table["n_voxels"].max() > 0
     assert "the folds of the two images do not match" in made.columns["RegistrationFailed"]
     json.dumps(made.columns)
+
+
+def test_a_failed_registration_of_templates_counts_for_what_came_through_it(tmp_path: Path) -> None:
+    given = inputs(tmp_path, regions=[[13, "a", "L", [13]]], registrations=[GOOD, GOOD])
+    made = [run(MeasureRegions(**given, between_templates=facts), tmp_path) for facts in (BAD, GOOD)]
+    assert ["RegistrationFailed" in one.columns for one in made] == [True, False]
+
+
+def failing(*arguments: Any, **more: Any) -> Refined:
+    quality = NucleiQuality(0.5, 0.1, 0.9, 1.1, 2.0, ("correlation with the expected map 0.10 below 0.2",))
+    return Refined(Transform(Path("forward.h5"), Path("inverse.h5")), quality)
+
+
+def test_a_deformation_that_fails_its_check_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qsmals.anatomy.refinement.refine_nuclei", failing)
+    image = save(labels(), AFFINE, tmp_path / "image.nii")
+    files = dict.fromkeys(("chi", "brain", "labels", "to_t1w", "to_template"), image)
+    placed = run(RefineNuclei(template="MNI152NLin6Asym", **files), tmp_path)
+    assert np.allclose(read_affine(Path(placed.inverse)), np.eye(4)) and placed.forward == placed.inverse
+    made = run(FitNuclei(labels=image, notes=placed.notes, placement=placed.facts), tmp_path)
+    (warning,) = made.facts["warnings"]
+    assert "is not used (correlation with the expected map 0.10 below 0.2)" in warning
+    assert made.facts["correlation"] == 0.1 and made.facts["largest_shift_mm"] == 2.0
 
 
 def test_probabilities_give_weighted_rows(tmp_path: Path) -> None:
@@ -206,7 +233,7 @@ def test_labels_in_the_scans_own_space_need_no_transform(tmp_path: Path) -> None
 
 def test_one_direction_of_a_given_motion_is_enough(tmp_path: Path) -> None:
     from qsmals.anatomy.search import similarity_matrix
-    from qsmals.anatomy.stages import read_affine, write_affine
+    from qsmals.anatomy.stages import write_affine
 
     motion = similarity_matrix(np.array([0.1, 0, 0.05, 3.0, -2.0, 1.0]), np.zeros(3))
     file = write_affine(motion, tmp_path / "to_t1w.mat")

@@ -151,3 +151,14 @@ def test_the_report_tells_of_a_brain_only_image_and_of_each_template(
         "phase sign: turned (-0.5)",
         "registration of T1w to MNI152NLin2009cAsym: poor",
     ]
+
+
+def test_a_failed_registration_of_the_templates_is_told(tmp_path: Path) -> None:
+    between = {"brain_dice": 0.97, "reasons": ["poor"]}
+    step = {"out_file": str(tmp_path / "facts.json"), "known": {"prefix": "sub-01"}}
+    run(SaveFacts, tmp_path, **step, registration_between_templates=between)
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["registration_failed"] == ["the templates: poor"]
+    assert facts["registration"] == {"between templates, brain dice": 0.97}
+    (warning,) = facts["warnings"]
+    assert warning.endswith("registration of the templates: poor") and not warning.startswith("registration of ")

@@ -28,6 +28,7 @@ from qsmals.workflows.memory import NEEDS, Sizes, need_of
 from qsmals.workflows.participant import atlas_links, init_run_wf, init_scan_wf, known_facts, run_folder
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
 from qsmals.workflows.quality import FIGURES_STEP
+from qsmals.workflows.regions import BRIDGE, BRIDGE_FACTS
 from tests.bids_trees import Gre, Visit, write_tree
 
 SAVERS = ("SaveImage", "SaveFieldMap", "SaveFile", "SaveText")
@@ -169,9 +170,14 @@ def test_given_results_take_the_place_of_steps_and_atlases_are_added(tmp_path: P
             "given": GivenGre(to_t1w=file, total_field=file),
         }
         subjects.append(replace(subject, scans=(replace(scan, atlases=more, outputs=outputs, **given),)))
-    nodes = nodes_of(replace(plan, subjects=tuple(subjects)))
+    whole = replace(plan, subjects=tuple(subjects))
+    nodes = nodes_of(whole)
     kinds = [type(n.interface).__name__ for n in nodes]
     assert not {"RegisterGre", "RegisterTemplate", "FitCortex"} & set(kinds)
+    judged = [links["between_templates"][1] for links in links_into(whole, "MeasureRegions") if BRIDGE in links]
+    assert judged == [BRIDGE_FACTS] * 4, "the maps of the atlas on the other template, of both subjects"
+    told = [links["registration_between_templates"][1] for links in links_into(whole, "SaveFacts")]
+    assert told == [BRIDGE_FACTS] * 2
     assert (kinds.count("GivenRigid"), kinds.count("GivenTemplate"), kinds.count("RegisterTemplates")) == (2, 2, 1)
     assert all(
         n.interface.inputs.given_mask == str(file) for n in nodes if type(n.interface).__name__ == "ExtractBrain"

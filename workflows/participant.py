@@ -39,6 +39,7 @@ from qsmals.workflows.reconstruction import (
 from qsmals.workflows.regions import (
     ATLAS_SPACE,
     BRIDGE,
+    BRIDGE_FACTS,
     MAPS,
     NATIVE_SPACES,
     TEMPLATE_SPACES,
@@ -108,9 +109,10 @@ def init_run_wf(plan: RunPlan) -> Workflow:
         workflow.connect([(atlas, graph, links)])
         if bridge is not None:
             inputs = [
-                ("forward", f"{graph_name(scan.unit.gre.prefix, 'gre')}.inputnode.{BRIDGE}")
+                (output, f"{graph_name(scan.unit.gre.prefix, 'gre')}.inputnode.{name}")
                 for scan in subject.scans
                 if needs_bridge(scan)
+                for output, name in (("forward", BRIDGE), ("facts", BRIDGE_FACTS))
             ]
             workflow.connect([(bridge, graph, inputs)])
         workflow.config.update(config)
@@ -194,7 +196,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     maps = [suffix for suffix in MAPS if suffix in map_names(len(plan.facts.te_s))]
     uris = Uris(Path(settings.bids_dir), Path(settings.output_dir))
 
-    bridge = [BRIDGE] if needs_bridge(plan) else []
+    bridge = [BRIDGE, BRIDGE_FACTS] if needs_bridge(plan) else []
     fields = [*([] if plan.alone else _anatomy_fields(settings)), *ATLAS_FIELDS, *bridge]
     inputnode = Node(IdentityInterface(fields=fields), name="inputnode")
     prepare = init_prepare_node(plan, maker)
@@ -319,6 +321,8 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             ]),
             (inputnode, facts, [("tissues", "tissues")]),
         ])  # fmt: skip
+    if bridge:
+        workflow.connect([(inputnode, facts, [(BRIDGE_FACTS, "registration_between_templates")])])
     for atlas in plan.atlases:
         _add_atlas(workflow, atlas, plan, maker, maps, settings, uris)
     add_figures(workflow, plan, maker, settings=settings)
@@ -357,7 +361,7 @@ def _add_atlas(
     if settings.anatomy.refinement == "susceptibility" and atlas.space in TEMPLATE_SPACES:
         workflow.connect([(node("labels_wf"), graph, _through("refined"))])
     if atlas.space not in (ATLAS_SPACE, *NATIVE_SPACES):
-        workflow.connect([(node("inputnode"), graph, [(BRIDGE, f"inputnode.{BRIDGE}")])])
+        workflow.connect([(node("inputnode"), graph, _ins(BRIDGE, BRIDGE_FACTS))])
 
 
 def known_facts(plan: ScanPlan, settings: Settings) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from qsmals.workflows.plan import AtlasPlan
 ATLAS_SPACE = "MNI152NLin6Asym"
 TEMPLATE_SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 NATIVE_SPACES = ("T1w", "MEGRE")
-BRIDGE = "between_templates"
+BRIDGE, BRIDGE_FACTS = "between_templates", "between_templates_facts"
 MAPS = {"Chimap": "chi_ppm", "R2starmap": "r2star_hz"}
 MASKS = {"Chimap": "brain_mask", "R2starmap": "fit_mask"}
 """Where each map was measured: background removal may lose voxels that relaxometry has not lost."""
@@ -35,7 +35,7 @@ def init_atlas_node(maker: NodeMaker, *, settings: Settings, name: str = "atlas"
 
 
 def init_bridge_node(maker: NodeMaker, *, settings: Settings, name: str) -> Node:
-    """The registration of the other template to the atlas's, once for all subjects: output ``forward``."""
+    """The registration of the other template to the atlas's, once for all: outputs ``forward``, ``facts``."""
     register = RegisterTemplates(fixed=ATLAS_SPACE, moving=TEMPLATE_SPACES[1], **ants_settings(settings))
     return maker.make(register, name, step="registration of the templates", parallel=True)
 
@@ -48,8 +48,9 @@ def init_more_regions_wf(
     Inputs (``inputnode``)
     ----------------------
     between_templates, refined, from_template, to_gre : transforms, of which those are used that lead from the atlas's
-    space to the scan; brain : on the T1w grid; reference : any image on the GRE grid; chi_ppm, r2star_hz, brain_mask,
-    fit_mask, white_matter, registrations : as for :func:`init_measures_wf`.
+    space to the scan; between_templates_facts : quality of the first, where it is used; brain : on the T1w grid;
+    reference : any image on the GRE grid; chi_ppm, r2star_hz, brain_mask, fit_mask, white_matter, registrations : as
+    for :func:`init_measures_wf`.
 
     Outputs (``outputnode``)
     ------------------------
@@ -62,7 +63,17 @@ def init_more_regions_wf(
     if settings.anatomy.refinement != "susceptibility":
         ways.remove("refined")
     ways = {"T1w": ["to_gre"], "MEGRE": []}.get(atlas.space, ways)
-    inputs = [BRIDGE, "refined", "from_template", "to_gre", "brain", "reference", *MAPS.values(), *MASKS.values()]
+    inputs = [
+        BRIDGE,
+        BRIDGE_FACTS,
+        "refined",
+        "from_template",
+        "to_gre",
+        "brain",
+        "reference",
+        *MAPS.values(),
+        *MASKS.values(),
+    ]
     inputnode = Node(IdentityInterface(fields=[*inputs, "white_matter", "registrations"]), name="inputnode")
     fields = ["labels", *(f"{word}_{suffix}" for suffix in maps for word in ("table", "columns"))]
     outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
@@ -106,6 +117,8 @@ def init_more_regions_wf(
         ])  # fmt: skip
         if ways:
             workflow.connect([(cut, measure, [("in_view", "in_view")])])
+        if BRIDGE in ways:
+            workflow.connect([(inputnode, measure, [(BRIDGE_FACTS, "between_templates")])])
     return workflow
 
 
@@ -201,7 +214,7 @@ def _add_refinement(
         (refine, workflow.get_node("outputnode"), [("inverse", "refined")]),
         (inputnode, chain, [("from_template", "second"), ("to_gre", "third")]),
         (inputnode, nuclei, [("chi_ppm", "chi")]),
-        (refine, nuclei, [("notes", "notes")]),
+        (refine, nuclei, [("notes", "notes"), ("facts", "placement")]),
     ])  # fmt: skip
 
 

@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from qsmals.anatomy import search
-from qsmals.anatomy.images import Image, index_to_physical, resampled
+from qsmals.anatomy.images import Image, ball, index_to_physical, resampled
 
 MIN_BRAIN_DICE = 0.90
 MIN_JACOBIAN, MAX_JACOBIAN = 0.1, 10.0
 MIN_SHARPNESS = 1.25
 MIN_TEMPLATE_SHARPNESS = 1.15
+MIN_NUCLEI_CORRELATION = 0.2
+"""Simulated heads have 0.83 and more, one with a noise of 100 ppb 0.47, and a map of nothing but noise 0.04. A map with
+the wrong sign has -0.83, for the metric is blind to the sign."""
+
+MAX_NUCLEI_SHIFT_MM = 8.0
+"""Simulated heads have 2 to 5 mm. Nuclei farther away are found as well, but the registrations before were wrong."""
 
 
 @dataclass(frozen=True)
@@ -118,21 +124,109 @@ def template_quality(
     return RegistrationQuality(dice, information, sharpness, float(low), float(high), not reasons, tuple(reasons))
 
 
+@dataclass(frozen=True)
+class NucleiQuality:
+    """Measures of the deformation that places the deep nuclei by susceptibility, in the nuclei and 3 mm around them.
+
+    Attributes
+    ----------
+    correlation_before, correlation : float
+        Of the susceptibility that the atlas lets expect with the measured one, before and after, -1 to 1.
+    jacobian_low, jacobian_high : float
+        0.1st and 99.9th percentile of the volume change, 1 is none.
+    largest_shift_mm : float
+        99th percentile of the displacement.
+    reasons : tuple of str
+        Why the deformation cannot be believed, in words.
+    warnings : tuple of str
+        What it says against the registrations before it.
+    """
+
+    correlation_before: float
+    correlation: float
+    jacobian_low: float
+    jacobian_high: float
+    largest_shift_mm: float
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether all measures are within their limits."""
+        return not self.reasons
+
+    def measures(self) -> dict[str, float]:
+        """All numbers, by name."""
+        return {name: value for name, value in asdict(self).items() if isinstance(value, float)}
+
+
+def nuclei_quality(
+    expected: Image, before: Image, after: Image, nuclei: NDArray[np.bool_], forward: Path
+) -> NucleiQuality:
+    """Measures of a deformation around the deep nuclei.
+
+    Parameters
+    ----------
+    expected : image
+        Susceptibility that the atlas lets expect, any unit.
+    before, after : image
+        The measured map on the same grid before and after the deformation; 0 where it was not measured.
+    nuclei : (x, y, z) bool
+        Where the atlas has them.
+    forward : Path
+        Transform of images to the deformed grid.
+    """
+    near = ndimage.binary_dilation(nuclei, ball(3.0, expected.spacing))
+    maps = [image.numpy() for image in (before, after)]
+    seen = near & np.all([data != 0 for data in maps], axis=0)
+    was, now = (_correlation(expected.numpy()[seen], data[seen]) for data in maps)
+    low, high = np.percentile(volume_change(expected, forward)[near], [0.1, 99.9])
+    shift = float(np.percentile(_shifts_mm(expected, forward, near), 99))
+    reasons = _too_low("correlation with the expected map", now, MIN_NUCLEI_CORRELATION, "the map shows other nuclei")
+    if not now > was:
+        reasons.append(f"correlation with the expected map {now:.2f}, {was:.2f} before: the deformation is no gain")
+    reasons += _too_low("smallest volume change", float(low), MIN_JACOBIAN, "the deformation folds or crushes tissue")
+    if high > MAX_JACOBIAN:
+        reasons.append(f"largest volume change {high:.2f} above {MAX_JACOBIAN:g}: the deformation tears tissue")
+    far = f"deep nuclei: found {shift:.1f} mm from where registration puts them, above {MAX_NUCLEI_SHIFT_MM:g}"
+    warnings = (f"{far}: look at the registrations",) if shift > MAX_NUCLEI_SHIFT_MM and not reasons else ()
+    return NucleiQuality(was, now, float(low), float(high), shift, tuple(reasons), warnings)
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Pearson's correlation; 0 where an array has one value or none."""
+    flat = a.size == 0 or np.ptp(a) == 0 or np.ptp(b) == 0
+    return 0.0 if flat else float(np.corrcoef(a, b)[0, 1])
+
+
+def _shifts_mm(reference: Image, transform: Path, where: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How far a transform moves some voxels of a grid."""
+    places, moved = _mapped(reference, transform, np.argwhere(where).T)
+    return np.linalg.norm(moved - places, axis=1)
+
+
+def _mapped(
+    reference: Image, transform: Path, index: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Places of voxels (3, n) of a grid, LPS mm (n, 3), and where a transform takes them."""
+    import ants
+    import pandas as pd
+
+    matrix = index_to_physical(reference)
+    places = pd.DataFrame((matrix[:3, :3] @ index + matrix[:3, 3:]).T, columns=["x", "y", "z"])
+    moved = ants.apply_transforms_to_points(3, places, [str(transform)], whichtoinvert=[False])
+    return places.to_numpy(), moved[["x", "y", "z"]].to_numpy()
+
+
 def volume_change(reference: Image, transform: Path) -> NDArray[np.float64]:
     """Jacobian determinant of a transform on the grid of ``reference``; negative where it folds.
 
     Central differences of the mapped coordinates of the voxels.
     """
-    import ants
-    import pandas as pd
-
-    matrix = index_to_physical(reference)
-    grid = np.indices(reference.shape).reshape(3, -1)
-    places = pd.DataFrame((matrix[:3, :3] @ grid + matrix[:3, 3:]).T, columns=["x", "y", "z"])
-    moved = ants.apply_transforms_to_points(3, places, [str(transform)], whichtoinvert=[False])
-    mapped = moved[["x", "y", "z"]].to_numpy().T.reshape(3, *reference.shape)
+    _, moved = _mapped(reference, transform, np.indices(reference.shape).reshape(3, -1))
+    mapped = moved.T.reshape(3, *reference.shape)
     gradient = np.stack([np.stack(np.gradient(axis), axis=-1) for axis in mapped], axis=-2)
-    return np.asarray(np.linalg.det(gradient) / np.linalg.det(matrix[:3, :3]))
+    return np.asarray(np.linalg.det(gradient) / np.linalg.det(index_to_physical(reference)[:3, :3]))
 
 
 def _too_low(name: str, value: float, limit: float, meaning: str) -> list[str]:

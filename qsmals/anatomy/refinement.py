@@ -11,6 +11,7 @@ doi:10.1016/j.neuroimage.2019.02.016.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy import ndimage
 
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import Image, cropped, resampled, with_data
+from qsmals.anatomy.quality import NucleiQuality, nuclei_quality
 from qsmals.anatomy.registration import Transform, resample
 from qsmals.anatomy.stages import Metric, Stage, run_stages, write_affine
 from qsmals.recon.grid import bounding_box
@@ -60,6 +62,22 @@ def expected_susceptibility(labels: Image) -> Image:
     return with_data(labels, np.asarray(ndimage.gaussian_filter(values, sigma), dtype=np.float32))
 
 
+@dataclass(frozen=True)
+class Refined:
+    """The deformation around the deep nuclei and what it is worth.
+
+    Attributes
+    ----------
+    transform : Transform
+        ``inverse`` takes template labels to the refined template; chain it before the other inverses. Identity away
+        from the nuclei.
+    quality : NucleiQuality
+    """
+
+    transform: Transform
+    quality: NucleiQuality
+
+
 def refine_nuclei(
     chi: Image,
     t1w_brain: Image,
@@ -69,7 +87,7 @@ def refine_nuclei(
     gre_to_t1w: Path,
     t1w_to_template: Path,
     compute: Compute,
-) -> Transform | None:
+) -> Refined | None:
     """Deform the template around the deep nuclei until its expected susceptibility fits the subject's.
 
     Parameters
@@ -87,9 +105,8 @@ def refine_nuclei(
 
     Returns
     -------
-    Transform or None
-        ``inverse`` takes template labels to the refined template; chain it before the other inverses.
-        Identity away from the nuclei. None where the map covers less than half of the nuclei, as that of a slab
+    Refined or None
+        None where the map covers less than half of the nuclei, as that of a slab
         above them, and shows nothing to refine by.
 
     Raises
@@ -104,12 +121,11 @@ def refine_nuclei(
     with ants_session(compute):
         box = bounding_box(nuclei, MARGIN_MM / np.asarray(template.spacing))
         expected, anatomy = cropped(expected_susceptibility(labels), box), cropped(template, box)
-        measured = resample(chi, expected, [gre_to_t1w, t1w_to_template])
-        seen = measured.numpy()
-        if (seen[cropped(with_data(template, nuclei.astype(np.float32)), box).numpy() > 0.5] != 0).mean() < 0.5:
+        there, nuclei = resample(chi, expected, [gre_to_t1w, t1w_to_template]), nuclei[box]
+        if (there.numpy()[nuclei] != 0).mean() < 0.5:
             return None
-        level = float(np.median(seen[seen != 0]))
-        measured = with_data(measured, np.clip(seen - level, *RANGE_PPM).astype(np.float32))
+        level = float(np.median(there.numpy()[there.numpy() != 0]))
+        measured = _within_range(there, level)
         t1w = resample(t1w_brain, anatomy, [t1w_to_template])
         pairs = [(expected, measured), (anatomy, t1w)]
         if compute.sloppy:
@@ -121,7 +137,15 @@ def refine_nuclei(
             prefix=folder / "nuclei",
             compute=compute,
         )
-    return Transform(forward, inverse)
+        again = resample(chi, expected, [gre_to_t1w, t1w_to_template, forward])
+        before, after = (with_data(m, _within_range(m, level).numpy() * (m.numpy() != 0)) for m in (there, again))
+        quality = nuclei_quality(expected, before, after, nuclei, forward)
+    return Refined(Transform(forward, inverse), quality)
+
+
+def _within_range(measured: Image, level_ppm: float) -> Image:
+    """A map relative to its level, without what is no nucleus."""
+    return with_data(measured, np.clip(measured.numpy() - level_ppm, *RANGE_PPM).astype(np.float32))
 
 
 def _syn(pairs: Sequence[tuple[Image, Image]], *, sloppy: bool) -> Stage:

@@ -445,7 +445,7 @@ def concluded(subject: SubjectPlan, done: "Done", started: str) -> SubjectSummar
     failed = writing.failed_registrations(subject) if entry.status == "ok" else []
     if not failed:
         return entry
-    why = f"registration of {'; '.join(failed)}: its region tables hold no statistics"
+    why = f"registration of {'; '.join(failed)}: the region tables that depend on it hold no statistics"
     return replace(entry, status="failed", why=why)
 
 

@@ -239,6 +239,7 @@ class _NucleiInput(StepInput):
     t1w = File(exists=True, desc="T1w brain on the same grid")
     parts = File(exists=True, desc="parts of the atlas's labels on the same grid")
     notes = traits.List(traits.Str, desc="warnings of the step that placed the nuclei")
+    placement = traits.Dict(desc="measures of that step")
 
 
 class _NucleiOutput(TraitedSpec):
@@ -285,7 +286,7 @@ class FitNuclei(Step):
         facts = {"lost_percent": change.lost_percent, "gained_percent": change.gained_percent}
         outputs = {
             "labels": save(fitted, affine, folder / "labels.nii"),
-            "facts": {**facts, "warnings": [*(self.inputs.notes or []), *warnings]},
+            "facts": {**(self.inputs.placement or {}), **facts, "warnings": [*(self.inputs.notes or []), *warnings]},
         }
         if isdefined(self.inputs.parts):
             parts = split_parts(fitted, load_labels(self.inputs.parts), PARENTS, voxel_size_mm=size)
@@ -461,15 +462,15 @@ class _RefineInput(AntsInput):
     to_template = File(exists=True, mandatory=True)
 
 
-NOT_COVERED = (
-    "deep nuclei: the map covers less than half of them; they lie where registration to the template puts them"
-)
+UNREFINED = "they lie where registration to the template puts them"
+NOT_COVERED = f"deep nuclei: the map covers less than half of them; {UNREFINED}"
 
 
 class _RefineOutput(TraitedSpec):
     forward = File(desc="moves images to the refined template")
     inverse = File(desc="moves labels of the template to where the nuclei are seen")
-    notes = traits.List(traits.Str, desc="why the nuclei were left where they were")
+    notes = traits.List(traits.Str, desc="warnings about the places of the nuclei")
+    facts = traits.Dict(desc="measures of the deformation")
 
 
 class RefineNuclei(AntsStep):
@@ -479,12 +480,13 @@ class RefineNuclei(AntsStep):
     output_spec = _RefineOutput
 
     def compute(self, folder: Path) -> dict[str, Any]:
-        """See :func:`qsmals.anatomy.refinement.refine_nuclei`."""
+        """See :func:`qsmals.anatomy.refinement.refine_nuclei`; a deformation that fails its check is not used."""
         from qsmals.anatomy.compute import ants_session
         from qsmals.anatomy.refinement import refine_nuclei
+        from qsmals.anatomy.registration import Transform
         from qsmals.anatomy.stages import write_affine
 
-        transform = refine_nuclei(
+        refined = refine_nuclei(
             read_image(self.inputs.chi),
             read_image(self.inputs.brain),
             read_image(self.inputs.labels),
@@ -493,12 +495,25 @@ class RefineNuclei(AntsStep):
             t1w_to_template=Path(self.inputs.to_template),
             compute=self.resources(folder),
         )
-        if transform is None:
-            log_warnings("regions", [NOT_COVERED], folder)
+        if refined and refined.quality.passed:
+            transform, notes = refined.transform, list(refined.quality.warnings)
+        else:
+            notes = [_not_refined(refined.quality.reasons) if refined else NOT_COVERED]
             with ants_session(self.resources(folder)):
-                same = str(write_affine(np.eye(4), folder / "identity.mat"))
-            return {"forward": same, "inverse": same, "notes": [NOT_COVERED]}
-        return {"forward": str(transform.forward), "inverse": str(transform.inverse), "notes": []}
+                same = write_affine(np.eye(4), folder / "identity.mat")
+            transform = Transform(same, same)
+        log_warnings("regions", notes, folder)
+        return {
+            "forward": str(transform.forward),
+            "inverse": str(transform.inverse),
+            "notes": notes,
+            "facts": refined.quality.measures() if refined else {},
+        }
+
+
+def _not_refined(reasons: Sequence[str]) -> str:
+    """A warning about a deformation that failed its check."""
+    return f"deep nuclei: their fit to susceptibility is not used ({'; '.join(reasons)}); {UNREFINED}"
 
 
 class _ResampleInput(AntsInput):

@@ -157,6 +157,8 @@ class SidecarFacts(Step):
         }
 
 
+ATLASES_LOST = "no statistics of the atlases drawn on the other template"
+
 IMAGES = (
     *("magnitude", "phase", "unwrapped", "quality", "t1w", "t1w_labels", "t1w_on_gre"),
     *("tissues", "tissues_on_gre", "t1w_on_template"),
@@ -178,6 +180,7 @@ class _FactsInput(_DetectedInput):
     source = traits.Enum("T1w", "GRE", usedefault=True, desc="what was registered to the templates")
     templates = traits.List(traits.Str, desc="names of the templates")
     registration_templates = traits.List(traits.Dict, desc="quality of the deformable registration to each")
+    registration_between_templates = traits.Dict(usedefault=True, desc="quality of that which other atlases need")
     magnitude = File(exists=True)
     phase = File(exists=True)
     unwrapped = File(exists=True)
@@ -217,6 +220,10 @@ class SaveFacts(Step):
         }
         failed = [f"{name}: {why}" for name, measures in registration.items() for why in measures.get("reasons", [])]
         warnings += [f"registration of {reason}" for reason in failed]
+        if between := dict(self.inputs.registration_between_templates):
+            registration["between templates"] = between
+            failed += [f"the templates: {why}" for why in between["reasons"]]
+            warnings += [f"{ATLASES_LOST}: registration of the templates: {why}" for why in between["reasons"]]
         facts = {
             **known,
             "detected": detected,

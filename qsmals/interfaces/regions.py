@@ -25,6 +25,7 @@ class _MeasureInput(StepInput):
     unit = traits.Str(mandatory=True, desc="of the map")
     in_view = traits.List(desc="number and volumes in and outside the field of view, mm^3, of labels that it cuts")
     registrations = traits.List(traits.Dict, desc="quality of the registrations that brought the labels here")
+    between_templates = traits.Dict(desc="quality of the registration of an atlas's template to the built-in one's")
 
 
 class _MeasureOutput(TraitedSpec):
@@ -69,7 +70,8 @@ class MeasureRegions(Step):
             more = self._statistics(self.inputs.parts, parts, measured)
             table = {name: np.concatenate([table[name], more[name]]) for name in table}
         columns: dict[str, Any] = column_dictionary(self.inputs.unit, weighted=self.inputs.probabilistic)
-        if failed := [why for facts in self.inputs.registrations or [] for why in facts["reasons"]]:
+        passed_through = [*(self.inputs.registrations or []), self.inputs.between_templates or {"reasons": ()}]
+        if failed := [why for facts in passed_through for why in facts["reasons"]]:
             table |= {name: np.full(len(table["index"]), np.nan) for name in STATISTICS}
             columns["RegistrationFailed"] = "All statistics are n/a: " + "; ".join(failed)
         written = folder / "table.tsv"

@@ -248,6 +248,11 @@ DETAIL_WORDS = {
     "nuclei": "Deep nuclei fitted to the images",
     "lost_percent": "voxels lost (%)",
     "gained_percent": "voxels gained (%)",
+    "correlation_before": "correlation of susceptibility with the expected map as registered to the template",
+    "correlation": "the same after the nuclei were moved",
+    "jacobian_low": "smallest volume change",
+    "jacobian_high": "largest volume change",
+    "largest_shift_mm": "largest displacement (mm)",
 }
 
 
