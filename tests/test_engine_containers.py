@@ -145,6 +145,29 @@ def test_other_systems_are_asked_in_their_own_words(study, system, array, group)
 
 
 @needs_bash
+@pytest.mark.parametrize("answer", ["echo refused >&2; exit 1", "exit 0"])
+@pytest.mark.parametrize("system", ["slurm", "sge", "pbs", "lsf"])
+def test_tasks_that_are_refused_end_the_submission(study, system, answer):
+    for name in ("sbatch", "qsub", "bsub"):
+        put(study / "bin" / name, f'#!/bin/sh\n[ "$1" = --version ] && exit\necho "$@" >> "$NOTES"\n{answer}\n')
+    done = submit(study, study / "bids", study / "out", system=system)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "did not take the tasks" in done.stderr and ("refused" in done.stderr) == ("refused" in answer)
+    assert len((study / "notes").read_text().splitlines()) == 1, "no group job"
+    assert not list((study / "out/logs").glob("*/*/subjects.txt")), "nothing that looks like tasks"
+
+
+@needs_bash
+@pytest.mark.parametrize("system", ["slurm", "sge", "pbs", "lsf"])
+def test_a_group_job_that_is_refused_is_told(study, system):
+    for name, ok in (("sbatch", "7"), ("qsub", "7"), ("bsub", "Job <7> is submitted")):
+        put(study / "bin" / name, f'#!/bin/sh\ncase "$*" in *group.sh*) exit 1 ;; *) echo "{ok}" ;; esac\n')
+    done = submit(study, study / "bids", study / "out", system=system)
+    assert done.returncode == 1 and "2 subjects: job 7" in done.stdout and "group job" not in done.stdout
+    assert "did not take the group job" in done.stderr
+
+
+@needs_bash
 @pytest.mark.parametrize(
     "index", [{"SLURM_ARRAY_TASK_ID": "2"}, {"SGE_TASK_ID": "2"}, {"PBS_ARRAY_INDEX": "2"}, {"LSB_JOBINDEX": "2"}]
 )

@@ -1,7 +1,8 @@
 # Sourced by the submit.sh of each batch system, which defines:
 #
 #   SYSTEM         its name
-#   submit_tasks N submit $RUN/task.sh as an array of 1..N, at most $THROTTLE at once; print the job's number
+#   submit_tasks N submit $RUN/task.sh as an array of 1..N, at most $THROTTLE at once; print the job's number,
+#                or fail: set -e does not hold in it
 #   submit_group JOB submit $RUN/group.sh, after JOB (where there is one) has ended well or not; print its number
 #
 # from $CPUS, $MEM (with a unit), $MEM_MIB, $LIMIT (hours:minutes:seconds), $RUN and the array ARGS.
@@ -175,9 +176,20 @@ for level in task group; do
     chmod 755 "$RUN/$level.sh"
 done
 
+# What the system itself said stands above.
+refused() {
+    echo "submit.sh: $SYSTEM did not take the tasks: nothing runs, and there is no group job" >&2
+    rm -rf "$RUN"  # status.py would wait for its tasks
+    exit 1
+}
+group_refused() {
+    echo "submit.sh: $SYSTEM did not take the group job; the same command submits it again" >&2
+    exit 1
+}
+
 JOB=''
 if [ "$N" -gt 0 ]; then
-    JOB=$(submit_tasks "$N")
+    JOB=$(submit_tasks "$N") && [ -n "$JOB" ] || refused
     echo "$JOB" >"$RUN/job"
     [ "$N" -eq 1 ] && SUBJECTS='1 subject' || SUBJECTS="$N subjects"
     echo "$SUBJECTS: job $JOB, logs in $RUN"
@@ -185,5 +197,6 @@ else
     echo "every subject is done"
 fi
 if [ -n "$GROUP" ]; then
-    echo "group job $(submit_group "$JOB"), log $RUN/group.log"
+    GROUP_JOB=$(submit_group "$JOB") && [ -n "$GROUP_JOB" ] || group_refused
+    echo "group job $GROUP_JOB, log $RUN/group.log"
 fi

@@ -19,7 +19,7 @@ submit_tasks() {
     local job words
     mapfile -d '' -t words < <(ask_for qsmals "$RUN/task-\$TASK_ID.log" "$CPUS" "$MEM_MIB" "$LIMIT")
     # -notify: SIGUSR2 before the job is killed; -r: queued again when its node fails
-    job=$(qsub "${words[@]}" -t "1-$1" -tc "$THROTTLE" -notify -r y "${ARGS[@]}" "$RUN/task.sh")
+    job=$(qsub "${words[@]}" -t "1-$1" -tc "$THROTTLE" -notify -r y "${ARGS[@]}" "$RUN/task.sh") || return
     echo "${job%%.*}"
 }
 
