@@ -63,6 +63,9 @@ def study(tmp_path, monkeypatch):
             printf "%s|" "$@" >> "$NOTES"; echo >> "$NOTES"; n=$(wc -l < "$NOTES"); echo "{answer}"
             """,
         )
+    for name in ("squeue", "qstat", "bjobs"):  # nothing is in the queue
+        put(tmp_path / "bin" / name, "#!/bin/sh\n")
+    put(tmp_path / "bin/scontrol", "#!/bin/sh\necho 'MaxArraySize            = 1001'\n")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
     monkeypatch.setenv("PYTHON", sys.executable)
@@ -165,6 +168,147 @@ def test_a_group_job_that_is_refused_is_told(study, system):
     done = submit(study, study / "bids", study / "out", system=system)
     assert done.returncode == 1 and "2 subjects: job 7" in done.stdout and "group job" not in done.stdout
     assert "did not take the group job" in done.stderr
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("system", "arrays", "after"),
+    [
+        ("slurm", ("--array=1-2%2", "--array=1-3%3"), "--dependency=afterany:1:2"),
+        ("sge", ("-t 1-2 -tc 2", "-t 1-3 -tc 3"), "-hold_jid 1,2"),
+        ("pbs", ("-J 1-2%2", "-J 1-3%3"), "-W depend=afterany:1:2"),
+        ("lsf", ("-J qsmals[1-2]%2", "-J qsmals[1-3]%3"), "-w ended(1) && ended(2)"),
+    ],
+)
+def test_more_subjects_than_an_array_takes_are_several_arrays(study, system, arrays, after, tmp_path):
+    put(study / "bin/qsmals", '#!/bin/sh\necho "$@"\n')
+    for label in ("04", "05", "06"):
+        (study / f"bids/sub-{label}").mkdir()
+    done = submit(study, "--max-array", "3", "--throttle", "5", study / "bids", study / "out", system=system)
+    assert done.returncode == 0, done.stderr
+    *tasks, group = (" ".join(words) for words in asked(study))
+    assert len(tasks) == 2 and all(word in words for word, words in zip(arrays, tasks, strict=True)), tasks
+    assert f"{after} " in group, group
+    first, second = sorted((study / f"out/logs/{system}").iterdir(), key=lambda run: int((run / "job").read_text()))
+    assert (first / "subjects.txt").read_text() == "sub-02\nsub-03\n"
+    assert (second / "subjects.txt").read_text() == "sub-04\nsub-05\nsub-06\n"
+    assert [line.split(", logs")[0] for line in done.stdout.splitlines()[:2]] == [
+        "2 subjects: job 1",
+        "3 subjects: job 2",
+    ]
+    assert "--participant-label sub-05 " in run_job(second, SLURM_ARRAY_TASK_ID="2", TMPDIR=str(tmp_path)).stdout
+
+
+@needs_bash
+def test_torque_waits_for_arrays_and_jobs_in_different_words(study, monkeypatch):
+    monkeypatch.setenv("PBS_DIALECT", "torque")
+    put(study / "bin/qsub", '#!/bin/sh\nprintf "%s|" "$@" >> "$NOTES"; echo >> "$NOTES"\n'
+        'n=$(wc -l < "$NOTES"); case "$*" in *" -t "*) n="$n[]" ;; esac; echo "$n.head"\n')  # fmt: skip
+    (study / "bids/sub-04").mkdir()
+    assert submit(study, "--max-array", "2", study / "bids", study / "out", system="pbs").returncode == 0
+    assert "depend=afterany:1.head,afteranyarray:2[].head" in asked(study)[-1]
+
+
+@needs_bash
+def test_the_largest_array_is_asked_of_slurm(study):
+    put(study / "bin/scontrol", "#!/bin/sh\necho 'MaxArraySize            = 2'\n")
+    assert submit(study, study / "bids", study / "out").stdout.count("1 subject: job") == 2
+    put(study / "bin/scontrol", "#!/bin/sh\nexit 1\n")
+    assert "--array=1-2%20" in submitted_words(study)
+    for word in ("--throttle", "--max-array"):
+        assert submit(study, word, "0", study / "bids", study / "out").returncode == 2
+
+
+def submitted_words(study):
+    """Words of the first job of a submission that goes well."""
+    (study / "notes").unlink()
+    submitted(study, study / "bids", study / "out")
+    return asked(study)[0]
+
+
+@needs_bash
+def test_an_array_that_is_refused_after_another_is_told(study):
+    put(study / "bin/sbatch", '#!/bin/sh\necho >> "$NOTES"; [ $(wc -l < "$NOTES") -lt 2 ] && echo 7\n')
+    done = submit(study, "--max-array", "1", study / "bids", study / "out")
+    assert done.returncode == 1 and "1 subject: job 7" in done.stdout
+    assert "did not take the tasks of 1 subject" in done.stderr and "stays: 7" in done.stderr
+    assert len(list((study / "out/logs").glob("*/*/subjects.txt"))) == 1
+
+
+# the queue with task 2 of job 1 and the group job, in the words of each system; of the array the first has ended
+QUEUED = {
+    "slurm": ("squeue", "1|2|RUNNING|None|n1\n2|N/A|PENDING|Dependency|\n9|1|RUNNING|None|n1"),
+    "sge": (
+        "qstat",
+        "job-ID  prior   name       user         state submit/start at     queue          slots ja-task-ID\n"
+        "--------------------------------------------------------------------------------------------------\n"
+        "      1 0.55500 qsmals     me           r     11/24/2026 10:00:00 all.q@n1           4 2\n"
+        "      2 0.00000 qsmals-gro me           hqw   11/24/2026 10:00:00                    1",
+    ),
+    "pbs": (
+        "qstat",
+        "Job Id: 1[].head\n    Job_Name = qsmals\n    job_state = B\n\nJob Id: 1[1].head\n    job_state = X\n\n"
+        "Job Id: 1[2].head\n    Job_Name = qsmals\n    job_state = R\n\nJob Id: 2.head\n    job_state = H\n",
+    ),
+    "lsf": ("bjobs", "1|2|RUN|n1\n2|0|PEND|-"),
+}
+
+
+def queue_as(study, system):
+    command, shown = QUEUED[system]
+    put(study / "bin" / command, f"#!/bin/sh\ncat <<'X'\n{shown}\nX\n")
+    return command
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("system", "after"),
+    [
+        ("slurm", "--dependency=afterany:1:2"),
+        ("sge", "-hold_jid 1,2"),
+        ("pbs", "-W depend=afterany:1:2"),
+        ("lsf", "-w ended(1) && ended(2)"),
+    ],
+)
+def test_what_is_queued_is_not_done_and_the_group_waits_for_it(study, system, after):
+    run = submitted(study, study / "bids", study / "out", system=system)
+    assert (run / "group_job").read_text() == "2\n"
+    queue_as(study, system)
+    merge_summary(study / "out/logs/summary.json", [SubjectSummary("sub-02", "ok")])
+    done = submit(study, study / "bids", study / "out", system=system)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("nothing to submit: 1 subject queued or running, every other is done\ngroup job 3")
+    assert "sub-03 is left out: " in done.stderr and "done" not in done.stderr
+    assert f"{after} " in " ".join(asked(study)[-1])
+    assert "sub-03  " in status(study).stdout and (
+        "on n1" in status(study).stdout or "in the queue" in status(study).stdout
+    )
+    merge_summary(study / "out/logs/summary.json", [SubjectSummary("sub-02", "failed")])
+    done = submit(study, study / "bids", study / "out", system=system)
+    assert "1 subject: job 4" in done.stdout
+    group = " ".join(asked(study)[-1])
+    assert all(word in re.split(r"\W+", group) for word in "124"), "after all three"
+
+
+@needs_bash
+@pytest.mark.parametrize("system", ["slurm", "sge", "pbs", "lsf"])
+def test_a_queue_that_does_not_answer_ends_the_submission(study, system):
+    submitted(study, study / "bids", study / "out", system=system)
+    command, before = QUEUED[system][0], len(asked(study))
+    put(study / "bin" / command, "#!/bin/sh\necho Unable to contact the controller >&2\nexit 1\n")
+    done = submit(study, study / "bids", study / "out", system=system)
+    assert done.returncode == 1 and len(asked(study)) == before
+    assert f"{command} does not say what is in the queue: Unable to contact" in done.stderr
+    assert "nothing was submitted" in done.stderr
+    said = status(study)
+    assert said.returncode == 1 and "does not say" in said.stderr and "subjects are done" in said.stdout
+    assert status(study, "--missing").returncode == 2
+
+
+def test_an_empty_queue_of_lsf_is_an_answer(study):
+    submitted(study, study / "bids", study / "out", system="lsf")
+    put(study / "bin/bjobs", "#!/bin/sh\necho No unfinished job found >&2\nexit 255\n")
+    assert status(study, "--missing").stdout == "sub-02\nsub-03\n"
 
 
 @needs_bash

@@ -3,14 +3,16 @@
 
 Any Python 3.6 or later; nothing else is needed, so that it runs on a login node. A subject that left no
 word in logs/summary.json (its task was cancelled, or killed) is looked for in the log of its newest task
-and, where SLURM's commands are, in the queue.
+and, where the batch system's commands are, in the queue.
 
-    status.py OUTPUT_DIR [--bids BIDS_DIR | --subjects FILE] [--missing [--all]]
+    status.py OUTPUT_DIR [--bids BIDS_DIR] [--subjects FILE] [--missing [--all] [--queued FILE]]
 
-Exit code: 0 if every subject is done, else 1 (with --missing always 0).
+Exit code: 0 if every subject is done, else 1. With --missing 0, and 2 where the batch system does not say
+what is in its queue.
 """
 
 import argparse
+import getpass
 import json
 import re
 import subprocess
@@ -43,11 +45,23 @@ def read_entries(output_dir):
         return {}
 
 
+class NoAnswer(Exception):
+    """A batch system that is there does not say what is in its queue."""
+
+
+class Job:
+    """An array of tasks or a group job that submit.sh submitted: its number as the system has it."""
+
+    def __init__(self, file):
+        self.system, self.text = file.parent.parent.name, file.read_text().strip()
+        self.number = (re.findall(r"\d+", self.text) or [""])[0]
+
+
 class Task:
     """The newest task of a subject: a line of subjects.txt in a folder that submit.sh made."""
 
-    def __init__(self, run, index):
-        self.run, self.index = run, index
+    def __init__(self, run, index, alone):
+        self.run, self.index, self.alone = run, index, alone
         torque = run / f"task.log-{index}"
         self.log = torque if torque.exists() else run / f"task-{index}.log"
 
@@ -80,40 +94,102 @@ class Task:
         return self.log.stat().st_mtime if self.log.exists() else 0.0
 
     def queue(self, queues):
-        """What SLURM's queue says of the task; None where it is not in it."""
+        """What the queue says of the task; None where it is not in it."""
         try:
-            job = (self.run / "job").read_text().strip()
+            job = Job(self.run / "job")
         except OSError:
             return None
-        return queues.get((job, self.index))
+        found = queues.get((job.system, job.number, self.index))
+        return found or (queues.get((job.system, job.number, 0)) if self.alone else None)  # PBS makes no array of one
 
 
 def newest_tasks(output_dir):
     """The newest task of each subject."""
     tasks = {}
     for run in sorted(Path(output_dir, "logs").glob("*/*/subjects.txt"), key=lambda path: path.stat().st_mtime):
-        for index, label in enumerate(run.read_text().split(), 1):
-            tasks[label] = Task(run.parent, index)
+        labels = run.read_text().split()
+        for index, label in enumerate(labels, 1):
+            tasks[label] = Task(run.parent, index, len(labels) == 1)
     return tasks
+
+
+def jobs_of(output_dir):
+    """All that was submitted for an OUTPUT_DIR, the oldest first."""
+    files = [file for name in ("job", "group_job") for file in Path(output_dir, "logs").glob("*/*/" + name)]
+    return [Job(file) for file in sorted(files, key=lambda path: path.stat().st_mtime)]
 
 
 def ask(command):
     """What a command prints; nothing where it is not there or fails."""
     try:
-        shown = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
+        return ask_queue(command)
+    except NoAnswer:
         return ""
-    return shown.stdout.decode(errors="replace")
+
+
+def ask_queue(command, nothing=None):
+    """What a command prints; nothing where it is not there, or fails with words that match ``nothing``.
+
+    Raises NoAnswer where it fails in another way.
+    """
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)  # noqa: UP022
+    except (FileNotFoundError, PermissionError):
+        return ""
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NoAnswer(f"{command[0]} does not say what is in the queue: {error}") from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+        if nothing and re.search(nothing, said):
+            return ""
+        raise NoAnswer(f"{command[0]} does not say what is in the queue: {said}")
+    return done.stdout.decode(errors="replace")
 
 
 def slurm_queue():
-    """State, reason and node of each array task in the queue; empty where there is no SLURM."""
-    queue = {}
-    for line in ask(["squeue", "--noheader", "--array", "--format=%F|%K|%T|%r|%N"]).splitlines():
-        job, index, state, reason, node = line.split("|")
-        if index.isdigit():
-            queue[job, int(index)] = state.lower() + (" on " + node if node else f" ({reason})")
-    return queue
+    """Number, index (0: not one of an array) and state with reason or node of what is in SLURM's queue."""
+    for line in ask_queue(["squeue", "--noheader", "--array", "--format=%F|%K|%T|%r|%N"]).splitlines():
+        job, index, state, reason, node = line.split("|", 4)
+        yield job, int(index) if index.isdigit() else 0, state.lower() + (" on " + node if node else f" ({reason})")
+
+
+def sge_queue():
+    """The same for Grid Engine."""
+    for line in ask_queue(["qstat", "-g", "d", "-u", getpass.getuser()]).splitlines():
+        words = line.split()
+        if len(words) > 7 and words[0].isdigit():
+            yield words[0], int(words[-1]) if words[-1].isdigit() else 0, f"in the queue ({words[4]})"
+
+
+def pbs_queue():
+    """The same for PBS Professional and Torque."""
+    for block in re.split(r"^Job Id:", ask_queue(["qstat", "-t", "-f"]), flags=re.MULTILINE)[1:]:
+        name = re.match(r"\s*(\d+)(?:\[(\d*)\])?", block)
+        state = re.search(r"^\s*job_state = (\w)", block, re.MULTILINE)
+        if name and state and state.group(1) not in "CFX":  # completed, finished, expired
+            yield name.group(1), int(name.group(2) or 0), f"in the queue ({state.group(1)})"
+
+
+def lsf_queue():
+    """The same for LSF."""
+    fields = "jobid jobindex stat exec_host delimiter='|'"
+    for line in ask_queue(["bjobs", "-noheader", "-o", fields], "(?i)no (unfinished )?job found").splitlines():
+        words = [word.strip() for word in line.split("|")]
+        if len(words) == 4 and words[0].isdigit():
+            host = " on " + words[3] if words[3] not in ("", "-") else ""
+            yield words[0], int(words[1]) if words[1].isdigit() else 0, f"in the queue ({words[2]}{host})"
+
+
+QUEUES = {"slurm": slurm_queue, "sge": sge_queue, "pbs": pbs_queue, "lsf": lsf_queue}
+
+
+def read_queues(jobs):
+    """What the queues say, by system, number and index; only those are asked to which ``jobs`` were given."""
+    queues = {}
+    for system in sorted({job.system for job in jobs} & set(QUEUES)):
+        for number, index, state in QUEUES[system]():
+            queues[system, number, index] = state
+    return queues
 
 
 def describe(label, entry, task, queues):
@@ -161,23 +237,45 @@ def main():
     parser.add_argument("--subjects")
     parser.add_argument("--missing", action="store_true", help="only the labels that are neither done nor queued")
     parser.add_argument("--all", action="store_true", help="with --missing: those that are done too")
+    parser.add_argument(
+        "--queued",
+        metavar="FILE",
+        help="with --missing: write there what is in the queue, as 'job NUMBER' and 'sub-01'",
+    )
     arguments = parser.parse_args()
     entries = read_entries(arguments.output_dir)
     labels = read_labels(arguments) or sorted(entries)
     left = [label for label in labels if entries.get(label, {}).get("status") != "ok"]
-    tasks, queues = newest_tasks(arguments.output_dir), slurm_queue()
+    tasks, jobs = newest_tasks(arguments.output_dir), jobs_of(arguments.output_dir)
+    try:
+        queues = read_queues(jobs)
+    except NoAnswer as error:
+        print(f"status.py: {error}", file=sys.stderr)
+        if arguments.missing:
+            return 2
+        queues = {}
     if arguments.missing:
-        for label in labels if arguments.all else left:
-            waiting = label in tasks and tasks[label].queue(queues)
-            if waiting:
-                print(f"{label} is left out: {waiting}", file=sys.stderr)
-            else:
-                print(label)
+        print_missing(labels if arguments.all else left, tasks, jobs, queues, arguments.queued)
         return 0
     for label in left:
         print("\n".join(describe(label, entries.get(label), tasks.get(label), queues)))
     print(f"{len(labels) - len(left)} of {len(labels)} {'subject is' if len(labels) == 1 else 'subjects are'} done")
     return 1 if left else 0
+
+
+def print_missing(labels, tasks, jobs, queues, file):
+    """Print those of ``labels`` that are not in the queue; write those that are, and the jobs there, into ``file``."""
+    numbers = {(system, number) for system, number, _ in queues}
+    queued = [f"job {job.text}" for job in jobs if (job.system, job.number) in numbers]
+    for label in labels:
+        waiting = label in tasks and tasks[label].queue(queues)
+        if waiting:
+            print(f"{label} is left out: {waiting}", file=sys.stderr)
+            queued.append(label)
+        else:
+            print(label)
+    if file:
+        Path(file).write_text("".join(line + "\n" for line in queued))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 # Sourced by the submit.sh of each batch system, which defines:
 #
-#   SYSTEM         its name
-#   submit_tasks N submit $RUN/task.sh as an array of 1..N, at most $THROTTLE at once; print the job's number,
-#                or fail: set -e does not hold in it
-#   submit_group JOB submit $RUN/group.sh, after JOB (where there is one) has ended well or not; print its number
+#   SYSTEM              its name
+#   largest_array       print how many tasks an array may have
+#   submit_tasks N      submit $RUN/task.sh as an array of 1..N, at most $AT_ONCE at once; print the job's number,
+#                       or fail (set -e does not hold in it)
+#   submit_group JOB... submit $RUN/group.sh, after all of JOB (there may be none) have ended well or not; the same
 #
 # from $CPUS, $MEM (with a unit), $MEM_MIB, $LIMIT (hours:minutes:seconds), $RUN and the array ARGS.
 # shellcheck shell=bash disable=SC2034
@@ -19,6 +20,8 @@ usage() {
   --mem SIZE         memory per subject, a whole number with a unit (16G); on SLURM also 0, the whole node
   --time LIMIT       per subject, hours:minutes:seconds (4:00:00)
   --throttle N       subjects at once (20)
+  --max-array N      subjects in one array at most; more are several arrays, among which --throttle is
+                     shared out (what the cluster allows, where it says so; else its usual limit)
   --work DIR         work folder on a shared disk, so that an interrupted subject goes on where it
                      was (default: on the disk of the node, removed when the task ends)
   --bind PATH        one more file or folder that the image may read, such as one that a file of
@@ -105,7 +108,7 @@ read_options() {
     done
 }
 
-IMAGE='' VENV='' CPUS=4 MEM=16G LIMIT=4:00:00 THROTTLE=20 WORK='' SUBJECTS='' AGAIN='' GROUP=yes
+IMAGE='' VENV='' CPUS=4 MEM=16G LIMIT=4:00:00 THROTTLE=20 MAX_ARRAY='' WORK='' SUBJECTS='' AGAIN='' GROUP=yes
 ARGS=() OPTIONS=() PATHS=() BINDS=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -115,6 +118,7 @@ while [ $# -gt 0 ]; do
         --mem) MEM=$2; shift 2 ;;
         --time) LIMIT=$2; shift 2 ;;
         --throttle) THROTTLE=$2; shift 2 ;;
+        --max-array) MAX_ARRAY=$2; shift 2 ;;
         --work) WORK=$(realpath -m "$2"); shift 2 ;;
         --bind) BIND=$(absolute "$2"); PATHS+=("$BIND"); shift 2 ;;
         --subjects) SUBJECTS=$(realpath -e "$2"); shift 2 ;;
@@ -157,28 +161,46 @@ else
     exit 2
 fi
 
-# a folder of its own for each submission: the list that its tasks count in must not change
-mkdir -p "$OUT/logs/$SYSTEM"
-RUN=$(mktemp -d "$OUT/logs/$SYSTEM/$(date +%Y%m%dT%H%M%S)-XXXX")
-chmod 755 "$RUN"
-mkdir "$RUN/ended"
-# shellcheck disable=SC2086  # no word, or one
-"${PYTHON:-python3}" "$CLUSTER/status.py" "$OUT" --bids "$BIDS" ${SUBJECTS:+--subjects "$SUBJECTS"} --missing $AGAIN >"$RUN/subjects.txt"
-N=$(wc -l <"$RUN/subjects.txt")
-printf '%s\0' "${OPTIONS[@]}" >"$RUN/options"
-printf '%s\0' "${BINDS[@]}" | LC_ALL=C sort -zu >"$RUN/binds"  # folders before what lies in them
-{
-    printf '%s=%q\n' QSMALS_BIDS "$BIDS" QSMALS_OUT "$OUT" QSMALS_IMAGE "$IMAGE" QSMALS_VENV "$VENV" \
-        QSMALS_WORK "$WORK" QSMALS_CPUS "$CPUS" QSMALS_MEM_MIB "$MEM_MIB" QSMALS_CLUSTER "$CLUSTER"
-} >"$RUN/settings"
-for level in task group; do
-    printf '#!/bin/bash\nQSMALS_RUN=%q\n. %q\n' "$RUN" "$CLUSTER/$level.sh" >"$RUN/$level.sh"
-    chmod 755 "$RUN/$level.sh"
+[ -n "$MAX_ARRAY" ] || MAX_ARRAY=$(largest_array)
+for word in "throttle $THROTTLE" "max-array $MAX_ARRAY"; do
+    [[ ${word#* } =~ ^[1-9][0-9]{0,8}$ ]] || { echo "submit.sh: --$word: give a whole number above 0" >&2; exit 2; }
 done
 
-# What the system itself said stands above.
+QUEUED=$(mktemp)
+trap 'rm -f "$QUEUED"' EXIT
+# shellcheck disable=SC2086  # no word, or one
+MISSING=$("${PYTHON:-python3}" "$CLUSTER/status.py" "$OUT" --bids "$BIDS" ${SUBJECTS:+--subjects "$SUBJECTS"} \
+    --missing $AGAIN --queued "$QUEUED") || { echo "submit.sh: nothing was submitted" >&2; exit 1; }
+LABELS=() EARLIER=() JOBS=()
+[ -z "$MISSING" ] || mapfile -t LABELS <<<"$MISSING"
+mapfile -t EARLIER < <(sed -n 's/^job //p' "$QUEUED")
+WAITING=$(grep -vc '^job ' "$QUEUED") || true
+
+# make_run [LABEL...]: a folder of its own for each array, in RUN: the list that its tasks count in must not change
+make_run() {
+    mkdir -p "$OUT/logs/$SYSTEM"
+    RUN=$(mktemp -d "$OUT/logs/$SYSTEM/$(date +%Y%m%dT%H%M%S)-XXXX")
+    chmod 755 "$RUN"
+    mkdir "$RUN/ended"
+    printf '%s\0' "${OPTIONS[@]}" >"$RUN/options"
+    printf '%s\0' "${BINDS[@]}" | LC_ALL=C sort -zu >"$RUN/binds"  # folders before what lies in them
+    {
+        printf '%s=%q\n' QSMALS_BIDS "$BIDS" QSMALS_OUT "$OUT" QSMALS_IMAGE "$IMAGE" QSMALS_VENV "$VENV" \
+            QSMALS_WORK "$WORK" QSMALS_CPUS "$CPUS" QSMALS_MEM_MIB "$MEM_MIB" QSMALS_CLUSTER "$CLUSTER"
+    } >"$RUN/settings"
+    local level
+    for level in task group; do
+        printf '#!/bin/bash\nQSMALS_RUN=%q\n. %q\n' "$RUN" "$CLUSTER/$level.sh" >"$RUN/$level.sh"
+        chmod 755 "$RUN/$level.sh"
+    done
+    [ $# -eq 0 ] || printf '%s\n' "$@" >"$RUN/subjects.txt"
+}
+
+# What the batch system itself said stands above.
 refused() {
-    echo "submit.sh: $SYSTEM did not take the tasks: nothing runs, and there is no group job" >&2
+    local before=''
+    [ ${#JOBS[@]} -eq 0 ] || before=" (what was submitted before stays: ${JOBS[*]})"
+    echo "submit.sh: $SYSTEM did not take the tasks of $(count "$1"): they do not run, and no group job does$before" >&2
     rm -rf "$RUN"  # status.py would wait for its tasks
     exit 1
 }
@@ -186,17 +208,28 @@ group_refused() {
     echo "submit.sh: $SYSTEM did not take the group job; the same command submits it again" >&2
     exit 1
 }
+count() { [ "$1" -eq 1 ] && echo '1 subject' || echo "$1 subjects"; }
 
-JOB=''
-if [ "$N" -gt 0 ]; then
-    JOB=$(submit_tasks "$N") && [ -n "$JOB" ] || refused
+N=${#LABELS[@]} ARRAYS=$(((${#LABELS[@]} + MAX_ARRAY - 1) / MAX_ARRAY))
+for ((i = 0; i < ARRAYS; i++)); do  # of about the same size, so that they end at about the same time
+    FIRST=$((N * i / ARRAYS)) SIZE=$((N * (i + 1) / ARRAYS - N * i / ARRAYS))
+    AT_ONCE=$((THROTTLE * (i + 1) / ARRAYS - THROTTLE * i / ARRAYS))
+    [ "$AT_ONCE" -gt 0 ] || AT_ONCE=1
+    make_run "${LABELS[@]:FIRST:SIZE}"
+    JOB=$(submit_tasks "$SIZE") && [ -n "$JOB" ] || refused "$((N - FIRST))"
     echo "$JOB" >"$RUN/job"
-    [ "$N" -eq 1 ] && SUBJECTS='1 subject' || SUBJECTS="$N subjects"
-    echo "$SUBJECTS: job $JOB, logs in $RUN"
-else
+    JOBS+=("$JOB")
+    echo "$(count "$SIZE"): job $JOB, logs in $RUN"
+done
+if [ "$N" -eq 0 ] && [ "$WAITING" -gt 0 ]; then
+    echo "nothing to submit: $(count "$WAITING") queued or running, every other is done"
+elif [ "$N" -eq 0 ]; then
     echo "every subject is done"
 fi
 if [ -n "$GROUP" ]; then
-    GROUP_JOB=$(submit_group "$JOB") && [ -n "$GROUP_JOB" ] || group_refused
+    [ "$N" -gt 0 ] || make_run
+    # after what was submitted before, too: the tables that it collects would lack those subjects
+    GROUP_JOB=$(submit_group "${EARLIER[@]}" "${JOBS[@]}") && [ -n "$GROUP_JOB" ] || group_refused
+    echo "$GROUP_JOB" >"$RUN/group_job"
     echo "group job $GROUP_JOB, log $RUN/group.log"
 fi

@@ -21,12 +21,14 @@ ask_for() {
     printf '%s\0' "${words[@]}"
 }
 
+largest_array() { echo 10000; }  # max_array_size as PBS Professional comes; Torque's own is above it
+
 submit_tasks() {
     local array words
     if [ "$PBS_DIALECT" = pbspro ]; then
-        array=(-J "1-$1%$THROTTLE") && mapfile -d '' -t words < <(ask_for qsmals "$RUN/task-^array_index^.log" "$CPUS" "$MEM_MIB" "$LIMIT")
+        array=(-J "1-$1%$AT_ONCE") && mapfile -d '' -t words < <(ask_for qsmals "$RUN/task-^array_index^.log" "$CPUS" "$MEM_MIB" "$LIMIT")
     else  # the log of a task gets its number at the end of its name
-        array=(-t "1-$1%$THROTTLE") && mapfile -d '' -t words < <(ask_for qsmals "$RUN/task.log" "$CPUS" "$MEM_MIB" "$LIMIT")
+        array=(-t "1-$1%$AT_ONCE") && mapfile -d '' -t words < <(ask_for qsmals "$RUN/task.log" "$CPUS" "$MEM_MIB" "$LIMIT")
     fi
     if [ "$1" = 1 ]; then  # PBS makes no array of one
         array=() && mapfile -d '' -t words < <(ask_for qsmals "$RUN/task-1.log" "$CPUS" "$MEM_MIB" "$LIMIT")
@@ -35,10 +37,13 @@ submit_tasks() {
 }
 
 submit_group() {
-    local words kind=afterany
-    [ "$PBS_DIALECT" = pbspro ] || case ${1:-} in *\[*) kind=afteranyarray ;; esac
+    local words job jobs='' arrays='' after
+    for job in "$@"; do
+        case $PBS_DIALECT$job in torque*\[*) arrays+=:$job ;; *) jobs+=:$job ;; esac
+    done
+    after=${jobs:+,afterany$jobs}${arrays:+,afteranyarray$arrays}
     mapfile -d '' -t words < <(ask_for qsmals-group "$RUN/group.log" 1 4096 1:00:00)
-    qsub "${words[@]}" ${1:+-W "depend=$kind:$1"} "${ARGS[@]}" "$RUN/group.sh"
+    qsub "${words[@]}" ${after:+-W "depend=${after#,}"} "${ARGS[@]}" "$RUN/group.sh"
 }
 
 . "$(dirname "$0")/../cluster/submit.sh"

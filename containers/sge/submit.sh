@@ -15,18 +15,21 @@ ask_for() {
     printf '%s\0' "${words[@]}"
 }
 
+largest_array() { echo 75000; }  # max_aj_tasks as Grid Engine comes
+
 submit_tasks() {
     local job words
     mapfile -d '' -t words < <(ask_for qsmals "$RUN/task-\$TASK_ID.log" "$CPUS" "$MEM_MIB" "$LIMIT")
     # -notify: SIGUSR2 before the job is killed; -r: queued again when its node fails
-    job=$(qsub "${words[@]}" -t "1-$1" -tc "$THROTTLE" -notify -r y "${ARGS[@]}" "$RUN/task.sh") || return
+    job=$(qsub "${words[@]}" -t "1-$1" -tc "$AT_ONCE" -notify -r y "${ARGS[@]}" "$RUN/task.sh") || return
     echo "${job%%.*}"
 }
 
 submit_group() {
-    local words
+    local words after
+    after=$(IFS=, && echo "$*")
     mapfile -d '' -t words < <(ask_for qsmals-group "$RUN/group.log" 1 4096 1:00:00)
-    qsub "${words[@]}" ${1:+-hold_jid "$1"} "${ARGS[@]}" "$RUN/group.sh"
+    qsub "${words[@]}" ${1:+-hold_jid "$after"} "${ARGS[@]}" "$RUN/group.sh"
 }
 
 . "$(dirname "$0")/../cluster/submit.sh"
