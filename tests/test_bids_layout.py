@@ -62,6 +62,7 @@ def test_sessions_runs_and_acquisitions_are_scans_of_their_own(tmp_path: Path) -
         "sub-01_ses-B",
     ]
     assert [unit.gre.session for unit in subject.units] == ["A", "A", "A", "B"]
+    assert subject.sessions == ("A", "B")
     assert len(subject.t1w_scans) == 2
 
 
@@ -84,6 +85,14 @@ def test_session_label_selects_the_gre_and_keeps_the_other_t1w(tmp_path: Path, l
     (unit,) = subject.units
     assert unit.gre.session == "B" and unit.t1w is not None and unit.t1w.session == "A"
     assert "no T1w image in session B" in unit.notes[0]
+
+
+def test_sessions_without_scans_are_looked_at_too(tmp_path: Path) -> None:
+    write_tree(tmp_path, Visit("01", "A"), Visit("02"), empty=True)
+    (tmp_path / "sub-01/ses-B/func").mkdir(parents=True)
+    assert [subject.sessions for subject in find_subjects(tmp_path)] == [("A", "B"), ("",)]
+    (subject,) = find_subjects(tmp_path, participant_labels=["01"], session_labels=["ses-A", "Z"])
+    assert subject.sessions == ("A",)
 
 
 def test_unknown_session_matches_nothing(tmp_path: Path) -> None:

@@ -305,6 +305,75 @@ def test_a_queue_that_does_not_answer_ends_the_submission(study, system):
     assert status(study, "--missing").returncode == 2
 
 
+def set_sessions(study, **sessions):
+    """What the summary says of the sessions of sub-02, which has A and B; the other subjects are done."""
+    for label in "AB":
+        (study / f"bids/sub-02/ses-{label}").mkdir(exist_ok=True)
+    worst = next((word for word in ("failed", "invalid", "incomplete") if word in sessions.values()), "ok")
+    entries = [SubjectSummary("sub-02", worst, sessions=sessions), SubjectSummary("sub-03", "ok", sessions={"": "ok"})]
+    merge_summary(study / "out/logs/summary.json", entries)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "chosen", "missing"),
+    [
+        ({"A": "ok", "B": "ok"}, (), ""),
+        ({"A": "ok"}, (), "sub-02\n"),
+        ({"A": "ok"}, ("A",), ""),
+        ({"A": "ok"}, ("ses-B",), "sub-02\n"),
+        ({"A": "failed", "B": "ok"}, (), "sub-02\n"),
+        ({"A": "failed", "B": "ok"}, ("B",), ""),
+        ({"A": "ok", "B": "ok", "C": "failed"}, (), ""),  # C is no longer there
+        ({}, (), ""),  # of a version that did not tell
+        ({}, ("B",), ""),
+        ({"A": "ok", "B": "ok"}, ("Z",), "sub-01\nsub-02\nsub-03\n"),
+    ],
+)
+def test_a_subject_is_done_when_all_its_sessions_are(study, sessions, chosen, missing):
+    set_sessions(study, **sessions)
+    for label in ("01", "03"):  # they have the chosen sessions, and these are done
+        for session in "AB":
+            (study / f"bids/sub-{label}/ses-{session}").mkdir()
+        merge_summary(
+            study / "out/logs/summary.json", [SubjectSummary(f"sub-{label}", "ok", sessions={"A": "ok", "B": "ok"})]
+        )
+    words = ["--session-label", *chosen] if chosen else []
+    assert status(study, "--missing", *words).stdout == missing
+    assert status(study, *words).returncode == bool(missing)
+
+
+def test_a_new_session_is_not_run_yet(study):
+    set_sessions(study, A="ok")
+    assert "sub-02  not run yet  ses-B\n" in status(study).stdout
+    set_sessions(study, A="failed")
+    assert "sub-02  failed\n    ses-B: not run yet\n" in status(study).stdout
+
+
+@needs_bash
+def test_the_sessions_among_the_options_are_those_that_count(study):
+    set_sessions(study, A="ok", B="failed")
+    for label in ("01", "03"):
+        (study / f"bids/sub-{label}").rmdir()
+    for words, what in (
+        (["--session-label", "A"], "every subject is done"),
+        (["--session_label=A", "-v"], "every subject is done"),
+        (["-v", "--session-id", "A", "--sloppy"], "every subject is done"),
+        (["--session-label", "A", "B"], "1 subject: job"),
+        (["--session-label", "A", "--session-label", "B"], "1 subject: job"),
+        ([], "1 subject: job"),
+    ):
+        assert what in submit(study, study / "bids", study / "out", "--", *words).stdout, words
+    text = (CONTAINERS / "cluster/submit.sh").read_text()
+    (action,) = (a for a in build_parser()._actions if a.dest == "selection.session_label")
+    assert f"            {' | '.join(action.option_strings)}) taking=yes" in text
+
+
+def test_status_asks_nothing_of_qsmals(study):
+    command = [sys.executable, "-S", "-I", CONTAINERS / "cluster/status.py", study / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={})
+    assert done.returncode == 1 and "1 of 2 subjects are done" in done.stdout, done.stderr
+
+
 def test_an_empty_queue_of_lsf_is_an_answer(study):
     submitted(study, study / "bids", study / "out", system="lsf")
     put(study / "bin/bjobs", "#!/bin/sh\necho No unfinished job found >&2\nexit 255\n")

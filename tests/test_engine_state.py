@@ -226,6 +226,45 @@ def test_summary_round_trip_and_replacement(tmp_path):
     assert {k: v.status for k, v in read_summary(path).items()} == {"sub-01": "ok", "sub-02": "ok"}
 
 
+def test_summary_keeps_the_sessions_that_a_run_was_not_asked_for(tmp_path):
+    path = tmp_path / "summary.json"
+    failures = (Failure("sub-01 ses-A run-1", "unwrap", "killed"), Failure("sub-01 ses-B", "invert", "no memory"))
+    whys = {"A": "unwrap: killed", "B": "invert: no memory"}
+    both = SubjectSummary("sub-01", "failed", whys["A"], failures, sessions=dict.fromkeys("AB", "failed"),
+                          session_whys=whys)  # fmt: skip
+    merge_summary(path, [both])
+    assert read_summary(path)["sub-01"] == both
+
+    def run_again(label, status, why=""):
+        entry = SubjectSummary(
+            "sub-01", status, why, sessions={label: status}, session_whys={label: why} if why else {}
+        )
+        merge_summary(path, [entry], keep_sessions=True)
+        return read_summary(path)["sub-01"]
+
+    after = run_again("B", "ok")
+    assert (after.status, after.why) == ("failed", "ses-A: unwrap: killed")
+    assert after.sessions == {"A": "failed", "B": "ok"} and after.failures == failures[:1]
+    after = run_again("B", "invalid", "no phase")
+    assert (after.status, after.why) == ("failed", "no phase; ses-A: unwrap: killed")
+    after = run_again("A", "ok")
+    assert (after.status, after.why, after.failures) == ("invalid", "ses-B: no phase", ())
+    after = run_again("B", "ok")
+    assert (after.status, after.why, after.sessions) == ("ok", "", {"A": "ok", "B": "ok"})
+    merge_summary(path, [SubjectSummary("sub-01", "ok", sessions={"A": "ok"})])  # of a run of all that is there
+    assert read_summary(path)["sub-01"].sessions == {"A": "ok"}
+
+
+def test_summary_of_a_version_without_sessions_is_read(tmp_path):
+    path = tmp_path / "summary.json"
+    path.write_text('{"subjects": {"sub-01": {"status": "failed", "why": "x", "host": "n1"}}}')
+    assert read_summary(path)["sub-01"].sessions == {}
+    merge_summary(path, [SubjectSummary("sub-01", "ok", sessions={"B": "ok"})], keep_sessions=True)
+    assert read_summary(path)["sub-01"].status == "ok"
+    with pytest.raises(ValueError, match="'well' is none of"):
+        SubjectSummary("sub-01", "ok", sessions={"A": "well"})
+
+
 def test_summary_that_is_none_is_moved_aside(tmp_path, caplog):
     path = tmp_path / "summary.json"
     path.write_text("{half")

@@ -17,6 +17,7 @@ from qsmals.bids.layout import NO_T1W_NOTE, find_subjects
 from qsmals.bids.names import expected_files, unit_outputs
 from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
+from qsmals.cli.participant import Done, conclude
 from qsmals.cli.writing import failed_registrations, scans_with_figures, words_of_scans, write_report
 from qsmals.engine.progress import Step
 from qsmals.engine.summary import Failure, SubjectSummary
@@ -25,7 +26,7 @@ from qsmals.reports.facts import read_facts
 from qsmals.reports.group import write_group_report
 from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
 from qsmals.workflows.memory import NEEDS, Sizes, need_of
-from qsmals.workflows.participant import atlas_links, init_run_wf, init_scan_wf, known_facts, run_folder
+from qsmals.workflows.participant import atlas_links, init_run_wf, init_scan_wf, known_facts, node_names, run_folder
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
 from qsmals.workflows.quality import FIGURES_STEP
 from qsmals.workflows.regions import BRIDGE, BRIDGE_FACTS
@@ -62,7 +63,8 @@ def plan_of(root: Path, visits: Sequence[Visit], **settings: Any) -> RunPlan:
             methods = step_parameters(chosen, unit.gre.te_s, 3.0, alone=unit.t1w is None)
             file = out / f"{unit.gre.prefix}_facts.json"
             scans.append(ScanPlan(unit, facts, outputs, file, methods, {"qsmals": __version__, "numpy": "2"}))
-        subjects.append(SubjectPlan(subject.label, tuple(scans), out / f"sub-{subject.label}" / "log" / "r"))
+        log_dir = out / f"sub-{subject.label}" / "log" / "r"
+        subjects.append(SubjectPlan(subject.label, tuple(scans), log_dir, subject.sessions))
     return RunPlan(chosen, tuple(subjects), Limits(2, 2, 8.0))
 
 
@@ -102,6 +104,36 @@ def test_sessions_runs_and_acquisitions_each_have_their_graph(tmp_path: Path) ->
     assert kinds.count("UnwrapPhase") == 4
     assert kinds.count("ExtractBrain") == 3  # one for each T1w image
     assert kinds.count("AtlasImage") == 1  # one for the whole run
+
+
+@pytest.mark.parametrize(
+    ("step", "a", "b", "c"),
+    [
+        ("sub-01 ses-A run-1", "failed", "incomplete", "incomplete"),
+        ("sub-01 ses-A", "failed", "incomplete", "failed"),  # the T1w image of A, which serves C as well
+        ("sub-01 ses-B", "incomplete", "failed", "incomplete"),
+        ("sub-01 ses-C", "incomplete", "incomplete", "failed"),
+        ("", "failed", "failed", "failed"),
+    ],
+)
+def test_a_failure_is_that_of_the_sessions_it_concerns(tmp_path: Path, step: str, a: str, b: str, c: str) -> None:
+    visits = [Visit("01", "A", gres=(Gre("run-1"), Gre("run-2"))), Visit("01", "B"), Visit("01", "C", t1ws=())]
+    plan = plan_of(tmp_path, visits)
+    subject = plan.subjects[0]
+    assert subject.scans[-1].t1w.session == "A"
+    entry = conclude(subject, Done((), (Failure(step, "invert", "killed"),), ()))
+    assert entry.status == "failed" and entry.why == "invert: killed"
+    assert entry.sessions == {"A": a, "B": b, "C": c}
+    assert all("outputs are missing" in entry.session_whys[s] for s, w in entry.sessions.items() if w == "incomplete")
+
+
+def test_steps_that_were_not_run_are_those_of_their_session(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [Visit("01", "A"), Visit("01", "B")])
+    nodes = sorted(node_names(init_run_wf(plan)))
+    left = tuple(name for name in nodes if "ses_B" in name)
+    entry = conclude(plan.subjects[0], Done((), (), left, halt="the disk is full"))
+    assert entry.sessions == {"A": "incomplete", "B": "failed"}
+    assert entry.why == entry.session_whys["B"] == f"the disk is full ({len(left)} steps left)"
 
 
 @pytest.mark.parametrize("t1ws", [("",), ()], ids=["T1w", "alone"])

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,23 @@ class ScanPlan:
 
 @dataclass(frozen=True)
 class SubjectPlan:
-    """All scans of one subject and its log folder."""
+    """All scans of one subject, its log folder, and the sessions that the run speaks of ('' for none)."""
 
     label: str
     scans: tuple[ScanPlan, ...]
     log_dir: Path
+    sessions: tuple[str, ...] = ()
+
+    def of_session(self, session: str) -> "SubjectPlan":
+        """The part that concerns one session."""
+        own = tuple(scan for scan in self.scans if (scan.unit.gre.session or "") == session)
+        return replace(self, scans=own, sessions=(session,))
+
+    @property
+    def prefixes(self) -> frozenset[str]:
+        """Prefixes of its scans and of their T1w images."""
+        scans = [scan.unit.gre.prefix for scan in self.scans]
+        return frozenset([*scans, *(scan.t1w.prefix for scan in self.scans if not scan.alone)])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,11 @@ Any Python 3.6 or later; nothing else is needed, so that it runs on a login node
 word in logs/summary.json (its task was cancelled, or killed) is looked for in the log of its newest task
 and, where the batch system's commands are, in the queue.
 
-    status.py OUTPUT_DIR [--bids BIDS_DIR] [--subjects FILE] [--missing [--all] [--queued FILE]]
+    status.py OUTPUT_DIR [--bids BIDS_DIR] [--subjects FILE] [--session-label LABEL ...]
+              [--missing [--all] [--queued FILE]]
+
+A subject is done when each of its sessions is: those that BIDS_DIR has, or of these the ones that
+--session-label names. A summary of an earlier version does not tell sessions apart.
 
 Exit code: 0 if every subject is done, else 1. With --missing 0, and 2 where the batch system does not say
 what is in its queue.
@@ -43,6 +47,17 @@ def read_entries(output_dir):
         return json.loads(Path(output_dir, "logs", "summary.json").read_text(encoding="utf-8"))["subjects"]
     except FileNotFoundError:
         return {}
+
+
+def sessions_left(label, entry, bids, chosen):
+    """Labels of the sessions of a subject that are not done ('' stands for a subject without sessions)."""
+    known = entry.get("sessions") or {}
+    folders = [folder.name[4:] for folder in Path(bids, label).glob("ses-*") if folder.is_dir()] if bids else []
+    there = set(folders or known or [""]) | ({""} & set(known))
+    wanted = {session for session in there if session in chosen} if chosen else there
+    if not wanted or not known:  # a label that is nowhere is for qsmals to tell
+        return [] if wanted and entry.get("status") == "ok" else sorted(wanted or chosen)
+    return sorted(session for session in wanted if known.get(session) != "ok")
 
 
 class NoAnswer(Exception):
@@ -192,8 +207,8 @@ def read_queues(jobs):
     return queues
 
 
-def describe(label, entry, task, queues):
-    """Lines on one subject."""
+def describe(label, entry, task, queues, sessions):
+    """Lines on one subject, of which ``sessions`` are not done."""
     waiting = task.queue(queues) if task else None
     if waiting:
         return [f"{label}  {waiting}"]
@@ -202,11 +217,15 @@ def describe(label, entry, task, queues):
         told = "; it had got to: " + entry["why"] if entry and entry.get("why") else ""
         return [f"{label}  killed  {killer} (see {task.log}){told}"]
     if entry is not None:
+        known = entry.get("sessions") or {}
+        new = ["ses-" + session for session in sessions if session and session not in known] if known else []
+        if new and entry["status"] == "ok":
+            return ["{}  not run yet  {}".format(label, ", ".join(new))]
         lines = ["{}  {}  {}".format(label, entry["status"], entry.get("why", "")).rstrip()]
         for failure in entry.get("failures", []):
             crash = failure.get("crash_file")
             lines.append("    {}: {}{}".format(failure["node"], failure["why"], f" (see {crash})" if crash else ""))
-        return lines
+        return lines + [f"    {session}: not run yet" for session in new]
     if task is None:
         return [f"{label}  not run yet"]
     code = task.ended()
@@ -235,6 +254,7 @@ def main():
     parser.add_argument("output_dir")
     parser.add_argument("--bids")
     parser.add_argument("--subjects")
+    parser.add_argument("--session-label", nargs="+", default=[], help="only these sessions count")
     parser.add_argument("--missing", action="store_true", help="only the labels that are neither done nor queued")
     parser.add_argument("--all", action="store_true", help="with --missing: those that are done too")
     parser.add_argument(
@@ -245,7 +265,9 @@ def main():
     arguments = parser.parse_args()
     entries = read_entries(arguments.output_dir)
     labels = read_labels(arguments) or sorted(entries)
-    left = [label for label in labels if entries.get(label, {}).get("status") != "ok"]
+    chosen = {label[4:] if label.startswith("ses-") else label for label in arguments.session_label}
+    sessions = {label: sessions_left(label, entries.get(label, {}), arguments.bids, chosen) for label in labels}
+    left = [label for label in labels if sessions[label]]
     tasks, jobs = newest_tasks(arguments.output_dir), jobs_of(arguments.output_dir)
     try:
         queues = read_queues(jobs)
@@ -258,7 +280,7 @@ def main():
         print_missing(labels if arguments.all else left, tasks, jobs, queues, arguments.queued)
         return 0
     for label in left:
-        print("\n".join(describe(label, entries.get(label), tasks.get(label), queues)))
+        print("\n".join(describe(label, entries.get(label), tasks.get(label), queues, sessions[label])))
     print(f"{len(labels) - len(left)} of {len(labels)} {'subject is' if len(labels) == 1 else 'subjects are'} done")
     return 1 if left else 0
 

@@ -31,8 +31,8 @@ usage() {
   --no-group         no group job
   --args ARGS        more arguments for the submitting command, for all jobs
 
-Subjects that logs/summary.json has as ok are left out, so the same command submitted again runs only
-what is missing. The group job starts when all tasks have ended, well or not, and its log says who
+Subjects of which logs/summary.json has every session as ok (or those that --session-label of qsmals
+chooses) are left out, so the same command submitted again runs only what is missing. The group job starts when all tasks have ended, well or not, and its log says who
 failed and why; containers/cluster/status.py OUTPUT_DIR --bids BIDS_DIR says it at any time.
 TEXT
     exit 2
@@ -108,8 +108,21 @@ read_options() {
     done
 }
 
+# The sessions that the options of qsmals choose, in SESSIONS.
+read_sessions() {
+    local word taking=''
+    for word in "$@"; do
+        case $word in
+            --session-label | --session_label | --session-id) taking=yes ;;
+            --session-label=* | --session_label=* | --session-id=*) SESSIONS+=("${word#*=}") taking='' ;;
+            -*) taking='' ;;
+            *) [ -z "$taking" ] || SESSIONS+=("$word") ;;
+        esac
+    done
+}
+
 IMAGE='' VENV='' CPUS=4 MEM=16G LIMIT=4:00:00 THROTTLE=20 MAX_ARRAY='' WORK='' SUBJECTS='' AGAIN='' GROUP=yes
-ARGS=() OPTIONS=() PATHS=() BINDS=()
+ARGS=() SESSIONS=() OPTIONS=() PATHS=() BINDS=()
 while [ $# -gt 0 ]; do
     case $1 in
         --image) IMAGE=$(realpath -e "$2"); shift 2 ;;
@@ -136,6 +149,8 @@ if [ $# -gt 0 ]; then
     shift
 fi
 read_options "$@"
+read_sessions "$@"
+[ ${#SESSIONS[@]} -eq 0 ] || SESSIONS=(--session-label "${SESSIONS[@]}")
 for path in "${PATHS[@]}"; do  # what lies in BIDS_DIR or OUTPUT_DIR comes with these
     case $path/ in "$BIDS"/* | "$OUT"/*) ;; *) BINDS+=("$path") ;; esac
 done
@@ -170,7 +185,7 @@ QUEUED=$(mktemp)
 trap 'rm -f "$QUEUED"' EXIT
 # shellcheck disable=SC2086  # no word, or one
 MISSING=$("${PYTHON:-python3}" "$CLUSTER/status.py" "$OUT" --bids "$BIDS" ${SUBJECTS:+--subjects "$SUBJECTS"} \
-    --missing $AGAIN --queued "$QUEUED") || { echo "submit.sh: nothing was submitted" >&2; exit 1; }
+    "${SESSIONS[@]}" --missing $AGAIN --queued "$QUEUED") || { echo "submit.sh: nothing was submitted" >&2; exit 1; }
 LABELS=() EARLIER=() JOBS=()
 [ -z "$MISSING" ] || mapfile -t LABELS <<<"$MISSING"
 mapfile -t EARLIER < <(sed -n 's/^job //p' "$QUEUED")

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -165,11 +165,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class SubjectInputs:
-    """Everything of one subject: what can be run, and the faults seen in names and sidecars."""
+    """Everything of one subject: what can be run, and the faults seen in names and sidecars.
+
+    ``sessions`` are the labels of all sessions that were looked at, with scans or without; '' for none.
+    """
 
     label: str
     units: tuple[Unit, ...]
     faults: tuple[Fault, ...] = ()
+    sessions: tuple[str, ...] = ()
 
     @cached_property
     def t1w_scans(self) -> tuple[T1wScan, ...]:
@@ -217,11 +221,13 @@ def find_subjects(
         raise InvalidInput(f"the path of BIDS_DIR has characters that cannot be read as text: {str(root)!r}")
     labels = select_participants(list_participants(root), participant_labels)
     queries = merged_queries(bids_filters)
+    folders = {label: session_folders(root, label) for label in labels}  # one that comes now is for the next run
     images = _query_images(root, labels, queries, database_dir)
     sessions = {strip_prefix(s, "ses") for s in session_labels} if session_labels else None
     reader = SidecarReader(root)
     finder = _Finder(root, reader, sessions, "echo" in (bids_filters or {}).get("megre", {}))
-    subjects = tuple(finder.subject(s, images["megre"][s], images["t1w"][s]) for s in labels)
+    found = [finder.subject(s, images["megre"][s], images["t1w"][s]) for s in labels]
+    subjects = tuple(replace(s, sessions=_considered(s.units, folders[s.label], sessions)) for s in found)
     _require_scans(subjects, queries, session_labels)
     return subjects
 
@@ -243,6 +249,21 @@ def list_participants(bids_dir: Path) -> tuple[str, ...]:
         odd = f" ({', '.join(sorted(names)[:5])}: a label is made of letters and digits only)" if names else ""
         raise InvalidInput(f"BIDS_DIR {bids_dir} has no folder sub-<label>{odd}. Give the top folder of the data set")
     return tuple(sorted(labels, key=natural_key))
+
+
+def session_folders(bids_dir: Path, label: str) -> tuple[str, ...]:
+    """Labels of a subject's session folders; one empty label where it has none."""
+    try:
+        with os.scandir(bids_dir / f"sub-{label}") as entries:
+            found = sorted(entry.name[4:] for entry in entries if entry.name.startswith("ses-") and _is_dir(entry))
+    except OSError:  # what is wrong with its scans is told where they are read
+        found = []
+    return tuple(found) or ("",)
+
+
+def _considered(units: Iterable[Unit], folders: Iterable[str], sessions: set[str] | None) -> tuple[str, ...]:
+    chosen = {label for label in folders if sessions is None or label in sessions}
+    return tuple(sorted(chosen | {unit.gre.session or "" for unit in units}))
 
 
 def select_participants(available: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:

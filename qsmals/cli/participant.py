@@ -48,7 +48,16 @@ from qsmals.engine.plugins_config import check_plugin
 from qsmals.engine.progress import Step
 from qsmals.engine.resources import cpu_limit, memory_limit
 from qsmals.engine.signals import Interrupted
-from qsmals.engine.summary import Failure, SubjectSummary, exit_code, merge_summary, now, read_summary, summary_lines
+from qsmals.engine.summary import (
+    Failure,
+    Status,
+    SubjectSummary,
+    exit_code,
+    merge_summary,
+    now,
+    read_summary,
+    summary_lines,
+)
 from qsmals.settings import Settings, write_toml
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
 
@@ -86,8 +95,9 @@ def participant(request: Request, run_id: str) -> int:
     atlases = read_atlases(settings)
     checked = check_all(subjects, settings)
     checked, given = find_given(subjects, checked, settings, atlases)
-    invalid = [summarise_invalid(c, request, run_id) for c in checked.values() if not c.ok]
-    merge_summary(output_dir / "logs" / "summary.json", invalid)
+    refused = [(subject, checked[subject.label]) for subject in subjects if not checked[subject.label].ok]
+    invalid = [summarise_invalid(c, subject.sessions, request, run_id) for subject, c in refused]
+    put(settings, invalid)
     sound = [s for s in subjects if checked[s.label].ok]
     plan = make_plan(sound, checked, settings, run_id, given)
     if not plan.subjects:
@@ -259,11 +269,22 @@ def atlas_plan(atlas: UserAtlas, file: Path) -> AtlasPlan:
     )
 
 
-def summarise_invalid(checked: CheckedSubject, request: Request, run_id: str) -> SubjectSummary:
+def summarise_invalid(
+    checked: CheckedSubject, sessions: Sequence[str], request: Request, run_id: str
+) -> SubjectSummary:
     """The entry of a subject whose input was refused; its page says the same in full."""
     first, *more = checked.faults
     why = str(first).removeprefix(f"sub-{checked.label}: ") + (f" And {len(more)} more." if more else "")
-    entry = SubjectSummary(f"sub-{checked.label}", "invalid", why, started=now(), ended=now(), version=__version__)
+    entry = SubjectSummary(
+        f"sub-{checked.label}",
+        "invalid",
+        why,
+        started=now(),
+        ended=now(),
+        version=__version__,
+        sessions=dict.fromkeys(sessions, "invalid"),
+        session_whys=dict.fromkeys(sessions, why),
+    )
     report = writing.write_refusal(Path(request.settings.output_dir), checked, request, run_id)
     return _with_verdict(entry, report)
 
@@ -320,7 +341,7 @@ def make_plan(
             )
             for unit in subject.units
         )
-        plans.append(SubjectPlan(subject.label, scans, folder))
+        plans.append(SubjectPlan(subject.label, scans, folder, subject.sessions))
     return RunPlan(settings, tuple(plans), limits(settings))
 
 
@@ -398,7 +419,7 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request, entries: list[Sub
     bool
         Whether other subjects may follow.
     """
-    summary, started = Path(plan.settings.output_dir) / "logs" / "summary.json", now()
+    started = now()
     for subject in plan.subjects:
         software = {"software": writing.versions(), "run": {"id": run_id, "command": " ".join(request.command)}}
         write_toml(subject.log_dir / "qsmals.toml", plan.settings, **software)
@@ -407,7 +428,7 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request, entries: list[Sub
 
     def end(label: str, own: Done) -> None:
         entry = reported(subjects[label], concluded(subjects[label], own, started), own, request, run_id)
-        merge_summary(summary, [entry])
+        put(plan.settings, [entry])
         entries.append(entry)
         del subjects[label]
 
@@ -415,11 +436,11 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request, entries: list[Sub
     left = {label: done.of_subject(label) for label in subjects}
     ended = {label: concluded(subjects[label], own, started) for label, own in left.items()}
     if done.stop is not None:
-        note(summary, ended.values())  # first, for there may be no time for more
+        note(plan.settings, ended.values())  # first, for there may be no time for more
     ended = {label: reported(subjects[label], ended[label], left[label], request, run_id) for label in subjects}
     entries += ended.values()
     try:
-        merge_summary(summary, ended.values())
+        put(plan.settings, ended.values())
     except (OSError, LockHeld):
         if done.stop is not None:
             raise done.stop from None
@@ -431,22 +452,23 @@ def run_subjects(plan: RunPlan, run_id: str, request: Request, entries: list[Sub
     return not done.halt and not (done.failures and plan.settings.behaviour.stop_on_first_crash)
 
 
-def note(summary: Path, entries: Iterable[SubjectSummary]) -> None:
+def put(settings: Settings, entries: Iterable[SubjectSummary]) -> None:
+    """Put entries into the summary; what it has of sessions that were not asked for stays."""
+    summary = Path(settings.output_dir) / "logs" / "summary.json"
+    merge_summary(summary, entries, keep_sessions=bool(settings.selection.session_label))
+
+
+def note(settings: Settings, entries: Iterable[SubjectSummary]) -> None:
     """Put entries into the summary that will be put there again; where that cannot be, the log says so."""
     try:
-        merge_summary(summary, entries)
+        put(settings, entries)
     except (OSError, LockHeld) as error:
         log.error("%s", error)
 
 
 def concluded(subject: SubjectPlan, done: "Done", started: str) -> SubjectSummary:
-    """What became of a subject, its registrations included."""
-    entry = replace(conclude(subject, done), started=started, ended=now())
-    failed = writing.failed_registrations(subject) if entry.status == "ok" else []
-    if not failed:
-        return entry
-    why = f"registration of {'; '.join(failed)}: the region tables that depend on it hold no statistics"
-    return replace(entry, status="failed", why=why)
+    """What became of a subject in a run that has started at ``started`` and ends now."""
+    return replace(conclude(subject, done), started=started, ended=now())
 
 
 def reported(
@@ -467,10 +489,17 @@ def reported(
         log.error("sub-%s: the report cannot be written: %s", subject.label, error)
         if entry.status != "ok":
             return entry
-        return replace(entry, status="incomplete", why=f"the report cannot be written: {error}")
+        return _incomplete(entry, f"the report cannot be written: {error}")
     if entry.status == "ok" and report.missing:
-        entry = replace(entry, status="incomplete", why="the report lacks " + "; ".join(report.missing))
+        entry = _incomplete(entry, "the report lacks " + "; ".join(report.missing))
     return _with_verdict(replace(entry, warnings=tuple(writing.warnings_of(subject))), report)
+
+
+def _incomplete(entry: SubjectSummary, why: str) -> SubjectSummary:
+    """The entry of a subject that was well, without its report; the report is that of all its sessions."""
+    status: Status = "incomplete"
+    sessions, whys = dict.fromkeys(entry.sessions, status), dict.fromkeys(entry.sessions, why)
+    return replace(entry, status=status, why=why, sessions=sessions, session_whys=whys)
 
 
 @dataclass(frozen=True)
@@ -497,6 +526,20 @@ class Done:
             tuple(node for node in self.unfinished if graph in f".{node}."),
             self.stop,
             self.halt,
+        )
+
+    def of_session(self, subject: SubjectPlan, session: str) -> "Done":
+        """The part that concerns one session; what none of the sessions has for its own concerns all."""
+        from qsmals.workflows.plan import graph_name, unit_label
+
+        own = subject.of_session(session).prefixes
+        others = subject.prefixes - own
+        units = {unit_label(prefix) for prefix in others}
+        graphs = {graph_name(prefix, kind) for prefix in others for kind in ("gre", "anatomy", "anatomy_outputs")}
+        return replace(
+            self,
+            failures=tuple(failure for failure in self.failures if failure.unit not in units),
+            unfinished=tuple(node for node in self.unfinished if not graphs & set(node.split("."))),
         )
 
 
@@ -584,17 +627,26 @@ def conclude(subject: SubjectPlan, done: Done) -> SubjectSummary:
         "seconds": sum(step.seconds for step in done.steps if step.seconds is not None),
         "version": __version__,
     }
+    fates = {label: fate(subject.of_session(label), done.of_session(subject, label)) for label in subject.sessions}
+    common["sessions"] = {label: status for label, (status, _) in fates.items()}
+    common["session_whys"] = {label: why for label, (_, why) in fates.items() if why}
+    return SubjectSummary(name, *fate(subject, done), **common)
+
+
+def fate(subject: SubjectPlan, done: Done) -> tuple[Status, str]:
+    """Status of a subject or of one of its sessions, and why it is not ok."""
     if done.failures:
         first = done.failures[0]
-        return SubjectSummary(name, "failed", f"{first.node}: {first.why}", **common)
+        return "failed", f"{first.node}: {first.why}"
     if done.unfinished:
         why = str(done.stop) if done.stop else done.halt or "not run to its end, because the run stopped before"
-        return SubjectSummary(name, "failed", f"{why} ({len(done.unfinished)} steps left)", **common)
-    missing = missing_files([scan.outputs for scan in subject.scans])
-    if missing:
+        return "failed", f"{why} ({len(done.unfinished)} steps left)"
+    if missing := missing_files([scan.outputs for scan in subject.scans]):
         names = ", ".join(path.name for path in missing[:3])
-        return SubjectSummary(name, "incomplete", f"{len(missing)} outputs are missing: {names} ...", **common)
-    return SubjectSummary(name, "ok", **common)
+        return "incomplete", f"{len(missing)} outputs are missing: {names} ..."
+    if failed := writing.failed_registrations(subject):
+        return "failed", f"registration of {'; '.join(failed)}: the region tables that depend on it hold no statistics"
+    return "ok", ""
 
 
 def reports_only(settings: Settings) -> int:

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,8 @@ from qsmals.engine.lock import STALE_S, Lock
 
 Status = Literal["ok", "failed", "invalid", "incomplete"]
 STATUSES: tuple[Status, ...] = ("ok", "failed", "invalid", "incomplete")
+EXIT_CODES: tuple[tuple[Status, int], ...] = (("failed", 1), ("invalid", 3), ("incomplete", 5))
+"""The worst first: a batch system should look at a failure before anything else."""
 SUMMARY_NAME = "summary.json"
 LOCK_WAIT_S = STALE_S + 60.0
 """Longer than a holder that died on another machine counts as alive."""
@@ -60,6 +62,11 @@ class SubjectSummary:
         The most that any one step held.
     version, host : str
         Of the program, and of the machine.
+    sessions : mapping of str to str
+        Status of each session that the entry speaks of, by its label; '' stands for scans without one. Empty in
+        entries of versions that did not tell.
+    session_whys : mapping of str to str
+        One line for each session that is not well.
     """
 
     subject: str
@@ -75,10 +82,13 @@ class SubjectSummary:
     peak_memory_gb: float | None = None
     version: str = ""
     host: str = field(default_factory=lambda: os.uname().nodename)
+    sessions: Mapping[str, Status] = field(default_factory=dict)
+    session_whys: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.status not in STATUSES:
-            raise ValueError(f"{self.subject}: status {self.status!r} is none of {', '.join(STATUSES)}")
+        for status in (self.status, *self.sessions.values()):
+            if status not in STATUSES:
+                raise ValueError(f"{self.subject}: status {status!r} is none of {', '.join(STATUSES)}")
 
 
 def now() -> str:
@@ -105,11 +115,14 @@ def read_summary(path: Path) -> dict[str, SubjectSummary]:
         raise ValueError(f"{path} is not a summary of qsmals: {error}") from error
 
 
-def merge_summary(path: Path, entries: Iterable[SubjectSummary]) -> dict[str, SubjectSummary]:
+def merge_summary(
+    path: Path, entries: Iterable[SubjectSummary], *, keep_sessions: bool = False
+) -> dict[str, SubjectSummary]:
     """Put ``entries`` into the summary at ``path``, keeping those of other subjects; return all.
 
-    Safe with any number of processes on any number of machines. A file that is no summary is
-    moved aside (and that is logged), never overwritten.
+    With ``keep_sessions``, of a run that was asked for some sessions only, what is known of the others stays
+    (:func:`with_earlier_sessions`). Safe with any number of processes on any number of machines. A file that is no
+    summary is moved aside (and that is logged), never overwritten.
 
     Raises
     ------
@@ -127,23 +140,42 @@ def merge_summary(path: Path, entries: Iterable[SubjectSummary]) -> dict[str, Su
             path.replace(aside)
             log.warning("%s; moved to %s", error, aside)
             merged = {}
-        merged |= {entry.subject: entry for entry in entries}
+        for entry in entries:
+            earlier = merged.get(entry.subject) if keep_sessions else None
+            merged[entry.subject] = with_earlier_sessions(entry, earlier) if earlier else entry
         merged = dict(sorted(merged.items()))
         write_json(path, {"subjects": {name: _content(entry) for name, entry in merged.items()}})
     return merged
 
 
-def exit_code(entries: Iterable[SubjectSummary]) -> int:
-    """Exit code of a run with these entries: 0 all well, 1 a failure, 3 invalid input, 5 incomplete.
+def with_earlier_sessions(entry: SubjectSummary, earlier: SubjectSummary) -> SubjectSummary:
+    """The entry with the sessions of an earlier one that it does not speak of; its status is the worst of all.
 
-    A failure counts most: a batch system should look at it first.
+    Examples
+    --------
+    >>> one = SubjectSummary("sub-01", "failed", "killed", sessions={"A": "failed"}, session_whys={"A": "killed"})
+    >>> both = with_earlier_sessions(SubjectSummary("sub-01", "ok", sessions={"B": "ok"}), one)
+    >>> both.status, both.why, both.sessions
+    ('failed', 'ses-A: killed', {'A': 'failed', 'B': 'ok'})
     """
+    kept = {label: status for label, status in earlier.sessions.items() if label not in entry.sessions}
+    whys = {label: earlier.session_whys.get(label, status) for label, status in kept.items() if status != "ok"}
+    names = {label: f"ses-{label}" if label else "without a session" for label in whys}
+    found = {entry.status, *kept.values()}
+    return replace(
+        entry,
+        status=next((status for status, _ in EXIT_CODES if status in found), "ok"),
+        why="; ".join([entry.why] * bool(entry.why) + [f"{names[label]}: {why}" for label, why in whys.items()]),
+        failures=entry.failures + tuple(f for f in earlier.failures if {*names.values()} & {*f.unit.split()}),
+        sessions=dict(sorted({**kept, **entry.sessions}.items())),
+        session_whys=dict(sorted({**whys, **entry.session_whys}.items())),
+    )
+
+
+def exit_code(entries: Iterable[SubjectSummary]) -> int:
+    """Exit code of a run with these entries: 0 all well, 1 a failure, 3 invalid input, 5 incomplete."""
     found = {entry.status for entry in entries}
-    codes: tuple[tuple[Status, int], ...] = (("failed", 1), ("invalid", 3), ("incomplete", 5))
-    for status, code in codes:
-        if status in found:
-            return code
-    return 0
+    return next((code for status, code in EXIT_CODES if status in found), 0)
 
 
 def summary_lines(entries: Iterable[SubjectSummary]) -> list[str]:
