@@ -225,6 +225,20 @@ def test_a_summary_that_stays_locked_is_code_5(
     assert "is being worked on by" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("label", [None, "01"])
+def test_the_validator_is_for_whole_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], label: str | None
+) -> None:
+    root, validated = write_tree(tmp_path / "bids", Visit()), []
+    monkeypatch.setattr("qsmals.cli.participant.validate", validated.append)
+    words = ["--participant-label", label] if label else []
+    assert main([str(root), str(tmp_path / "out"), "participant", "--boilerplate-only", *words]) == 0
+    assert validated == ([] if label else [root])
+    assert ("looks at whole data sets: not run" in capsys.readouterr().out) == bool(label)
+    (root / "dataset_description.json").write_text("{")
+    assert main([str(root), str(tmp_path / "out"), "participant", "--boilerplate-only", *words]) == 3
+
+
 def test_the_log_lies_beside_the_summary(tmp_path: Path) -> None:
     write_tree(tmp_path / "bids", Visit())
     run(tmp_path, "--boilerplate-only")

@@ -84,7 +84,10 @@ def participant(request: Request, run_id: str) -> int:
         check_plugin(Path(settings.resources.use_plugin))
     if not settings.selection.skip_bids_validation:
         check_dataset(Path(settings.bids_dir))
-        validate(Path(settings.bids_dir))
+        if settings.selection.participant_label:
+            log.info("the BIDS validator looks at whole data sets: not run for chosen participants")
+        else:
+            validate(Path(settings.bids_dir))
     subjects = find(settings)
     try:
         read_participants(Path(settings.bids_dir))
