@@ -21,6 +21,9 @@ CHEAP = (*SLOPPY, "--nprocs", "2", "--inversion", "tkd",
 # compressed quickly rather than well
 FAST_SIF = {f"{name}_MKSQUASHFS_ARGS": "-comp gzip -Xcompression-level 1" for name in ("APPTAINER", "SINGULARITY")}
 
+# jobs of the tests are root's, who cannot have Apptainer's privileged mode everywhere
+AS_ROOT = {"APPTAINER_USERNS": "1", "RUN_AS": "0:0"}
+
 
 def need_root() -> None:
     """Skip where this is not root."""

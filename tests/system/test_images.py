@@ -8,7 +8,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from qsmals import __version__
 from tests.system.machine import (
+    AS_ROOT,
     CHEAP,
     FAST_SIF,
     ROOT,
@@ -38,6 +41,21 @@ LEAVE_OUT = ("logs/*", "sub-*/log/*", "work/*", "*.html", "dataset_description.j
 def outside(whole: Path) -> dict[str, bytes]:
     """What a run outside any container writes."""
     return files_of(whole, LEAVE_OUT)
+
+
+@pytest.fixture(scope="module")
+def sif(image: str, shared: Path) -> Path:
+    """The Apptainer image, built from the other."""
+    command, folder = apptainer(), own(shared / "sif")
+    archive, recipe, built = folder / "qsmals.tar", folder / "qsmals.def", folder / "qsmals.sif"
+    must(
+        engine(), "save", "--output", archive, *(("--format", "docker-archive") if engine() == "podman" else ()), image
+    )
+    archive.chmod(0o644)
+    shutil.copy(ROOT / "containers/qsmals.def", recipe)
+    must(command, "build", "--build-arg", f"archive={archive}", built, recipe, cwd=shared, env=FAST_SIF)
+    archive.unlink()
+    return built
 
 
 def own(folder: Path) -> Path:
@@ -118,19 +136,48 @@ def test_an_image_says_what_it_is(image: str) -> None:
     assert labels["org.opencontainers.image.version"] == __version__
 
 
-def test_apptainer_gives_the_same_bytes(image: str, subject: Path, shared: Path, outside: dict[str, bytes]) -> None:
+def test_apptainer_gives_the_same_bytes(sif: Path, subject: Path, shared: Path, outside: dict[str, bytes]) -> None:
     """Apptainer: built from the image, contained, clean environment, no home; outputs byte for byte as outside it."""
-    command = apptainer()
-    folder, out = own(shared / "sif"), own(shared / "apptainer")
-    archive, recipe, sif = folder / "qsmals.tar", folder / "qsmals.def", folder / "qsmals.sif"
-    must(
-        engine(), "save", "--output", archive, *(("--format", "docker-archive") if engine() == "podman" else ()), image
-    )
-    archive.chmod(0o644)
-    shutil.copy(ROOT / "containers/qsmals.def", recipe)
-    must(command, "build", "--build-arg", f"archive={archive}", sif, recipe, cwd=shared, env=FAST_SIF)
-    archive.unlink()
+    command, out = apptainer(), own(shared / "apptainer")
     must(command, "run", "--containall", "--cleanenv", "--no-home", "-B", f"{subject}:/data:ro", "-B", f"{out}:/out",
          sif, "/data", "/out", "participant", *CHEAP, cwd=shared)  # fmt: skip
     found = different(files_of(out, LEAVE_OUT), outside)
     assert found == []
+
+
+def test_a_task_with_apptainer_that_is_signalled_ends_in_order(sif: Path, subject: Path, shared: Path) -> None:
+    """Apptainer: a task of the cluster scripts is signalled (SIGTERM); 143, a word in the summary, and it goes on."""
+    folder = shared / "signalled"
+    out, work, commands = folder / "out", folder / "work", folder / "bin"
+    commands.mkdir(parents=True)
+    for name, text in (("apptainer", f'exec {apptainer()} "$@"'), ("sbatch", "echo 1"), ("scontrol", "exit 1")):
+        (commands / name).write_text(f"#!/bin/bash\n{text}\n")
+        (commands / name).chmod(0o755)
+    environment = {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHON": sys.executable, **AS_ROOT}
+    must("bash", ROOT / "containers/slurm/submit.sh", "--image", sif, "--cpus", "2", "--mem", "8G", "--work", work,
+         "--no-group", subject, out, "--", *CHEAP, env=environment)  # fmt: skip
+    (run,) = (out / "logs/slurm").iterdir()
+    job = {**os.environ, **environment, "SLURM_ARRAY_TASK_ID": "1"}
+    with subprocess.Popen([run / "task.sh"], env=job, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          start_new_session=True) as running:  # fmt: skip
+        assert running.stdout is not None
+        try:
+            said = ""
+            for line in running.stdout:
+                said += line
+                if "magnitude, and phase" in line:
+                    break
+            else:
+                pytest.fail(f"no step ended:\n{said}")
+            running.send_signal(signal.SIGTERM)  # to the shell of the job alone, as SLURM's --signal=B:TERM
+            said += running.stdout.read()
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 143, said
+    assert (run / "ended/1").read_text() == "143\n"
+    assert "SIGTERM" in said and "Traceback" not in said, said
+    assert "SIGTERM" in entry(out)["why"] and entry(out)["status"] == "failed"
+    assert not list(out.rglob(".qsmals-*")) and not list(out.glob("logs/*.lock"))
+    assert "already done" in must(run / "task.sh", env={**environment, "SLURM_ARRAY_TASK_ID": "1"})
+    assert entry(out)["status"] == "ok"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.machine import FAST_SIF, ROOT, apptainer, call, engine, must, must_build, need_root, record
+from tests.system.machine import AS_ROOT, FAST_SIF, ROOT, apptainer, call, engine, must, must_build, need_root, record
 from tests.system.slurm import Cluster
 
 pytestmark = pytest.mark.slow
@@ -20,8 +20,6 @@ pytestmark = pytest.mark.slow
 PLACE = Path("/data")
 CHECKOUT = PLACE / "qsmals"
 IMAGE = "qsmals"
-# Jobs of the test cluster are root's, who cannot have Apptainer's privileged mode everywhere.
-AS_ROOT = {"APPTAINER_USERNS": "1", "RUN_AS": "0:0"}
 HEAD, TAIL = 8, 5
 
 DOCKER = """#!/bin/bash
