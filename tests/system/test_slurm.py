@@ -152,7 +152,7 @@ def test_time_that_is_over_is_told_before(cluster: Cluster, shared: Path) -> Non
 
 
 def test_what_is_in_the_queue_is_not_submitted_again(cluster: Cluster, shared: Path) -> None:
-    """SLURM scripts: a second submission leaves out what still runs."""
+    """SLURM scripts: a second submission leaves out what still runs, and its group job waits for that."""
     study = Study(shared / "twice", cluster, {"sub-01": "wait", "sub-02": "ok"})
     study.submit()
     study.wait_until_running("sub-01")
@@ -161,4 +161,18 @@ def test_what_is_in_the_queue_is_not_submitted_again(cluster: Cluster, shared: P
     study.submit()
     (study.bids / "go").touch()
     cluster.wait(lambda: not cluster.busy(), "all jobs", 60)
-    assert sum(note.startswith("sub-01") for note in study.notes()) == 2, study.notes()
+    notes = study.notes()
+    assert sum(note.startswith("sub-01") for note in notes) == 2, notes
+    assert notes[-2:] == ["group", "group"], "both after all tasks"
+
+
+def test_more_subjects_than_an_array_takes(cluster: Cluster, shared: Path) -> None:
+    """SLURM scripts: five subjects in arrays of two at most; the group job comes after all of them."""
+    study = Study(shared / "arrays", cluster, {f"sub-0{i}": "ok" for i in range(1, 6)})
+    study.submit("--max-array", "2")
+    cluster.wait(lambda: not cluster.busy(), "all jobs", 120)
+    notes = study.notes()
+    assert sorted(note.split()[0] for note in notes if note.endswith("end")) == [f"sub-0{i}" for i in range(1, 6)]
+    assert notes.index("group") == len(notes) - 1
+    assert len(list((study.out / "logs/slurm").glob("*/job"))) == 3
+    assert study.status() == "5 of 5 subjects are done\n"
