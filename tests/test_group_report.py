@@ -181,7 +181,9 @@ def test_every_region_is_in_the_table_and_can_be_chosen(tmp_path):
     assert drawn[:2] == ["left pallidum", "right pallidum"]
     assert len(drawn) + len(further) == len(regions)
     assert {"brainstem", "left insula", "left pallidum external"} <= set(further) and "left putamen" not in further
-    assert f"show the {len(drawn)} regions with published values or alarm limits. {len(further)} further regions" in html
+    assert (
+        f"show the {len(drawn)} regions with published values or alarm limits. {len(further)} further regions" in html
+    )
     assert "R2* and other maps" in html and len(re.findall("<th ", html)) == 2 + len(CLEAN) + len(drawn)
 
 
@@ -250,7 +252,7 @@ def test_a_strip_holds_its_limit_and_ends_where_values_end():
     near = strip(
         [Point(0, 40.0, "a", "", "pass", False), Point(1, 41.0, "b", "", "pass", False)], kept=[15.0], least_width=8.0
     )
-    assert near.count('class="bound"') == 1 and numbers(near)[0] == "15"
+    assert near.count('class="bound"') == 1 and len(numbers(near)) == 1 and ">15</text>" in near
     counts = [Point(n, 0.0, "a", "", "pass", False) for n in range(2)]
     assert numbers(strip(counts, possible=(0.0, None), least_width=2.0, digits=0)) == ["0", "2"]
     shares = [Point(n, v, "a", "", "pass", False) for n, v in enumerate((99.0, 100.0))]

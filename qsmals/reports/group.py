@@ -263,7 +263,7 @@ def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) ->
     persons = [c for c in _union(row.person for row in rows) if c not in ID_COLUMNS]
     measures = [name for name in MEASURES if any(np.isfinite(row.measures.get(name, np.nan)) for row in rows)]
     regions, further = _shown_regions(rows)
-    columns = [{"title": "Subject", "unit": "", "about": "", "kind": "id"}]
+    columns: list[dict[str, Any]] = [{"title": "Subject", "unit": "", "about": "", "kind": "id"}]
     columns += [{"title": "Verdict", "unit": "", "about": "The worst of all measures and messages", "kind": "id"}]
     columns += [{"title": c, "unit": "", "about": "From participants.tsv", "kind": "person"} for c in persons]
     columns += [

@@ -1,6 +1,6 @@
 """Strip plots of a study: one point a scan, on one line, as SVG inside a page."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +102,10 @@ def strip(
     for point, y in zip(points, heights, strict=True):
         x = MARGIN + (point.value - low) * scale
         parts.append(_mark(point, x, y, digits))
-    parts += [*_limit_numbers(low, high, limits, scale, digits), *_ends(low, high, digits)]
+    parts += [
+        *_limit_numbers(low, high, limits, scale, digits),
+        *_ends(low, high, [bound for bound, _ in limits], digits),
+    ]
     middle = float(np.median(values))
     x = MARGIN + (middle - low) * scale
     parts.append(f'<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{SWARM + 4}" y2="{SWARM + 12}"/></svg>')
@@ -147,11 +150,13 @@ def _widened(low: float, high: float, width: float, least: float, largest: float
     return low, high
 
 
-def _ends(low: float, high: float, digits: int | None) -> list[str]:
-    """Values at the ends of the scale."""
+def _ends(low: float, high: float, limits: Container[float], digits: int | None) -> list[str]:
+    """Values at the ends of the scale that are not limits, which have their numbers."""
+    ends = ((low, MARGIN, "start"), (high, WIDTH - MARGIN, "end"))
     return [
-        f'<text x="{MARGIN}" y="{HEIGHT - 6}" text-anchor="start">{_words(low, digits)}</text>',
-        f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - 6}" text-anchor="end">{_words(high, digits)}</text>',
+        f'<text x="{x}" y="{HEIGHT - 6}" text-anchor="{side}">{_words(end, digits)}</text>'
+        for end, x, side in ends
+        if end not in limits
     ]
 
 
