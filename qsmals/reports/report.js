@@ -36,7 +36,9 @@ const reach = () => { // what a link leads to is opened, and stands below the ba
   target.scrollIntoView();
 };
 addEventListener("hashchange", reach);
-addEventListener("load", reach);
+addEventListener("load", () => { // who comes back or reloads stays where they were
+  if (performance.getEntriesByType("navigation")[0]?.type === "navigate") reach();
+});
 document.addEventListener("click", (event) => { // the same link again makes no hashchange
   const link = event.target.closest("a[href^='#']");
   if (link && link.getAttribute("href") === location.hash) setTimeout(reach);
