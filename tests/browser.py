@@ -189,6 +189,10 @@ class Page:
         path.write_bytes(base64.b64decode(answer["data"]))
         return path
 
+    def print_style(self, on: bool = True) -> None:
+        """Lay the page out as for paper, or as for the screen again."""
+        self._browser.send("Emulation.setEmulatedMedia", self._session, media="print" if on else "")
+
     def pdf(self) -> bytes:
         """The page as it is printed."""
         return base64.b64decode(self._browser.send("Page.printToPDF", self._session)["data"])

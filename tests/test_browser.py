@@ -176,6 +176,80 @@ def test_a_page_can_be_printed(browser, tree):
         assert page.pdf().startswith(b"%PDF")
 
 
+PAPER = 1030
+"""Width of a landscape sheet of A4 less its margins, CSS pixels."""
+CUT = """[...document.querySelectorAll("table")].filter((t) => t.offsetParent !== null
+  && t.getBoundingClientRect().right > innerWidth).map((t) => t.className)"""
+HEADS = """[...document.querySelectorAll("{} thead th")].filter((h) => h.offsetParent !== null)
+  .map((h) => getComputedStyle(h, "::before").content.replaceAll('"', ""))"""
+
+
+def test_no_table_is_cut_on_paper_and_heads_have_words(browser, tree):
+    with browser.page(tree / "sub-01.html", PAPER) as page:
+        page.print_style()
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate(CUT) == []
+        heads = page.evaluate(HEADS.format(".regions"))
+        assert {"name", "hemisphere", "coverage", "mean (ppm)", "sd (ppm)", "wm_contrast (ppm)"} <= set(heads)
+        assert "skewness" not in heads and "" not in heads
+        assert page.evaluate("[...document.querySelectorAll('figure:has(iframe)')].every((f) => !f.offsetParent)")
+
+
+def test_the_study_on_paper_says_where_the_rest_is(browser, large):
+    with browser.page(large / "group.html", PAPER) as page:
+        page.print_style()
+        assert page.evaluate(CUT) == []
+        heads = page.evaluate(HEADS.format(".study"))
+        assert heads[:3] == ["Subject", "Verdict", "SNR of the first echo"] and len(heads) < 12
+        assert "all measures and regions are in group/desc-qc_Chimap.tsv" in page.evaluate("document.body.innerText")
+
+
+TOP = """(() => {{ location.hash = "{0}";
+  return new Promise((d) => setTimeout(() => d([document.getElementById("{0}").getBoundingClientRect().top,
+    document.querySelector("nav").getBoundingClientRect().bottom]), 300)); }})()"""
+
+
+@pytest.mark.parametrize("width", [800, 1440])
+def test_a_link_opens_what_it_leads_to_below_the_bar(browser, tree, width):
+    with browser.page(tree / "sub-01.html", width) as page:
+        last = "[...document.querySelectorAll('details[id]')].at(-1)"
+        name = page.evaluate(f"{last}.id")
+        page.evaluate(f"{last}.open = false")
+        for target in (name, "sub-01-phase"):
+            top, bar = page.evaluate(TOP.format(target))
+            assert bar <= top < bar + 60, target
+        assert page.evaluate(f"{last}.open")
+
+
+def test_numbers_are_not_broken_on_a_phone(browser, tree):
+    with browser.page(tree / "sub-01.html", 360) as page:
+        wrap = "getComputedStyle(e).overflowWrap"
+        assert page.evaluate(f"[...document.querySelectorAll('.plain td')].every((e) => {wrap} !== 'anywhere')")
+        inside = (
+            "[...document.querySelectorAll('.card .scroll')].map((s) => s.scrollWidth - s.clientWidth)"
+            ".every((excess) => excess <= 0)"
+        )
+        assert page.evaluate(inside), "the reference table needs no scrolling"
+        assert page.evaluate("document.querySelector('.regions tbody th').getBoundingClientRect().width") <= 130
+
+
+def test_the_planes_stand_one_below_the_other_on_a_phone(browser, tree):
+    path = next((tree / "sub-01/figures").glob("*_desc-viewer_Chimap.html"))
+    with browser.page(path, 330) as page:
+        page.evaluate("new Promise((d) => setTimeout(d, 800))")
+        boxes = page.evaluate(
+            "[...document.querySelectorAll('#stacked canvas')].map((c) => c.getBoundingClientRect())"
+            ".map((b) => [b.left, b.top, b.width, b.height])"
+        )
+        assert len(boxes) == 3 and all(width > 200 for _, _, width, _ in boxes)
+        assert boxes[0][1] < boxes[1][1] < boxes[2][1] and page.evaluate(EXCESS) <= 0
+        words = "document.getElementById('at').textContent"
+        before = page.evaluate(words)
+        left, top, width, height = boxes[0]
+        page.click(left + 0.3 * width, top + 0.4 * height)
+        assert page.evaluate(words) != before and page.errors == []
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of 200 subjects, one of them far from the others: measures and tables only."""

@@ -3,17 +3,20 @@
 import json
 import random
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from qsmals.anatomy.atlases import ALS
 from qsmals.cli import main
+from qsmals.engine.lock import SubjectLock
 from qsmals.engine.summary import SubjectSummary
 from qsmals.qc.measures import MEASURES
 from qsmals.reports.group import GroupReport, write_group_report
 from qsmals.reports.published import EXPECTED
-from qsmals.reports.strips import Point, outliers, strip
+from qsmals.reports.strips import LETTER, Point, outliers, strip
+from qsmals.reports.subject import GROUP_LINK, write_subject_report
 from tests.browser import CHROMIUM, Browser
 from tests.report_trees import CLEAN, FACTS, make_scan, write_facts, write_quality
 
@@ -78,6 +81,24 @@ def test_the_page_lists_those_in_doubt_and_leads_to_their_pages(study):
     assert html.count("<tr data-word") == 9
 
 
+def test_pages_written_before_the_study_lead_back_to_it(tmp_path):
+    for label in ("01", "02", "03"):
+        make_scan(tmp_path, f"sub-{label}")
+        write_subject_report(tmp_path, label, run_facts=FACTS, hurry=True)
+    pages = {label: tmp_path / f"sub-{label}.html" for label in ("01", "02", "03")}
+    before = pages["01"].read_text()
+    assert GROUP_LINK not in before
+    with SubjectLock(tmp_path, "02"):  # its run is at work, and writes its page itself
+        write_group_report(tmp_path, labels=["sub-01", "sub-02"])
+    after = pages["01"].read_text()
+    assert after.replace(GROUP_LINK, "") == before and after.count('href="group.html"') == 1
+    assert GROUP_LINK not in pages["02"].read_text() and GROUP_LINK not in pages["03"].read_text()
+    write_subject_report(tmp_path, "02", run_facts=FACTS, hurry=True)
+    write_group_report(tmp_path)
+    assert all(page.read_text().count(GROUP_LINK) == 1 for page in pages.values())
+    assert not list((tmp_path / "logs").glob("*.lock"))
+
+
 def test_limits_and_labels_are_followed(study):
     from qsmals.qc.limits import with_overrides
 
@@ -109,15 +130,15 @@ def test_a_strip_is_drawn_for_any_values():
     points = [Point(n, v, f"<{n}>", "", "pass", False) for n, v in enumerate((0.0, 0.0, 0.0))]
     assert "&lt;1&gt;" in strip(points) and "<1>" not in strip(points)
     assert strip([]) == ""
-    assert strip(points, bounds=[5.0]).count('class="bound"') == 0
+    assert strip(points, bounds=[5.0]).count('<line class="bound') == 0 and "fail 5 →" in strip(points, bounds=[5.0])
     spread = [Point(n, float(n), str(n), "p.html", "fail", n == 9) for n in range(10)]
-    assert strip(spread, bounds=[5.0]).count('class="bound"') == 1 and 'class="fail far"' in strip(spread)
+    assert strip(spread, bounds=[5.0]).count('class="bound worst"') == 1 and 'class="fail far"' in strip(spread)
 
 
 def test_the_tab_key_stops_at_outliers_only_and_a_strip_is_a_named_group():
     points = [Point(n, float(n), str(n), "p.html", "pass", n == 3) for n in range(5)]
     svg = strip(points, title="SNR <first>")
-    assert '<svg viewBox="0 0 360 74" role="group" aria-label="SNR &lt;first&gt;: 5 scans">' in svg and "img" not in svg
+    assert '<svg viewBox="0 0 360 88" role="group" aria-label="SNR &lt;first&gt;: 5 scans">' in svg and "img" not in svg
     assert svg.count("<a ") == 5 and svg.count('tabindex="-1"') == 4
     assert re.search(r'<a href="p.html" class="pass far" data-row="3">', svg)
     assert 'aria-label="Values: 1 scan"' in strip(points[:1])
@@ -160,7 +181,9 @@ def test_every_region_is_in_the_table_and_can_be_chosen(tmp_path):
     assert drawn[:2] == ["left pallidum", "right pallidum"]
     assert len(drawn) + len(further) == len(regions)
     assert {"brainstem", "left insula", "left pallidum external"} <= set(further) and "left putamen" not in further
-    assert f"show the {len(drawn)} regions with published values. {len(further)} further regions can be chosen" in html
+    assert (
+        f"show the {len(drawn)} regions with published values or alarm limits. {len(further)} further regions" in html
+    )
     assert "R2* and other maps" in html and len(re.findall("<th ", html)) == 2 + len(CLEAN) + len(drawn)
 
 
@@ -169,7 +192,7 @@ def test_an_atlas_without_published_regions_shows_its_first_thirty(tmp_path):
     html = written.path.read_text()
     drawn, further = shown_and_further(html)
     assert len(drawn) == 30 and drawn[0] == "left area white matter" and len(further) > 90
-    assert "No region has published values; table and plots show the first 30 of the atlas." in html
+    assert "No region has published values or alarm limits; table and plots show the first 30 of the atlas." in html
     assert "Alarm limits" not in html and "chi_area_insula_L" in table(written)[0]
 
 
@@ -222,14 +245,14 @@ def test_a_further_region_is_chosen_drawn_and_filtered(whole_atlas, tmp_path):
 
 
 def numbers(svg: str) -> list[str]:
-    return re.findall(r'<text [^>]*y="68"[^>]*>([^<]*)</text>', svg)
+    return re.findall(r'<text [^>]*y="82"[^>]*>([^<]*)</text>', svg)
 
 
 def test_a_strip_holds_its_limit_and_ends_where_values_end():
     near = strip(
         [Point(0, 40.0, "a", "", "pass", False), Point(1, 41.0, "b", "", "pass", False)], kept=[15.0], least_width=8.0
     )
-    assert near.count('class="bound"') == 1 and numbers(near)[0] == "15"
+    assert near.count('class="bound"') == 1 and len(numbers(near)) == 1 and ">15</text>" in near
     counts = [Point(n, 0.0, "a", "", "pass", False) for n in range(2)]
     assert numbers(strip(counts, possible=(0.0, None), least_width=2.0, digits=0)) == ["0", "2"]
     shares = [Point(n, v, "a", "", "pass", False) for n, v in enumerate((99.0, 100.0))]
@@ -237,7 +260,19 @@ def test_a_strip_holds_its_limit_and_ends_where_values_end():
     volumes = [Point(n, v, "a", "", "pass", False) for n, v in enumerate((1462.0, 1680.0))]
     assert numbers(strip(volumes, digits=0)) == ["1462", "1680"]
     small = strip([Point(0, 0.001, "a", "", "pass", False)], kept=[50.0], least_width=0.02, digits=2)
-    assert 'class="bound"' not in small and numbers(small)[1].endswith("limit 50.00 →")
+    assert 'class="bound"' not in small and "check 50.00 →" in small
+
+
+def test_every_limit_has_its_number_and_its_kind():
+    points = [Point(n, v, "a", "", "pass", False) for n, v in enumerate((0.0, 10.0))]
+    svg = strip(points, kept=[-2.0, 2.0, 3.0], bounds=[-2.5, 2.5], digits=1)
+    assert svg.count('<line class="bound"') == 3 and svg.count('<line class="bound worst"') == 2
+    found = re.findall(r'<text class="limit( worst)?" x="([\d.]+)" [^>]*>([^<]*)<', svg)
+    assert [(w, n) for w, _, n in found] == [
+        *((" worst", "−2.5"), ("", "−2.0"), ("", "2.0"), (" worst", "2.5"), ("", "3.0"))
+    ]
+    places = [float(x) for _, x, _ in found]
+    assert all(b - a >= 4 * LETTER for a, b in pairwise(places)) and places[0] > 0 and places[-1] < 360
 
 
 def test_numbers_of_participants_are_told_from_words(tmp_path):

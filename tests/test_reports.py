@@ -14,7 +14,7 @@ import pytest
 
 from qsmals.bids.errors import InvalidInput
 from qsmals.interfaces.report import DrawFigures
-from qsmals.qc.verdict import Verdict
+from qsmals.qc.verdict import Verdict, with_limits
 from qsmals.reports import figures
 from qsmals.reports.acquisition import acquisition, with_unit
 from qsmals.reports.assess import read_limits
@@ -33,7 +33,7 @@ from tests.report_trees import AFFINE, CLEAN, FACTS, RUN, SHAPE, images, make_sc
 class Page(HTMLParser):
     """Addresses, identifiers and text of a page; fails on tags that do not close."""
 
-    VOID = ("meta", "link", "img", "br", "hr", "input")
+    VOID = ("meta", "wbr", "link", "img", "br", "hr", "input")
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -159,9 +159,13 @@ def test_a_clean_scan_passes(tmp_path):
     clean = [dict(FACTS["detected"][0])]
     make_scan(tmp_path, "sub-01", facts={"detected": clean, "warnings": []})
     written, page = report(tmp_path)
-    assert (
-        written.verdict == Verdict("pass") and "Every quality measure that applies is within its limits." in page.text
-    )
+    assert written.verdict == Verdict("pass")
+    n = len(with_limits())
+    assert f"{n} of {n} measures are within limits (limits were set on simulated heads)." in page.text
+    assert "Look at: map, mask, labels, regions. Consensus: " in page.text
+    html = written.path.read_text()
+    links = re.findall(r'<a href="#([^"]+)">', html[html.index('class="basis"') : html.index("</header>")])
+    assert len(links) == 6 and set(links) <= set(page.ids)
 
 
 def test_limits_can_be_moved(tree, tmp_path):

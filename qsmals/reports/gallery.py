@@ -188,7 +188,7 @@ def _phase_drawings(images: Images) -> Iterator[Drawing]:
             "phase",
             "desc-echoes_MEGRE.png",
             "First and last echo",
-            f"Magnitude and phase before unwrapping. {OUTLINE}",
+            f"Magnitude (arbitrary unit) and phase (−π to π rad) before unwrapping. {OUTLINE}",
             lambda: _echoes(images),
             ("magnitude", "phase", "mask"),
         )
@@ -197,7 +197,8 @@ def _phase_drawings(images: Images) -> Iterator[Drawing]:
             "phase",
             "desc-field_MEGRE.png",
             "Unwrapped phase and total field",
-            f"Sudden steps from dark to bright that follow no anatomy are jumps of 2π. {OUTLINE}",
+            f"Phase in rad, field in {_field_words(images, TOTAL_PPM)}, phase quality from 0 to 1. Sudden steps from "
+            f"dark to bright that follow no anatomy are jumps of 2π. {OUTLINE}",
             lambda: _field_panels(images),
             FIELD_ROLES,
         )
@@ -213,6 +214,13 @@ def _echoes(images: Images) -> bytes:
         Panel(images.volume("phase", -1), PHASE_SCALE, "phase, last echo"),
     ]
     return figures.panels(columns, title=f"{images.prefix}: First and last echo", outline=images.mask)
+
+
+def _field_words(images: Images, limit_ppm: float) -> str:
+    """Unit and range of a field's grey values, as :meth:`Images.field` chooses them."""
+    if images.b0_tesla is None:
+        return f"Hz (±{limit_ppm * GAMMA_BAR_MHZ_PER_TESLA * 3:.3g})"
+    return f"ppm (±{limit_ppm:g})"
 
 
 def _unwrapped(images: Images, echo: int, name: str) -> Panel:
@@ -241,8 +249,8 @@ def _jump_drawings(images: Images, centre: tuple[float, float, float], cluster_m
             "phase",
             "desc-jumps_MEGRE.png",
             "Largest group of residual jumps of 2π",
-            f"Slices through its centre (ring); {cluster_ml:.2f} ml. A few voxels in veins or next to the sinuses are "
-            "usual.",
+            f"Slices through its centre (ring); {cluster_ml:.2f} ml. Phase in rad. A few voxels in veins or next to "
+            "the sinuses are usual.",
             lambda: _jump_panels(images, centre),
             FIELD_ROLES,
         )
@@ -265,7 +273,9 @@ def _background_drawings(images: Images) -> Iterator[Drawing]:
             "desc-background_fieldmap.png",
             "Background and local field",
             "The background comes from air, bone and everything else outside the brain; what is left of it in the "
-            f"local field shows as slow gradients at the border. {OUTLINE}",
+            f"local field shows as slow gradients at the border. Total and background field in "
+            f"{_field_words(images, TOTAL_PPM)}, local field in {_field_words(images, LOCAL_PPM)}, susceptibility "
+            f"from −0.1 to 0.2 ppm. {OUTLINE}",
             lambda: _background_panels(images),
             ("total_field", "local_field", "chi", "mask"),
         )
@@ -274,7 +284,8 @@ def _background_drawings(images: Images) -> Iterator[Drawing]:
             "background",
             "desc-local_fieldmap.png",
             "Local field",
-            "What the susceptibility map is made from: dipole patterns around veins and nuclei.",
+            "What the susceptibility map is made from: dipole patterns around veins and nuclei. Grey in "
+            f"{_field_words(images, LOCAL_PPM)}.",
             lambda: _field_mosaic(images),
             ("local_field", "mask"),
         )
@@ -321,7 +332,7 @@ def _map_drawings(images: Images) -> Iterator[Drawing]:
             "maps",
             "desc-mosaic_R2starmap.png",
             "R2*",
-            "The same range for every subject at one field strength.",
+            f"Grey from 0 to {_r2star_high(images):g} 1/s, the same for every subject at one field strength.",
             lambda: _r2star(images),
             ("r2star", "mask"),
         )
@@ -360,9 +371,13 @@ def _field_mosaic(images: Images) -> bytes:
     return figures.mosaic(volume, scale=scale, title=f"{images.prefix}: Local field", around=images.mask)
 
 
+def _r2star_high(images: Images) -> float:
+    """End of the scale of R2*, 1/s."""
+    return max(round(17 * (images.b0_tesla or 3.0), -1), 20.0)
+
+
 def _r2star(images: Images) -> bytes:
-    high = max(round(17 * (images.b0_tesla or 3.0), -1), 20.0)
-    scale = Scale(0, high, "R2* (1/s)")
+    scale = Scale(0, _r2star_high(images), "R2* (1/s)")
     return figures.mosaic(images.inside("r2star"), scale=scale, title=f"{images.prefix}: R2*", around=images.mask)
 
 

@@ -1,6 +1,7 @@
 """The page of a study: ``group.html``, and the table behind it."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from qsmals import __version__
 from qsmals.bids.group import EXTRA_COLUMNS, ID_COLUMNS
 from qsmals.bids.naming import natural_key, parse_name
 from qsmals.engine.files import write_json, write_text
+from qsmals.engine.lock import LockHeld, SubjectLock
 from qsmals.engine.summary import SubjectSummary
 from qsmals.qc.limits import LIMITS, Limit
 from qsmals.qc.measures import MEASURES
@@ -25,15 +27,21 @@ from qsmals.reports.assess import assess_run, assess_scan
 from qsmals.reports.collect import Scan, find_scans
 from qsmals.reports.published import ALARM_LIMITS, EXPECTED
 from qsmals.reports.strips import Point, outliers, strip
+from qsmals.reports.subject import GROUP_LINK, GROUP_PAGE, link_to_group
+
+log = logging.getLogger("qsmals")
 
 MISSING = "n/a"
 RUN_FACTS = "run.json"
 TABLE_NAME = "desc-qc_Chimap.tsv"
 DEFAULT_ATLAS = "als"
-"""The atlas whose regions have published values."""
+"""The atlas whose regions have published values or alarm limits."""
 
 SHOWN_WITHOUT_PUBLISHED = 30
-"""Regions on the page of an atlas of which none has published values."""
+"""Regions on the page of an atlas of which none has published values or alarm limits."""
+
+PRINTED = ("snr_first", "jump_share", "brain_kept", "motor_coverage", "contrast_pallidum", "region_order", "streaking")
+"""Measures that a sheet of paper has room for beside the verdict."""
 
 WORDS = {"pass": "good", "check": "note", "fail": "bad"}
 
@@ -111,7 +119,24 @@ def write_group_report(
     table = _write_table(output_dir, rows)
     page = _page(rows, limits, output_dir)
     verdicts: Counter[str] = Counter(row.verdict.word for row in rows)
-    return GroupReport(write_text(output_dir / "group.html", page), table, dict(verdicts), tuple(rows))
+    path = write_text(output_dir / GROUP_PAGE, page)
+    for name in chosen:
+        _link_back(output_dir, name)
+    return GroupReport(path, table, dict(verdicts), tuple(rows))
+
+
+def _link_back(output_dir: Path, name: str) -> None:
+    """Give a subject's page the link to this one, unless a run is at work on it: it writes the page with the link."""
+    page = output_dir / f"{name}.html"
+    if not page.is_file() or GROUP_LINK in page.read_text():
+        return
+    try:
+        with SubjectLock(output_dir, name):
+            link_to_group(page)
+    except LockHeld:
+        log.info("%s: its run writes the link to %s", name, GROUP_PAGE)
+    except OSError as error:  # another user's page: the study's is whole all the same
+        log.warning("%s has no link to %s: %s", page.name, GROUP_PAGE, error)
 
 
 def _rows(
@@ -238,11 +263,17 @@ def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) ->
     persons = [c for c in _union(row.person for row in rows) if c not in ID_COLUMNS]
     measures = [name for name in MEASURES if any(np.isfinite(row.measures.get(name, np.nan)) for row in rows)]
     regions, further = _shown_regions(rows)
-    columns = [{"title": "Subject", "unit": "", "about": "", "kind": "id"}]
+    columns: list[dict[str, Any]] = [{"title": "Subject", "unit": "", "about": "", "kind": "id"}]
     columns += [{"title": "Verdict", "unit": "", "about": "The worst of all measures and messages", "kind": "id"}]
     columns += [{"title": c, "unit": "", "about": "From participants.tsv", "kind": "person"} for c in persons]
     columns += [
-        {"title": MEASURES[m].title, "unit": MEASURES[m].unit, "about": MEASURES[m].definition, "kind": "measure"}
+        {
+            "title": MEASURES[m].title,
+            "unit": MEASURES[m].unit,
+            "about": MEASURES[m].definition,
+            "kind": "measure",
+            "key": m in PRINTED,
+        }
         for m in measures
     ]
     columns += [
@@ -285,7 +316,7 @@ def _cells(
     numeric: Container[str],
 ) -> dict[str, Any]:
     """A row of the page's table; columns of participants.tsv in ``numeric`` hold numbers only."""
-    cells: list[Mapping[str, Any]] = [
+    cells: list[dict[str, Any]] = [
         {
             "text": row.person.get(c, ""),
             "sort": _person_sort(row, c),
@@ -299,7 +330,7 @@ def _cells(
         value = row.measures.get(name, np.nan)
         level = limits[name].level(value) if name in limits else ""
         mark = level or ("outlier" if far[f"m:{name}"][at] else "")
-        cells.append(_cell(value, MEASURES[name].digits, mark, "measure"))
+        cells.append(_cell(value, MEASURES[name].digits, mark, "measure") | {"key": name in PRINTED})
     for name in regions:
         cells.append(_cell(row.regions.get(name, np.nan), 1, "outlier" if far[f"r:{name}"][at] else "", "region"))
     return {
@@ -329,7 +360,7 @@ def _is_number(words: str) -> bool:
         return False
 
 
-def _cell(value: float, digits: int, mark: str, kind: str) -> dict[str, str]:
+def _cell(value: float, digits: int, mark: str, kind: str) -> dict[str, Any]:
     if not np.isfinite(value):
         return {"text": MISSING, "sort": "", "mark": mark, "kind": kind}
     return {"text": f"{value:.{digits}f}".replace("-", "−"), "sort": repr(float(value)), "mark": mark, "kind": kind}

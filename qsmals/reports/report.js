@@ -26,6 +26,23 @@ for (const field of document.querySelectorAll(".find input")) {
     }
   });
 }
+const nav = document.querySelector("nav");
+const reach = () => { // what a link leads to is opened, and stands below the bar of links
+  const sticky = nav && getComputedStyle(nav).position === "sticky";
+  document.documentElement.style.setProperty("--nav", `${sticky ? nav.offsetHeight : 0}px`);
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
+  target.scrollIntoView();
+};
+addEventListener("hashchange", reach);
+addEventListener("load", () => { // who comes back or reloads stays where they were
+  if (performance.getEntriesByType("navigation")[0]?.type === "navigate") reach();
+});
+document.addEventListener("click", (event) => { // the same link again makes no hashchange
+  const link = event.target.closest("a[href^='#']");
+  if (link && link.getAttribute("href") === location.hash) setTimeout(reach);
+});
 addEventListener("beforeprint", () => {
   document.querySelectorAll("details").forEach((d) => { d.open = true; });
   document.querySelectorAll(".stack").forEach((s) => s.classList.remove("moving", "second"));

@@ -1,12 +1,12 @@
 """Strip plots of a study: one point a scan, on one line, as SVG inside a page."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT, MARGIN = 360, 74, 12
+WIDTH, HEIGHT, MARGIN = 360, 88, 12
 SWARM = 44
 """Height over which points of like values are spread, pixels."""
 
@@ -75,9 +75,9 @@ def strip(
     title : str
         What they are values of, for screen readers.
     kept : sequence of float
-        Limits that the scale holds; one that lies far from all values is an arrow at the end of the scale.
+        Limits to check, dashed, which the scale holds; one that lies far from all values is an arrow at its end.
     bounds : sequence of float
-        Further limits, drawn where they fall near.
+        Limits to fail, drawn through where they fall near, else an arrow too.
     possible : tuple of float or None
         Least and largest value that there can be; the scale ends there.
     least_width : float
@@ -88,20 +88,24 @@ def strip(
     if not points:
         return Markup("")
     values = np.array([p.value for p in points])
-    low, high, far = _axis(values, kept, bounds, possible, least_width)
+    low, high = _axis(values, kept, bounds, possible, least_width)
     scale = (WIDTH - 2 * MARGIN) / (high - low)
     label = escape(f"{title}: {len(points)} scan{'s' if len(points) != 1 else ''}")
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{label}">']
     parts.append(f'<line class="axis" x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{SWARM + 8}" y2="{SWARM + 8}"/>')
-    shown = [b for b in dict.fromkeys([*kept, *bounds]) if low <= b <= high]
-    for bound in shown:
-        x = MARGIN + (bound - low) * scale
-        parts.append(f'<line class="bound" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{SWARM + 12}"/>')
+    limits = sorted([*((b, "check") for b in dict.fromkeys(kept)), *((b, "fail") for b in dict.fromkeys(bounds))])
+    for bound, kind in limits:
+        if low <= bound <= high:
+            x = MARGIN + (bound - low) * scale
+            parts.append(f'<line class="bound{WORST[kind]}" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{SWARM + 12}"/>')
     heights = _swarm(MARGIN + (values - low) * scale)
     for point, y in zip(points, heights, strict=True):
         x = MARGIN + (point.value - low) * scale
         parts.append(_mark(point, x, y, digits))
-    parts += _numbers(low, high, shown, far, scale, digits)
+    parts += [
+        *_limit_numbers(low, high, limits, scale, digits),
+        *_ends(low, high, [bound for bound, _ in limits], digits),
+    ]
     middle = float(np.median(values))
     x = MARGIN + (middle - low) * scale
     parts.append(f'<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{SWARM + 4}" y2="{SWARM + 12}"/></svg>')
@@ -118,8 +122,8 @@ def _axis(
     bounds: Sequence[float],
     possible: tuple[float | None, float | None],
     least_width: float,
-) -> tuple[float, float, list[float]]:
-    """Ends of the scale, and the limits that lie too far away to be on it."""
+) -> tuple[float, float]:
+    """Ends of the scale, which some limits may lie too far away to be on."""
     low, high = float(values.min()), float(values.max())
     least = -np.inf if possible[0] is None else min(possible[0], low)
     largest = np.inf if possible[1] is None else max(possible[1], high)
@@ -132,7 +136,7 @@ def _axis(
     low, high = min([low, *near]), max([high, *near])
     if high - low < 1e-9 * max(abs(high), 1.0):
         low, high = _widened(low, high, max(abs(high), 1.0), least, largest)
-    return low, high, far
+    return low, high
 
 
 def _widened(low: float, high: float, width: float, least: float, largest: float) -> tuple[float, float]:
@@ -146,27 +150,53 @@ def _widened(low: float, high: float, width: float, least: float, largest: float
     return low, high
 
 
-def _numbers(
-    low: float, high: float, shown: Sequence[float], far: Sequence[float], scale: float, digits: int | None
-) -> list[str]:
-    """Values at the ends of the scale and at the limits on it; an arrow with the value of a limit beyond it."""
-    before, after = [k for k in far if k < low], [k for k in far if k > high]
-    left, right = _words(low, digits), _words(high, digits)
-    left = f"← limit {_words(max(before), digits)} | {left}" if before else left
-    right = f"{right} | limit {_words(min(after), digits)} →" if after else right
-    y = HEIGHT - 6
-    parts = [
-        f'<text x="{MARGIN}" y="{y}" text-anchor="start">{left}</text>',
-        f'<text x="{WIDTH - MARGIN}" y="{y}" text-anchor="end">{right}</text>',
+def _ends(low: float, high: float, limits: Container[float], digits: int | None) -> list[str]:
+    """Values at the ends of the scale that are not limits, which have their numbers."""
+    ends = ((low, MARGIN, "start"), (high, WIDTH - MARGIN, "end"))
+    return [
+        f'<text x="{x}" y="{HEIGHT - 6}" text-anchor="{side}">{_words(end, digits)}</text>'
+        for end, x, side in ends
+        if end not in limits
     ]
-    free = MARGIN + LETTER * len(left), WIDTH - MARGIN - LETTER * len(right)
-    for bound in sorted(shown):
-        words, x = _words(bound, digits), MARGIN + (bound - low) * scale
-        half = LETTER * len(words) / 2
-        if free[0] + half <= x <= free[1] - half:
-            parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{words}</text>')
-            free = x + half + LETTER, free[1]
-    return parts
+
+
+WORST = {"check": "", "fail": " worst"}
+"""What a limit of each kind is called in the style sheet, after its common name."""
+
+
+def _limit_numbers(
+    low: float, high: float, limits: Sequence[tuple[float, str]], scale: float, digits: int | None
+) -> list[str]:
+    """The value of every limit, from left to right and moved apart; an arrow where one lies beyond the scale."""
+    words, places = [], []
+    for bound, kind in limits:
+        number = _words(bound, digits)
+        words.append(f"← {kind} {number}" if bound < low else f"{kind} {number} →" if bound > high else number)
+        places.append(MARGIN + (min(max(bound, low), high) - low) * scale)
+    xs = _apart(places, [LETTER * len(w) / 2 for w in words])
+    return [
+        f'<text class="limit{WORST[kind]}" x="{x:.1f}" y="{SWARM + 24}" text-anchor="middle">{w}</text>'
+        for x, w, (_, kind) in zip(xs, words, limits, strict=True)
+    ]
+
+
+def _apart(places: Sequence[float], halves: Sequence[float]) -> list[float]:
+    """Middles of words near to their places in ascending order, which neither overlap nor leave the strip.
+
+    Examples
+    --------
+    >>> _apart([0.0, 100.0, 101.0], [10.0, 10.0, 10.0])
+    [10.0, 100.0, 126.5]
+    """
+    xs, end = [], 0.0
+    for place, half in zip(places, halves, strict=True):
+        xs.append(max(place, end + half))
+        end = xs[-1] + half + LETTER
+    end = float(WIDTH)
+    for at in reversed(range(len(xs))):
+        xs[at] = min(xs[at], end - halves[at])
+        end = xs[at] - halves[at] - LETTER
+    return xs
 
 
 LETTER = 6.5

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from qsmals.engine.files import write_text
 from qsmals.qc.limits import LIMITS, Limit
-from qsmals.qc.verdict import Reason, Verdict, judged_words
+from qsmals.qc.verdict import Reason, Verdict, judged_words, with_limits
 from qsmals.reports.acquisition import acquisition, echo_table, with_unit
 from qsmals.reports.assess import assess_subject
 from qsmals.reports.collect import PARTLY, Scan, find_scans
@@ -31,12 +31,11 @@ SECTIONS = {
     "registration": "Mask and registration",
     "regions": "Regions",
 }
+GROUP_PAGE = "group.html"
+HEADER_END = "\n</header>"
+GROUP_LINK = f'\n  <p class="quiet"><a href="{GROUP_PAGE}">All subjects</a></p>'
 VERDICTS = {
-    "pass": {
-        "kind": "good",
-        "word": "Pass",
-        "about": "Every quality measure that applies is within its limits. That does not prove the values right.",
-    },
+    "pass": {"kind": "good", "word": "Pass", "about": "This does not prove the values right."},
     "check": {"kind": "note", "word": "Check", "about": "A person should look before this subject goes into a study."},
     "fail": {"kind": "bad", "word": "Fail", "about": "Do not use this subject's numbers as they are."},
 }
@@ -121,6 +120,7 @@ def write_subject_report(
         run=run_facts,
         verdict=VERDICTS[verdict.word],
         reasons=_reasons(verdict, pages),
+        basis=[_basis(page, of_scans[page["prefix"]], limits) for page in pages] if verdict.word == "pass" else [],
         of_scans={prefix: VERDICTS[v.word] for prefix, v in of_scans.items()},
         judged={prefix: judged_words(v, limits) for prefix, v in of_scans.items()},
         warnings=_unique(_all(run_facts, scans, "warnings")),
@@ -130,14 +130,56 @@ def write_subject_report(
         n_results=sum("chi" in scan.files for scan in scans),
         methods=_markdown(methods),
         citation_files=[p for p in ("logs/CITATION.md", "logs/CITATION.bib") if (output_dir / p).exists()],
-        group_page="group.html" if (output_dir / "group.html").exists() else "",
         software=software,
         times=_durations(run_facts.get("times") or ()),
         parameters=run_facts.get("parameters") or {},
         minimum_coverage=MINIMUM_COVERAGE,
         partly=PARTLY,
     )
-    return SubjectReport(write_text(output_dir / f"sub-{label}.html", page), tuple(missing), verdict)
+    path = write_text(output_dir / f"sub-{label}.html", page)
+    if (output_dir / GROUP_PAGE).exists():  # asked after writing: a group page that comes now links what it finds
+        link_to_group(path)
+    return SubjectReport(path, tuple(missing), verdict)
+
+
+def link_to_group(path: Path) -> bool:
+    """Give a subject's page the link to the study's page beside it; whether it had to be written for that.
+
+    Pages that were written before the study's have none, and a page from disk cannot ask what lies beside it.
+    """
+    html = path.read_text()
+    if GROUP_LINK in html or HEADER_END not in html:
+        return False
+    write_text(path, html.replace(HEADER_END, GROUP_LINK + HEADER_END, 1))
+    return True
+
+
+def _basis(page: Mapping[str, Any], verdict: Verdict, limits: Mapping[str, Limit]) -> dict[str, Any]:
+    """What a scan's pass rests on, and where to see whether it holds."""
+    judged, unknown = len(with_limits(limits)), len(verdict.not_judged)
+    places = {
+        "map": f"{page['prefix']}-maps",
+        "mask": "desc-mask_MEGRE.png",
+        "labels": "desc-regions_MEGRE.png",
+        "regions": f"{page['prefix']}-regions",
+    }
+    figures = [figure["name"] for section in page["sections"].values() for figure in section]
+    sections = {f"{page['prefix']}-{name}" for name in SECTIONS if page["sections"][name]}
+    if page["tables"]:
+        sections.add(f"{page['prefix']}-regions")
+    found = {
+        word: place if place in sections else next((name for name in figures if name.endswith(place)), "")
+        for word, place in places.items()
+    }
+    return {
+        "prefix": page["prefix"],
+        "within": judged - unknown,
+        "judged": judged,
+        "unknown": unknown,
+        "places": {word: place for word, place in found.items() if place},
+        "counted": page["counted"],
+        "moved": sum(limits[name] != LIMITS.get(name) for name in limits),
+    }
 
 
 def _reasons(verdict: Verdict, pages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -377,6 +419,11 @@ def _words(value: Any) -> str:
     return with_unit(value, " ") if isinstance(value, list | float) and not isinstance(value, bool) else str(value)
 
 
+def _breakable(name: str) -> Markup:
+    """A name that may go on in a new line after each underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
 @cache
 def _template() -> jinja2.Template:
     """The page's template with its style and script inlined."""
@@ -386,4 +433,5 @@ def _template() -> jinja2.Template:
     environment.globals["script"] = Markup((package / "report.js").read_text())
     environment.globals["section_titles"] = SECTIONS
     environment.filters["words"] = _words
+    environment.filters["breakable"] = _breakable
     return environment.from_string((package / "subject.html").read_text())

@@ -21,6 +21,9 @@ REFERENCE_NAMES = {
     "none": "none",
 }
 
+PRINTED = ("name", "hemisphere", "n_voxels", "volume_mm3", "coverage", "mean", "sd", "median", "wm_contrast")
+"""Columns of a region table that a sheet of paper has room for."""
+
 
 def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
     """A region table as the page shows it: header with units, and cells with what to sort by."""
@@ -34,6 +37,7 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
                 "name": name,
                 "unit": "" if words == "1" else words.replace("^3", "³"),
                 "about": column.description if column else "",
+                "printed": name in PRINTED,
             }
         )
     rows = [
@@ -61,7 +65,7 @@ def table_anchor(prefix: str, table: RegionTable) -> str:
 
 
 def _table_cell(name: str, value: Any) -> dict[str, Any]:
-    return _cell_words(name, value) | {"head": name == "name"}
+    return _cell_words(name, value) | {"head": name == "name", "printed": name in PRINTED}
 
 
 def _cell_words(name: str, value: Any) -> dict[str, str]:

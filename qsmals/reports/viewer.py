@@ -43,6 +43,12 @@ LEGEND = """<div id="legend">
 #legend i {{ display: inline-block; width: 8rem; height: .8rem; vertical-align: middle; border: 1px solid #888;
   background: linear-gradient(to right, #000, #fff); }}
 #at {{ font-weight: 600; }}
+#stacked {{ display: none; background: #000; }}
+#stacked canvas {{ display: block; max-width: 100%; margin: 0 auto; }}
+@media (max-width: 600px) {{
+  #drawn {{ position: absolute; left: -9999px; width: calc((100vw - 16px) * var(--share)); }}
+  #stacked {{ display: block; }}
+}}
 div:has(> input.slider) {{ flex-wrap: wrap; font: 15px/1.4 system-ui, sans-serif; }}
 </style>
 <script id="map-data" type="application/json">{data}</script>
