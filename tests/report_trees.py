@@ -59,13 +59,14 @@ def make_scan(root: Path, prefix: str, *, facts: dict | None = None, seed: int =
     phase = rng.uniform(-np.pi, np.pi, (*SHAPE, 3))
     tissues = np.where(labels == 2, 3, np.where(labels > 0, 2, 0))
     extra = {"tissues": tissues, "t1w_on_template": magnitude[..., 0] * mask, "unwrapped": phase}
+    extra["noise"] = np.where(mask, 0.002, np.inf)
     for name, data in {"magnitude": magnitude, "phase": phase, "quality": mask * 0.9, **extra}.items():
         nib.save(nib.Nifti1Image(data.astype(np.float32), AFFINE), work / f"{prefix}_{name}.nii.gz")
     write_quality(folder / "anat", prefix)
     write_facts(root, prefix, FACTS | {"images": images(prefix)} | (facts or {}))
 
 
-ROLES = ("magnitude", "phase", "quality", "unwrapped", "tissues", "t1w_on_template")
+ROLES = ("magnitude", "phase", "quality", "unwrapped", "noise", "tissues", "t1w_on_template")
 CLEAN = {
     **{"snr_first": 40.0, "snr_last": 25.0, "echo_signal": 0.98, "phase_noise": 0.04, "field_noise": 1.5},
     **{"ghosting": 1.0, "air_outliers": 1.0, "phase_span": 0.999, "jump_share": 0.01, "jump_cluster": 0.2},

@@ -131,7 +131,7 @@ def test_what_is_unknown_is_left_out(facts, expected):
 def test_reference_region_and_offsets_are_stated():
     markdown, _ = text()
     assert "relative to the whole brain mask" in markdown
-    assert "19.1 ppb in cerebrospinal fluid and −12.3 ppb in white matter" in markdown
+    assert "19.1 ppb in the core of the lateral ventricles" in markdown
     assert "no region" in text(reference={"region": "none"})[0]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from qsmals.bids.errors import InvalidInput
 from qsmals.interfaces.report import DrawFigures
+from qsmals.qc.measures import MEASURES
 from qsmals.qc.verdict import Verdict, with_limits
 from qsmals.reports import figures
 from qsmals.reports.acquisition import acquisition, with_unit
@@ -22,10 +23,10 @@ from qsmals.reports.collect import find_scans
 from qsmals.reports.conformance import conformance, counted
 from qsmals.reports.facts import newest_facts, read_facts
 from qsmals.reports.figures import Panel, Scale, Volume
-from qsmals.reports.gallery import Images, drawings
+from qsmals.reports.gallery import Images, _wanted, drawings
 from qsmals.reports.published import EXPECTED, GROUPS, expected_at
 from qsmals.reports.subject import SubjectReport, write_subject_report
-from qsmals.reports.tables import mask_table
+from qsmals.reports.tables import mask_table, reference_table, region_table
 from qsmals.roi.columns import COLUMN_NAMES
 from tests.report_trees import AFFINE, CLEAN, FACTS, RUN, SHAPE, images, make_scan, write_facts, write_quality
 
@@ -84,9 +85,9 @@ def test_a_complete_subject(tree):
         "Echo spacing5 ms",
         "Field of view48 × 52 × 66 mm",
         "Matrix24 × 26 × 22",
-        "whole brain mask",
-        "cerebrospinal fluid+19.1",
-        "white matter−12.0",
+        "whole brain (the mapped voxels)",
+        "core of the lateral ventricles (one voxel in)+19.1",
+        "core of cerebral white matter (one voxel in)−12.0",
         "1234 ml",
         "Siemens integers",
         "pallidum darker than <white matter>",
@@ -127,6 +128,7 @@ def test_every_figure_is_there_and_has_words(tree):
         "sub-01_desc-flicker1_T1w.png",
         "sub-01_desc-flicker2_T1w.png",
         "sub-01_desc-echoes_MEGRE.png",
+        "sub-01_desc-air_MEGRE.png",
         "sub-01_desc-field_MEGRE.png",
         "sub-01_desc-mosaic_Chimap.png",
         "sub-01_desc-thumbnail_Chimap.png",
@@ -189,10 +191,12 @@ def test_the_consensus_is_answered_with_evidence(tree):
     assert lines["C3"].answer == lines["C4"].answer == lines["C5"].answer == lines["C8"].answer == "met"
     assert lines["C6"].answer == "not met" and lines["C6"].evidence == "LBV; by the choice of the study"
     assert lines["C7"].answer == "unknown" and lines["C9"].answer == "unknown" and "flip angle" in lines["C9"].evidence
-    assert lines["C3"].evidence == "ROMEO" and lines["C8"].evidence.startswith("whole brain mask; offsets to cerebro")
+    assert lines["C3"].evidence == "ROMEO" and lines["C8"].evidence.startswith(
+        "whole brain (the mapped voxels); offsets"
+    )
     assert lines["C1"].answer == "unknown", "2D or 3D is not in the sidecar"
     assert lines["C2"].evidence.startswith("phase images present; Siemens integers")
-    assert lines["R4"].evidence.startswith("maps and tables in ppm, plots in ppb")
+    assert lines["R4"].evidence.startswith("files in ppm, page and plots in ppb")
     own = conformance(scan, steps | {"inversion": {"method": "weak-harmonic"}}, {})
     assert "because LBV" in next(line.evidence for line in own if line.item == "C6")
     assert counted(own).split(", ")[1] == "1 not met" and "docs/" not in " ".join(line.evidence for line in own)
@@ -304,7 +308,7 @@ def test_figures_of_vanished_images_are_kept_as_they_were(tree):
     captions = dict(kept)
     assert "This subject on the template, and the template in turn." in captions["sub-01-flicker"]
     assert captions["sub-01_desc-field_MEGRE.png"].endswith(
-        "Drawn by an earlier run; no longer there: unwrapped phase and phase quality."
+        "Drawn by an earlier run; no longer there: unwrapped phase, phase quality and noise of the total field."
     )
     assert "earlier run" not in captions["sub-01_desc-mosaic_Chimap.png"]
 
@@ -329,7 +333,7 @@ def test_the_manifest_says_what_the_page_shows(tree):
     assert [e["name"] for e in entries if e["section"] != "card" and "flicker" not in e["name"]] == on_page
     assert {e["name"] for e in entries} == set(figure_bytes(tree)) - {"sub-01_desc-figures.json"}
     field = next(entry for entry in entries if entry["name"] == "sub-01_desc-field_MEGRE.png")
-    assert field["roles"] == ["unwrapped", "total_field", "quality", "mask"]
+    assert field["roles"] == ["unwrapped", "total_field", "quality", "mask", "noise"]
 
 
 def test_a_drawing_names_every_image_that_it_reads(tree, monkeypatch):
@@ -354,7 +358,8 @@ def test_what_the_facts_name_and_nothing_shows_is_missing(tree):
     assert f"sub-01: figure “First and last echo” {lost}" in written.missing
     assert f"sub-01: figure “Regions on the gradient echo (als)” {lost}" in written.missing
     assert [m for m in written.missing if "drawn without" in m] == [
-        "sub-01: figure “Unwrapped phase and total field” is drawn without unwrapped phase and phase quality "
+        "sub-01: figure “Unwrapped phase and total field” is drawn without unwrapped phase, phase quality "
+        "and noise of the total field "
         "(named by the facts, no longer there)"
     ]
     assert "sub-01/figures/sub-01_desc-field_MEGRE.png" in page.sources
@@ -421,7 +426,7 @@ def test_figures_of_images_that_a_later_run_had_no_use_for_leave_the_page(tree):
     report(tree)
     roles = {role: path for role, path in images("sub-01").items() if role in ("magnitude", "phase")}
     write_facts(tree, "sub-01", FACTS | {"images": roles}, run="20260102")
-    for role in ("t1w_on_template", "tissues", "unwrapped", "quality"):
+    for role in ("t1w_on_template", "tissues", "unwrapped", "quality", "noise"):
         (tree / f"work/sub-01_{role}.nii.gz").unlink()
     written, page = report(tree, run="20260102")
     assert written.missing == () and "earlier run" not in page.text
@@ -432,7 +437,11 @@ def test_the_volumes_of_the_mask_lead_from_the_brain_to_the_map(tree):
     make_scan(tree, "sub-01", facts={"mask": FACTS["mask"] | {"dropped_percent": 11.8, "quality_threshold": 0.56}})
     write_quality(tree / "sub-01/anat", "sub-01", brain_volume=1400.0, brain_kept=85.0)
     _, page = report(tree)
-    words = ("brain of the T1w image1400 ml", "with reliable phase1234 ml, 88.2 %", "(mapped)1190 ml, 85.0 %")
+    words = (
+        *("brain of the T1w image1400 ml", "with reliable phase1234 ml, 88.2 %"),
+        "of it lost to background removal, at the rim44 ml, 3.2 %",
+        "(mapped): the file desc-brain_mask, and the whole brain as reference1190 ml, 85.0 %",
+    )
     places = [page.text.index(part) for part in words]
     assert places == sorted(places) and "Threshold of phase quality (0 to 1): 0.56" in page.text
 
@@ -454,7 +463,7 @@ def test_the_volumes_of_the_mask_as_far_as_they_are_known(tmp_path):
 
 def test_captions_say_what_the_line_is(tree):
     report(tree)
-    assert "The line encloses where the map has values." in dict(shown(tree))["sub-01_desc-field_MEGRE.png"]
+    assert "The orange line encloses where the map has values." in dict(shown(tree))["sub-01_desc-field_MEGRE.png"]
     assert "brain mask" not in "".join(words for name, words in shown(tree) if name != "sub-01_desc-mask_MEGRE.png")
 
 
@@ -468,7 +477,7 @@ def test_the_page_can_be_used_without_a_mouse_and_without_sight(tree):
     assert rows.count('<th scope="row"') == rows.count("<tr") == 7
     columns = re.search(r"<summary>What each column is</summary>(.*?)</details>", html, re.S)[1]
     assert re.findall(r"<dt>(\w+)", columns) == list(COLUMN_NAMES)
-    assert "<dt>coverage</dt><dd>" in columns and "<dt>mean (ppm)</dt><dd>" in columns
+    assert "<dt>coverage</dt><dd>" in columns and "<dt>mean (ppb)</dt><dd>" in columns
 
 
 def test_a_scan_without_t1w_lacks_nothing(tmp_path):
@@ -684,6 +693,72 @@ def test_slices_go_where_they_are_wanted():
     assert [f for f in found if f[1]] == [(50, "pallidum, thalamus"), (90, "precentral")]
     assert len(found) == 5 and found == sorted(found)
     assert len(figures._slices(9, np.array([0, 2]), [place(2, 1, "x")], 3)) <= 2
+
+
+def test_gaps_are_filled_above_the_lowest_part():
+    core, wanted = np.array([0, 100]), [figures.Place(2, 60, "pallidum"), figures.Place(2, 67, "thalamus")]
+    assert [at for at, _ in figures._slices(4, core, wanted, 8, fill_from=0.3)] == [45, 60, 79, 89]
+    assert figures._slices(1, core, wanted, 8, fill_from=0.3) == [(60, "pallidum, thalamus")]
+
+
+def test_the_leg_area_and_the_caudate_have_their_slices(tree):
+    path = tree / "sub-01/anat/sub-01_space-MEGRE_seg-als_dseg.tsv"
+    path.write_text(path.read_text().replace("brainstem", "paracentral"))
+    images = Images(find_scans(tree, "01")[0][0])
+    places = {(place.words, place.axis): place.at for place in _wanted(images)}
+    assert places["caudate", 1] == 14, "in its front"
+    assert max(p.at for p in _wanted(images) if p.words == "paracentral") == 9, "in the uppermost of slices 4 to 9"
+
+
+def test_the_echo_of_a_reason_is_in_its_figure(tree):
+    details = {"echo_signal": "echo 2", "phase_noise": "echo 2; interpolated images: one voxel of 2 × 2 × 1"}
+    write_quality(tree / "sub-01/anat", "sub-01", details, echo_signal=0.1)
+    scan = find_scans(tree, "01")[0][0]
+    drawing = next(d for d in drawings(scan) if d.name == "desc-echoes_MEGRE.png")
+    assert "echo 2, the weakest by the measures; echo 2, the noisiest" in drawing.caption
+    wide = png_size(drawing.draw())
+    for ends in ("echo 1", "echo 3", "1 or 3", ""):
+        write_quality(tree / "sub-01/anat", "sub-01", {"echo_signal": ends, "phase_noise": ends})
+        scan = find_scans(tree, "01")[0][0]
+        drawing = next(d for d in drawings(scan) if d.name == "desc-echoes_MEGRE.png")
+        assert "by the measures" not in drawing.caption
+    assert png_size(drawing.draw())[1] > wide[1], "six columns are lower than four"
+
+
+def test_faults_lead_to_figures_that_show_them(tree):
+    write_quality(tree / "sub-01/anat", "sub-01", ghosting=9.0, field_noise=50.0, fit_outliers=90.0)
+    written, page = report(tree)
+    figures_of = {r.measure: r.figure for r in written.verdict.reasons}
+    assert figures_of["ghosting"] == MEASURES["air_outliers"].figure == "desc-air_MEGRE.png"
+    assert figures_of["field_noise"] == figures_of["fit_outliers"] == "desc-field_MEGRE.png"
+    assert "#sub-01_desc-air_MEGRE.png" in page.links
+    assert "the echoes do not agree on one field" in dict(shown(tree))["sub-01_desc-field_MEGRE.png"]
+
+
+def test_ghosts_are_seen_in_the_air(tree, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(figures, "planes", lambda volume, **words: seen.update(words, volume=volume) or b"")
+    next(d for d in drawings(find_scans(tree, "01")[0][0]) if d.name == "desc-air_MEGRE.png").draw()
+    inside = seen["outline"].data != 0
+    assert np.median(seen["volume"].data[inside]) == pytest.approx(100) and seen["scale"].high == 10
+
+
+def test_the_page_has_susceptibility_in_ppb_and_the_file_in_ppm(tree):
+    table = find_scans(tree, "01")[0][0].tables[0]
+    shown_table = region_table(table, tree)
+    column = {entry["name"]: n for n, entry in enumerate(shown_table["header"])}
+    row, cells = table.rows[0], shown_table["rows"][0]["cells"]
+    assert shown_table["header"][column["mean"]]["unit"] == "ppb"
+    assert float(cells[column["mean"]]["sort"]) == pytest.approx(1000 * row["mean"])
+    for name in ("skewness", "positive_fraction", "volume_mm3"):
+        assert float(cells[column[name]]["sort"]) == pytest.approx(row[name]), name
+
+
+def test_reference_regions_have_their_volumes(tree):
+    reference = FACTS["reference"] | {"n_voxels": {"csf": 200, "wm": 100000}}
+    make_scan(tree, "sub-01", facts={"reference": reference})
+    names = [name for name, _, _ in reference_table(find_scans(tree, "01")[0][0])["offsets"]]
+    assert names[0].endswith("(one voxel in), 2.4 ml") and names[1].endswith("(one voxel in), 1200 ml")
 
 
 def test_what_a_method_reached_is_no_detection(tree):

@@ -268,6 +268,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
         (inputnode, outputs, _ins("labels_table", "parts_table")),
         (field, facts, [
             *((f"outputnode.{n}", n) for n in (*DETECTED[1:3], "unwrapped", "quality")),
+            ("outputnode.noise_ppm", "noise"),
         ]),
         (prepare, facts, [("magnitude", "magnitude"), ("phase", "phase"), ("detected", DETECTED[0])]),
         (chi, facts, [

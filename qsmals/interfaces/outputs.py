@@ -160,7 +160,7 @@ class SidecarFacts(Step):
 ATLASES_LOST = "no statistics of the atlases drawn on the other template"
 
 IMAGES = (
-    *("magnitude", "phase", "unwrapped", "quality", "t1w", "t1w_labels", "t1w_on_gre"),
+    *("magnitude", "phase", "unwrapped", "quality", "noise", "t1w", "t1w_labels", "t1w_on_gre"),
     *("tissues", "tissues_on_gre", "t1w_on_template"),
 )
 """Images for the report's figures that are no outputs: inputs of :class:`SaveFacts`."""
@@ -185,6 +185,7 @@ class _FactsInput(_DetectedInput):
     phase = File(exists=True)
     unwrapped = File(exists=True)
     quality = File(exists=True)
+    noise = File(exists=True, desc="standard deviation of the total field, ppm")
     t1w = File(exists=True)
     t1w_labels = File(exists=True)
     t1w_on_gre = File(exists=True)

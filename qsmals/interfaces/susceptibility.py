@@ -359,7 +359,14 @@ class ReferenceSusceptibility(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.reference`."""
-        from qsmals.recon.reference import WHITE_MATTER, reference_offsets, reference_regions, reference_to, region_core
+        from qsmals.recon.reference import (
+            DEFINITIONS,
+            WHITE_MATTER,
+            reference_offsets,
+            reference_regions,
+            reference_to,
+            region_core,
+        )
 
         affine = affine_of(self.inputs.chi_ppm)
         measured = load_mask(self.inputs.mask) & load_mask(self.inputs.brain_mask)
@@ -387,6 +394,7 @@ class ReferenceSusceptibility(Step):
                     "Region": self.inputs.region,
                     "OffsetsPpm": shift,
                     "StandardDeviationsPpm": {name: o.sd_ppm for name, o in offsets.items()},
+                    "Definitions": dict(DEFINITIONS),
                 }
             },
         }

@@ -97,7 +97,7 @@ MEASURES: dict[str, Measure] = {
         "Mean magnitude of the air beside the head less that of the air in the corners, in percent of the brain's "
         "median, along the axis where it is largest; not applicable where the scanner blanks the air",
         "after the ghost-to-signal ratio of Giannelli et al. 2010, doi:10.1120/jacmp.v11i4.3237",
-        "desc-mask_MEGRE.png",
+        "desc-air_MEGRE.png",
         "Signal",
         2,
         possible=ANY,
@@ -107,7 +107,7 @@ MEASURES: dict[str, Measure] = {
         "%",
         "Share of the air's voxels above what Rayleigh noise would exceed once in ten thousand",
         "after the artefact index of Mortamet et al. 2009, doi:10.1002/mrm.21992",
-        "desc-mask_MEGRE.png",
+        "desc-air_MEGRE.png",
         "Signal",
         2,
         possible=PERCENT,
@@ -166,9 +166,10 @@ MEASURES: dict[str, Measure] = {
         possible=PERCENT,
     ),
     "brain_volume": Measure(
-        "Volume of the brain mask",
+        "Brain of the T1w image",
         "ml",
-        "Voxels of the T1w image's brain mask, with its fluid, on the grid of the scan",
+        "Volume of the brain that was found in the T1w image (in the gradient echo where there is none), with its "
+        "fluid, on the grid of the scan; the file desc-brain_mask has those of its voxels that are mapped",
         OWN,
         "desc-mask_MEGRE.png",
         "Mask",
@@ -177,7 +178,7 @@ MEASURES: dict[str, Measure] = {
     "brain_kept": Measure(
         "Share of the brain kept",
         "%",
-        "Voxels of that mask that have a susceptibility",
+        "Voxels of that brain that have a susceptibility: those of the file desc-brain_mask",
         OWN,
         "desc-mask_MEGRE.png",
         "Mask",

@@ -11,6 +11,13 @@ WHITE_MATTER = (2, 41)
 CSF = (4, 43)
 """FreeSurfer's numbers of cerebral white matter, and of the lateral ventricles."""
 
+DEFINITIONS = {
+    "brain": "all voxels with a susceptibility, those of the mask desc-brain",
+    "csf": "core of the lateral ventricles: their labels without the outermost layer of voxels",
+    "wm": "core of cerebral white matter: its labels without the outermost layer of voxels",
+}
+"""What the regions of :func:`reference_regions` are, in words."""
+
 
 @dataclass(frozen=True)
 class ReferenceOffset:

@@ -21,8 +21,8 @@ from qsmals.reports.published import MIN_2024
 SOFTWARE_NAMES = {"numpy": "NumPy", "scipy": "SciPy", "numba": "Numba", "python": "Python", "pybids": "PyBIDS"}
 REGION_NAMES = {
     "brain": "the whole brain mask, which the consensus recommends as the common reference",
-    "csf": "cerebrospinal fluid",
-    "wm": "cerebral white matter",
+    "csf": "the core of the lateral ventricles, without their outermost layer of voxels",
+    "wm": "the core of cerebral white matter, without its outermost layer of voxels",
     "none": "no region: the maps have the arbitrary offset of the dipole inversion",
 }
 _EXTRACTION = (
@@ -339,7 +339,11 @@ def _reference_sentences(reference: Mapping[str, Any]) -> list[str]:
 
 
 def _plain_region(name: str) -> str:
-    words = {"brain": "the whole brain mask", "csf": "cerebrospinal fluid", "wm": "white matter"}
+    words = {
+        "brain": "the whole brain mask",
+        "csf": "the core of the lateral ventricles",
+        "wm": "the core of cerebral white matter (one voxel in)",
+    }
     return words.get(name, name.replace("_", " "))
 
 

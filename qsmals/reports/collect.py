@@ -23,7 +23,7 @@ QUALITY = "anat/{prefix}_desc-qc_Chimap.json"
 NAMES = {
     "chi": "susceptibility map",
     "r2star": "R2* map",
-    "mask": "brain mask",
+    "mask": "mask of the mapped voxels",
     "total_field": "total field",
     "local_field": "local field",
 }

@@ -171,7 +171,7 @@ def _processing(scan: Scan, parameters: Mapping[str, Mapping[str, Any]], softwar
             "R4",
             "Unit, reference region, and its mean and SD under whole-brain reference",
             "met" if reference.get("region") and spread else "unknown",
-            f"maps and tables in ppm, plots in ppb; mean and SD of {named}" if spread else "not recorded",
+            f"files in ppm, page and plots in ppb; mean and SD of {named}" if spread else "not recorded",
         ),
         Line(
             "R5",

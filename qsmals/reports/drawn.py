@@ -14,6 +14,7 @@ MANIFEST = "desc-figures.json"
 
 IMAGE_WORDS = NAMES | {
     **{"magnitude": "magnitude", "phase": "phase", "unwrapped": "unwrapped phase", "quality": "phase quality"},
+    "noise": "noise of the total field",
     **{"t1w": "T1w image", "t1w_labels": "labels on the T1w image", "t1w_on_gre": "T1w image on the gradient echo"},
     **{"tissues": "tissues of the T1w image", "tissues_on_gre": "tissues on the gradient echo"},
     **{"t1w_on_template": "T1w image on the template", "template": "template"},

@@ -32,7 +32,7 @@ GAP_MM = 4.0
 THUMBNAIL_INCHES = 2.4
 PANEL_FOOT = 0.85
 PANEL_PLACES = 4
-OUTLINE_COLOUR, INNER_COLOUR = "#56B4E9", "#E69F00"
+BRAIN_COLOUR, MAPPED_COLOUR = "#56B4E9", "#E69F00"
 # Okabe and Ito's palette, without black and the yellow that vanishes on white matter.
 CONTOUR_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
 CONVENTION = "Left of the image = left of the patient (neurological)"
@@ -115,7 +115,7 @@ def mosaic(
     scale: Scale,
     title: str,
     outline: Volume | None = None,
-    inner: Volume | None = None,
+    wider: Volume | None = None,
     labels: Volume | None = None,
     around: Volume | None = None,
     columns: int = 7,
@@ -133,9 +133,9 @@ def mosaic(
     title : str
         One line above the slices.
     outline : Volume, optional
-        A mask on the same grid whose outline is drawn, in blue.
-    inner : Volume, optional
-        A second mask on the same grid, whose outline is orange, over a wider one of the first.
+        Mapped voxels on the same grid, whose outline is orange.
+    wider : Volume, optional
+        The brain on the same grid, whose outline is blue and lies under the orange one.
     labels : Volume of int, optional
         Labels on the same grid whose borders are drawn, each in its colour.
     around : Volume, optional
@@ -149,7 +149,7 @@ def mosaic(
         Voxels that slices of their plane go through, the most wanted first; the others fill the widest gaps, and
         without any all are equally spaced.
     """
-    shown = (around or outline or volume).data
+    shown = (around or wider or outline or volume).data
     box = _bounding_box(shown, volume.size_mm)
     labels = None if labels is None else Volume(colour_numbers(labels.data), labels.affine)
     core = _bounding_box(shown, volume.size_mm, margin_mm=0)
@@ -158,7 +158,7 @@ def mosaic(
     height = max(t.top for t in tiles)
     with _figure(width, height, title, volume.tilt_deg, head=0.34, side=0.8, foot=0.28) as (figure, axes):
         for tile in tiles:
-            _draw_tile(axes, tile, volume, scale, outline, labels, inner)
+            _draw_tile(axes, tile, volume, scale, outline, labels, wider)
         _side_bar(figure, scale)
         return _png(figure)
 
@@ -220,7 +220,7 @@ def panels(
     title : str
         One line above them.
     outline : Volume, optional
-        A mask on the same grid whose outline is drawn; the planes are cut to its bounding box.
+        Mapped voxels on the same grid, whose outline is orange; the planes are cut to their bounding box.
     through_mm : tuple of float, optional
         Scanner coordinates of a point that the planes go through (default: the middle of the box); it is marked.
     """
@@ -245,6 +245,37 @@ def panels(
                 if through_mm is not None:
                     _mark(axes, tile, centre, first.size_mm)
             _panel_words(figure, panel, (at + 0.5) * share, share)
+        return _png(figure)
+
+
+def planes(volume: Volume, *, scale: Scale, title: str, outline: Volume, through: Volume) -> bytes:
+    """One slice of each plane through the whole field of view, side by side with a colour bar, as PNG.
+
+    Parameters
+    ----------
+    volume : Volume
+        What is shown.
+    scale : Scale
+        Its range and unit.
+    title : str
+        One line above the slices.
+    outline : Volume
+        Mapped voxels on the same grid, whose outline is orange.
+    through : Volume
+        A mask on the same grid through whose middle the slices go.
+    """
+    box = np.array([[0, n] for n in volume.data.shape])
+    centre = _bounding_box(through.data, volume.size_mm).sum(axis=1) // 2
+    tiles, left = [], 0.0
+    for plane, (_, _, axis, _) in enumerate(PLANES):
+        tile = _tile(plane, int(centre[axis]), box, volume.size_mm, left, 0.0)
+        tiles.append(tile)
+        left += tile.width + GAP_MM
+    height = max(tile.top for tile in tiles)
+    with _figure(left, height, title, volume.tilt_deg, head=0.34, side=0.8, foot=0.28) as (figure, axes):
+        for tile in tiles:
+            _draw_tile(axes, tile, volume, scale, outline, None)
+        _side_bar(figure, scale)
         return _png(figure)
 
 
@@ -422,7 +453,8 @@ def _mosaic_tiles(
         in_row = max(1, min(int(row_width / (extent[across] + GAP_MM)), available))
         number = min(in_row * rows, available)
         chosen = [p for p in wanted if p.axis == axis]
-        placed = _slices(number, core[axis], chosen, apart=LEAST_APART_MM / float(volume.size_mm[axis]))
+        apart = LEAST_APART_MM[axis] / float(volume.size_mm[axis])
+        placed = _slices(number, core[axis], chosen, apart=apart, fill_from=FILL_FROM[axis])
         pitch = row_width / in_row
         for first in reversed(range(0, number, in_row)):  # from the bottom row up
             for column, (at, words) in enumerate(placed[first : first + in_row]):
@@ -432,11 +464,16 @@ def _mosaic_tiles(
     return tiles
 
 
-LEAST_APART_MM = 3.0
-"""Wanted slices that lie closer than this share one."""
+LEAST_APART_MM = (8.0, 8.0, 4.0)
+"""Wanted slices along an axis that lie closer than this share one: nuclei are long from back to front, and flat."""
+
+FILL_FROM = (0.0, 0.0, 0.25)
+"""Share of the extent along an axis above which gaps are filled: the lowest part, of the cerebellum, shows little."""
 
 
-def _slices(number: int, core: Array, wanted: Sequence[Place], apart: float) -> list[tuple[int, str]]:
+def _slices(
+    number: int, core: Array, wanted: Sequence[Place], apart: float, *, fill_from: float = 0.0
+) -> list[tuple[int, str]]:
     """Positions of slices along an axis with the names of what they were wanted for, in order.
 
     Parameters
@@ -449,6 +486,8 @@ def _slices(number: int, core: Array, wanted: Sequence[Place], apart: float) -> 
         On this axis, the most wanted first.
     apart : float
         Wanted slices that lie closer, voxels, share one.
+    fill_from : float
+        Share of the axis, 0 to 1, above which the widest gaps between wanted slices are halved.
     """
     first, last = int(core[0]), int(core[1]) - 1
     if not wanted:
@@ -460,8 +499,9 @@ def _slices(number: int, core: Array, wanted: Sequence[Place], apart: float) -> 
             found[near].append(place.words)
         elif len(found) < number and first <= place.at <= last:
             found[place.at] = [place.words]
+    lowest = first + round(fill_from * (last - first))
     while len(found) < number:
-        edges = [first, *sorted(found), last]
+        edges = [lowest, *(at for at in sorted(found) if at > lowest), last]
         gap = max(range(len(edges) - 1), key=lambda n: (edges[n + 1] - edges[n], n))
         middle = (edges[gap] + edges[gap + 1]) // 2
         if middle in found:
@@ -512,7 +552,7 @@ def _draw_tile(
     scale: Scale,
     outline: Volume | None,
     labels: Volume | None,
-    inner: Volume | None = None,
+    wider: Volume | None = None,
 ) -> None:
     bottom = tile.top - tile.height
     extent = (tile.left, tile.left + tile.width, bottom, tile.top)
@@ -526,7 +566,7 @@ def _draw_tile(
         interpolation="nearest",
         aspect="auto",
     )
-    lines = (outline, OUTLINE_COLOUR, 0.7 if inner is None else 1.8), (inner, INNER_COLOUR, 0.7)
+    lines = (wider, BRAIN_COLOUR, 1.8), (outline, MAPPED_COLOUR, 0.7)
     for mask, colour, width in lines:
         if mask is not None:
             _draw_borders(axes, (_slice(mask, tile) != 0).astype(int), extent, (colour,), width)

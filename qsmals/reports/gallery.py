@@ -1,6 +1,7 @@
 """Which figures a subject's page has, and what each needs."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from qsmals.bids.names import PARTS_OF
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.reports import figures
+from qsmals.reports.assess import Quality
 from qsmals.reports.collect import RegionTable, Scan
 from qsmals.reports.figures import Panel, Scale, Volume
 from qsmals.reports.published import ALARM_LIMITS, IRON, SD_WORDS, expected_at, group_words
@@ -24,12 +26,15 @@ CHI_COLUMNS, CHI_AXIAL_ROWS = 5, 2
 """Fewer and larger slices than elsewhere, and two rows of axial ones: this is the figure that a reader judges."""
 
 WANTED = (
-    *(("substantia_nigra", 2, 0.5), ("pallidum", 2, 0.5), ("precentral", 2, 0.75), ("paracentral", 2, 0.5)),
-    *(("thalamus", 2, 0.6), ("red_nucleus", 2, 0.5), ("dentate", 2, 0.5), ("precentral", 2, 0.4), ("caudate", 2, 0.6)),
-    *(("precentral", 1, 0.5), ("substantia_nigra", 1, 0.5), ("pallidum", 1, 0.5), ("dentate", 1, 0.5)),
+    *(("substantia_nigra", 2, 0.5), ("pallidum", 2, 0.5), ("precentral", 2, 0.75), ("paracentral", 2, 0.9)),
+    *(("paracentral", 2, 0.5), ("thalamus", 2, 0.6), ("red_nucleus", 2, 0.5), ("dentate", 2, 0.5)),
+    *(("precentral", 2, 0.4), ("caudate", 2, 0.6)),
+    *(("pallidum", 1, 0.5), ("precentral", 1, 0.5), ("substantia_nigra", 1, 0.5), ("caudate", 1, 0.75)),
+    *(("lateral_occipital", 1, 0.5), ("dentate", 1, 0.5)),
 )
 """Slices that the mosaic of susceptibility goes through, the most wanted first: part of a region's name, axis, and the
-share of the region's voxels below the slice (the hand knob lies in the upper part of the precentral gyrus)."""
+share of the region's voxels below the slice, or behind it. The hand knob lies in the upper part of the precentral
+gyrus, the leg in the uppermost part of the paracentral; the head of the caudate in its front quarter."""
 
 PHASE_SCALE = Scale(-np.pi, np.pi, "phase (rad)")
 SHOWN_JUMPS_ML = 0.1
@@ -159,8 +164,8 @@ def drawings(scan: Scan, *, age: float | None = None) -> Iterator[Drawing]:
 
 def _all_drawings(images: Images, scan: Scan, age: float | None) -> Iterator[Drawing]:
     """The figures of all parts of the page; their roles are of all images that may be in them."""
-    yield from _phase_drawings(images)
     quality = scan.quality
+    yield from _phase_drawings(images, _named_echoes(quality))
     if quality and quality.jump_centre_mm and quality.values.get("jump_cluster", 0.0) >= SHOWN_JUMPS_ML:
         yield from _jump_drawings(images, quality.jump_centre_mm, quality.values["jump_cluster"])
     yield from _background_drawings(images)
@@ -173,24 +178,43 @@ def _all_drawings(images: Images, scan: Scan, age: float | None) -> Iterator[Dra
             yield from _region_drawings(table, age)
 
 
-OUTLINE = "The line encloses where the map has values."
-FIELD_ROLES = ("unwrapped", "total_field", "quality", "mask")
-MEASURED = "Orange: where the map has values. Brain outside that line is lost to every map and table."
+OUTLINE = "The orange line encloses where the map has values."
+JUMP_ROLES = ("unwrapped", "total_field", "quality", "mask")
+FIELD_ROLES = (*JUMP_ROLES, "noise")
+MEASURED = (
+    "Orange: where the map has values, the voxels of the file desc-brain_mask. Brain outside that line is lost to "
+    "every map and table."
+)
 WHOLE_BRAIN = (
     "Blue, under it: the brain of the T1w image; what lies between the lines has no reliable phase, or lies at the rim "
     "where background and brain cannot be told apart."
 )
+AIR_SHARE = 0.1
+"""Of the brain's median signal, shown white in the air: ghosts that count begin at half of it."""
+NOISE_SCALE = Scale(0, 10, "noise of the total field (ppb)", "viridis")
+"""Up to the limit beyond which a scan fails."""
 
 
-def _phase_drawings(images: Images) -> Iterator[Drawing]:
+def _phase_drawings(images: Images, named: Mapping[str, int]) -> Iterator[Drawing]:
     if images.has("magnitude", "phase"):
         yield Drawing(
             "phase",
             "desc-echoes_MEGRE.png",
             "First and last echo",
-            f"Magnitude (arbitrary unit) and phase (−π to π rad) before unwrapping. {OUTLINE}",
-            lambda: _echoes(images),
+            f"Magnitude (arbitrary unit) and phase (−π to π rad) before unwrapping. {_named_words(named)}{OUTLINE}",
+            lambda: _echoes(images, named),
             ("magnitude", "phase", "mask"),
+        )
+    if images.has("magnitude", "mask"):
+        yield Drawing(
+            "phase",
+            "desc-air_MEGRE.png",
+            "Air around the head, first echo",
+            f"White is {100 * AIR_SHARE:.0f} % of the brain's signal and more. Copies of the head beside it are "
+            f"ghosts, streaks are motion or ghosts; even grey is noise. Wrapped anatomy at the edges of the field of "
+            f"view is neither. {OUTLINE}",
+            lambda: _air(images),
+            ("magnitude", "mask"),
         )
     if images.has("total_field"):
         yield Drawing(
@@ -198,13 +222,54 @@ def _phase_drawings(images: Images) -> Iterator[Drawing]:
             "desc-field_MEGRE.png",
             "Unwrapped phase and total field",
             f"Phase in rad, field in {_field_words(images, TOTAL_PPM)}, phase quality from 0 to 1. Sudden steps from "
-            f"dark to bright that follow no anatomy are jumps of 2π. {OUTLINE}",
+            "dark to bright that follow no anatomy are jumps of 2π. "
+            f"{NOISE_WORDS if images.has('noise') else ''}{OUTLINE}",
             lambda: _field_panels(images),
             FIELD_ROLES,
         )
 
 
-def _echoes(images: Images) -> bytes:
+NOISE_WORDS = "The noise, 0 to 10 ppb, is large where signal is weak, and where the echoes do not agree on one field. "
+
+
+def _named_echoes(quality: Quality | None) -> dict[str, int]:
+    """What the measures say of an echo that is neither the first nor the last, and its number from 0."""
+    if quality is None:
+        return {}
+    last = max((len(column) for column in quality.echoes.values()), default=0) - 1
+    found = {}
+    for measure, words in (("echo_signal", "weakest"), ("phase_noise", "noisiest")):
+        number = re.match(r"echo (\d+)\b", quality.details.get(measure, ""))
+        if number and 0 < int(number[1]) - 1 < last:
+            found[words] = int(number[1]) - 1
+    return found
+
+
+def _named_words(named: Mapping[str, int]) -> str:
+    """Which echoes stand beside the first and the last, as a sentence."""
+    words = [f"echo {echo + 1}, the {word} by the measures" for word, echo in named.items()]
+    sentence = f"Beside the first and last echo: {'; '.join(words)}. " if words else ""
+    return sentence + ("The weakest has the first echo's range of grey. " if "weakest" in named else "")
+
+
+def _air(images: Images) -> bytes:
+    """The first echo's magnitude with the range of the air."""
+    volume, mask = images.volume("magnitude", 0), images.mask
+    assert mask is not None
+    level = float(np.median(volume.data[mask.data != 0])) if (mask.data != 0).any() else 0.0
+    percent = Volume(100 * volume.data / level, volume.affine) if level > 0 else volume
+    scale = Scale(0, 100 * AIR_SHARE, "signal (% of the brain's)")
+    return figures.planes(percent, scale=scale, title=f"{images.prefix}: Air, first echo", outline=mask, through=mask)
+
+
+def _noise(images: Images) -> Panel:
+    """Standard deviation of the total field, ppb; voxels without a field are at the top of the range."""
+    noise = images.inside("noise")
+    ppb = 1000 * np.nan_to_num(noise.data, nan=np.nan, posinf=NOISE_SCALE.high)
+    return Panel(Volume(ppb, noise.affine), NOISE_SCALE, "noise of the total field")
+
+
+def _echoes(images: Images, named: Mapping[str, int]) -> bytes:
     first, scale = images.grey("magnitude", 0)
     last, last_scale = images.grey("magnitude", -1)
     columns = [
@@ -213,6 +278,9 @@ def _echoes(images: Images) -> bytes:
         Panel(images.volume("phase", 0), PHASE_SCALE, "phase, first echo"),
         Panel(images.volume("phase", -1), PHASE_SCALE, "phase, last echo"),
     ]
+    for word, echo in sorted(named.items(), key=lambda item: item[0] != "noisiest"):  # each beside its like
+        role, at, shown = ("magnitude", 1, scale) if word == "weakest" else ("phase", 3, PHASE_SCALE)
+        columns.insert(at, Panel(images.volume(role, echo), shown, f"{role}, echo {echo + 1} ({word})"))
     return figures.panels(columns, title=f"{images.prefix}: First and last echo", outline=images.mask)
 
 
@@ -240,6 +308,8 @@ def _field_panels(images: Images) -> bytes:
     columns.append(Panel(*images.field("total_field", TOTAL_PPM), "total field"))
     if images.has("quality"):
         columns.append(Panel(images.inside("quality"), QUALITY_SCALE, "phase quality"))
+    if images.has("noise"):
+        columns.append(_noise(images))
     return figures.panels(columns, title=f"{images.prefix}: Unwrapped phase and total field", outline=images.mask)
 
 
@@ -252,7 +322,7 @@ def _jump_drawings(images: Images, centre: tuple[float, float, float], cluster_m
             f"Slices through its centre (ring); {cluster_ml:.2f} ml. Phase in rad. A few voxels in veins or next to "
             "the sinuses are usual.",
             lambda: _jump_panels(images, centre),
-            FIELD_ROLES,
+            JUMP_ROLES,
         )
 
 
@@ -386,7 +456,7 @@ def _label_drawings(images: Images) -> Iterator[Drawing]:
         yield Drawing(
             "registration",
             "desc-mask_MEGRE.png",
-            "Brain mask on the gradient echo",
+            "Brain and mapped voxels on the gradient echo",
             MEASURED + (f" {WHOLE_BRAIN}" if images.has("tissues_on_gre") else ""),
             lambda: _mask_mosaic(images),
             ("magnitude", "mask", "tissues_on_gre", "chi"),
@@ -482,8 +552,9 @@ def _atlas_drawings(images: Images, atlas: str, role: str) -> Iterator[Drawing]:
 
 def _mask_mosaic(images: Images) -> bytes:
     volume, scale = images.grey("magnitude", 0)
-    title = f"{images.prefix}: Brain mask, first echo"
-    return figures.mosaic(volume, scale=scale, title=title, outline=images.brain, inner=images.measured)
+    title = f"{images.prefix}: Brain and mapped voxels, first echo"
+    around = images.brain or volume
+    return figures.mosaic(volume, scale=scale, title=title, outline=images.measured, wider=images.brain, around=around)
 
 
 def _labels_on(images: Images, background: str, role: str) -> bytes:

@@ -362,7 +362,7 @@ def _links(scan: Scan, output_dir: Path, figures: Sequence[str]) -> list[dict[st
     """The files a reader looks for first, and where the page shows what is in them."""
     names = {
         "chi": ("Susceptibility map", "desc-mosaic_Chimap.png", "see the map"),
-        "mask": ("Brain mask", "desc-mask_MEGRE.png", "see the mask"),
+        "mask": ("Mask of the mapped voxels", "desc-mask_MEGRE.png", "see the mask"),
         "r2star": ("R2* map", "desc-mosaic_R2starmap.png", "see the map"),
     }
     links = [

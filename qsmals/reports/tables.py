@@ -12,12 +12,15 @@ from qsmals.reports.assess import Quality
 from qsmals.reports.collect import PARTLY, RegionTable, Scan, low_coverage
 from qsmals.roi.table import COLUMNS, MAP_UNIT
 
-MAP_UNITS = {"Chimap": "ppm", "R2starmap": "1/s", "T2starmap": "s", "S0map": "arbitrary"}
+MAP_UNITS = {"Chimap": "ppb", "R2starmap": "1/s", "T2starmap": "s", "S0map": "arbitrary"}
+SHOWN_FACTORS = {"Chimap": 1000.0}
+"""From the unit of a file to that of the page: susceptibility is in ppm there, and in ppb on every card and plot."""
+
 MAP_NAMES = {"Chimap": "susceptibility", "R2starmap": "R2*", "T2starmap": "T2*", "S0map": "S0"}
 REFERENCE_NAMES = {
-    "brain": "whole brain mask",
-    "csf": "cerebrospinal fluid",
-    "wm": "white matter",
+    "brain": "whole brain (the mapped voxels)",
+    "csf": "core of the lateral ventricles (one voxel in)",
+    "wm": "core of cerebral white matter (one voxel in)",
     "none": "none",
 }
 
@@ -27,11 +30,12 @@ PRINTED = ("name", "hemisphere", "n_voxels", "volume_mm3", "coverage", "mean", "
 
 def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
     """A region table as the page shows it: header with units, and cells with what to sort by."""
-    unit = MAP_UNITS.get(table.quantity, "")
+    unit, factor = MAP_UNITS.get(table.quantity, ""), SHOWN_FACTORS.get(table.quantity, 1.0)
+    in_unit = {name for name in table.columns if name in COLUMNS and COLUMNS[name].unit == MAP_UNIT}
     header = []
     for name in table.columns:
         column = COLUMNS.get(name)
-        words = unit if column and column.unit == MAP_UNIT else column.unit if column else ""
+        words = unit if name in in_unit else column.unit if column else ""
         header.append(
             {
                 "name": name,
@@ -42,7 +46,7 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
         )
     rows = [
         {
-            "cells": [_table_cell(n, row[n]) for n in table.columns],
+            "cells": [_table_cell(n, factor * row[n] if n in in_unit else row[n]) for n in table.columns],
             "low": low_coverage(row),
             "part": not low_coverage(row) and row.get("coverage", 1.0) < PARTLY,
         }
@@ -110,15 +114,30 @@ def _bound(limit: Limit | None, bound: float | None) -> str:
 
 
 def reference_table(scan: Scan) -> dict[str, Any]:
-    """Reference region in words, and offsets in ppb."""
+    """Reference region in words, and offsets in ppb of regions whose volumes stand beside their names."""
     reference = scan.facts.reference if scan.facts else {}
     spread = reference.get("sd_ppm") or {}
+    sizes = _region_volumes(scan)
     offsets = [
-        (REFERENCE_NAMES.get(key, key.replace("_", " ")), _ppb(value), _ppb(spread.get(key)).lstrip("+"))
+        (
+            ", ".join(filter(None, (REFERENCE_NAMES.get(key, key.replace("_", " ")), sizes.get(key)))),
+            _ppb(value),
+            _ppb(spread.get(key)).lstrip("+"),
+        )
         for key, value in (reference.get("offsets_ppm") or {}).items()
     ]
     region = str(reference.get("region") or "")
     return {"region": REFERENCE_NAMES.get(region, region.replace("_", " ")), "offsets": offsets}
+
+
+def _region_volumes(scan: Scan) -> dict[str, str]:
+    """Volumes of the regions that could serve as reference, in words, where the voxel size is known."""
+    if scan.facts is None:
+        return {}
+    size = [_number(edge) for edge in scan.facts.acquisition.get("VoxelSize") or ()]
+    voxel_ml = float(np.prod(size)) / 1000 if len(size) == 3 else np.nan
+    volumes = {key: _number(n) * voxel_ml for key, n in (scan.facts.reference.get("n_voxels") or {}).items()}
+    return {key: f"{ml:.0f} ml" if ml >= 10 else f"{ml:.1f} ml" for key, ml in volumes.items() if np.isfinite(ml)}
 
 
 MASK_PARTS = {"phase": "with reliable phase", "signal": "with signal", "magnitude": "with signal"}
@@ -135,10 +154,12 @@ def mask_table(scan: Scan) -> dict[str, Any]:
     source = str(facts.get("source") or "phase")
     part = next((words for word, words in MASK_PARTS.items() if word in source), "where the field was used")
     from_t1w = scan.facts is not None and not {"t1w", "t1w_on_gre"}.isdisjoint(scan.facts.images)
+    of_field, of_map = _number(facts.get("volume_ml")), brain * mapped / 100.0
     volumes = (
         ("brain of the T1w image" if from_t1w else "brain", brain, np.nan),
-        (part, _number(facts.get("volume_ml")), 100.0 - _number(facts.get("dropped_percent"))),
-        ("with a susceptibility (mapped)", brain * mapped / 100.0, mapped),
+        (part, of_field, 100.0 - _number(facts.get("dropped_percent"))),
+        ("of it lost to background removal, at the rim", *_lost(of_field - of_map, brain)),
+        (MAPPED_WORDS, of_map, mapped),
     )
     others = {k: v for k, v in facts.items() if k not in ("source", "volume_ml", "dropped_percent")}
     return {
@@ -146,6 +167,14 @@ def mask_table(scan: Scan) -> dict[str, Any]:
         "volumes": [(words, size) for words, *known in volumes if (size := _size(*known))],
         "others": [(MASK_WORDS.get(name, name.replace("_", " ")), value) for name, value in others.items()],
     }
+
+
+MAPPED_WORDS = "with a susceptibility (mapped): the file desc-brain_mask, and the whole brain as reference"
+
+
+def _lost(lost_ml: float, brain_ml: float) -> tuple[float, float]:
+    """A lost volume, ml, and its share of the brain, percent; not known where nothing was lost."""
+    return (lost_ml, 100.0 * lost_ml / brain_ml) if lost_ml > 0 and brain_ml > 0 else (np.nan, np.nan)
 
 
 def _number(value: Any) -> float:
