@@ -118,6 +118,7 @@ def _working_files(root: Path, regions: np.ndarray, total_hz: np.ndarray, put: A
         "phase": (phase, on_gre),
         "unwrapped": (total_hz[..., None] * turns, on_gre),
         "quality": (np.clip(0.9 + rng.normal(0, 0.03, regions.shape), 0, 1).astype(np.float32), on_gre),
+        "noise": (np.where(regions > 0, 0.002, np.inf).astype(np.float32), on_gre),
         "tissues_on_gre": (_tissues(regions), on_gre),
         "t1w": (np.where(on_t1w > 0, head, 0), t1w),
         "t1w_labels": (on_t1w, t1w),
