@@ -712,13 +712,15 @@ def test_the_leg_area_and_the_caudate_have_their_slices(tree):
 
 def test_the_echo_of_a_reason_is_in_its_figure(tree):
     details = {"echo_signal": "echo 2", "phase_noise": "echo 2; interpolated images: one voxel of 2 × 2 × 1"}
-    write_quality(tree / "sub-01/anat", "sub-01", details, echo_signal=0.1)
+    write_quality(tree / "sub-01/anat", "sub-01", details, echo_signal=0.1, phase_noise=0.8)
     scan = find_scans(tree, "01")[0][0]
     drawing = next(d for d in drawings(scan) if d.name == "desc-echoes_MEGRE.png")
     assert "echo 2, the weakest by the measures; echo 2, the noisiest" in drawing.caption
     wide = png_size(drawing.draw())
-    for ends in ("echo 1", "echo 3", "1 or 3", ""):
-        write_quality(tree / "sub-01/anat", "sub-01", {"echo_signal": ends, "phase_noise": ends})
+    bad = {"echo_signal": 0.1, "phase_noise": 0.8}
+    for words, values in (("echo 1", bad), ("echo 3", bad), ("1 or 3", bad), ("", bad), ("echo 2", {})):
+        details = {"echo_signal": words, "phase_noise": words}
+        write_quality(tree / "sub-01/anat", "sub-01", details, **values)
         scan = find_scans(tree, "01")[0][0]
         drawing = next(d for d in drawings(scan) if d.name == "desc-echoes_MEGRE.png")
         assert "by the measures" not in drawing.caption

@@ -1,5 +1,6 @@
 """Which figures a subject's page has, and what each needs."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from qsmals.bids.names import PARTS_OF
+from qsmals.qc.limits import LIMITS
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.reports import figures
 from qsmals.reports.assess import Quality
@@ -233,14 +235,15 @@ NOISE_WORDS = "The noise, 0 to 10 ppb, is large where signal is weak, and where 
 
 
 def _named_echoes(quality: Quality | None) -> dict[str, int]:
-    """What the measures say of an echo that is neither the first nor the last, and its number from 0."""
+    """What measures beyond their limits say of an echo that is neither the first nor the last; its number from 0."""
     if quality is None:
         return {}
     last = max((len(column) for column in quality.echoes.values()), default=0) - 1
     found = {}
     for measure, words in (("echo_signal", "weakest"), ("phase_noise", "noisiest")):
         number = re.match(r"echo (\d+)\b", quality.details.get(measure, ""))
-        if number and 0 < int(number[1]) - 1 < last:
+        beyond = LIMITS[measure].level(quality.values.get(measure, math.nan))
+        if number and beyond and 0 < int(number[1]) - 1 < last:
             found[words] = int(number[1]) - 1
     return found
 
