@@ -13,10 +13,11 @@ from qsmals.cli import main
 from qsmals.engine.lock import SubjectLock
 from qsmals.engine.summary import SubjectSummary
 from qsmals.qc.measures import MEASURES
+from qsmals.reports.crosslink import GROUP_LINK
 from qsmals.reports.group import GroupReport, write_group_report
 from qsmals.reports.published import EXPECTED
 from qsmals.reports.strips import LETTER, Point, outliers, strip
-from qsmals.reports.subject import GROUP_LINK, write_subject_report
+from qsmals.reports.subject import write_subject_report
 from tests.browser import CHROMIUM, Browser
 from tests.report_trees import CLEAN, FACTS, make_scan, write_facts, write_quality
 

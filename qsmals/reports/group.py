@@ -25,9 +25,9 @@ from qsmals.qc.measures import MEASURES
 from qsmals.qc.verdict import Reason, Verdict, worst_of
 from qsmals.reports.assess import assess_run, assess_scan
 from qsmals.reports.collect import Scan, find_scans
+from qsmals.reports.crosslink import GROUP_LINK, GROUP_PAGE, link_to_group
 from qsmals.reports.published import ALARM_LIMITS, EXPECTED
 from qsmals.reports.strips import Point, outliers, strip
-from qsmals.reports.subject import GROUP_LINK, GROUP_PAGE, link_to_group
 
 log = logging.getLogger("qsmals")
 

@@ -18,6 +18,7 @@ from qsmals.reports.acquisition import acquisition, echo_table, with_unit
 from qsmals.reports.assess import assess_subject
 from qsmals.reports.collect import PARTLY, Scan, find_scans
 from qsmals.reports.conformance import conformance, counted
+from qsmals.reports.crosslink import GROUP_PAGE, link_to_group
 from qsmals.reports.drawn import Shown, draw_figures
 from qsmals.reports.gallery import FLICKER, THUMBNAIL
 from qsmals.reports.messages import GENERAL_ADVICE, UNEXPLAINED, with_advice
@@ -31,9 +32,6 @@ SECTIONS = {
     "registration": "Mask and registration",
     "regions": "Regions",
 }
-GROUP_PAGE = "group.html"
-HEADER_END = "\n</header>"
-GROUP_LINK = f'\n  <p class="quiet"><a href="{GROUP_PAGE}">All subjects</a></p>'
 VERDICTS = {
     "pass": {"kind": "good", "word": "Pass", "about": "This does not prove the values right."},
     "check": {"kind": "note", "word": "Check", "about": "A person should look before this subject goes into a study."},
@@ -140,18 +138,6 @@ def write_subject_report(
     if (output_dir / GROUP_PAGE).exists():  # asked after writing: a group page that comes now links what it finds
         link_to_group(path)
     return SubjectReport(path, tuple(missing), verdict)
-
-
-def link_to_group(path: Path) -> bool:
-    """Give a subject's page the link to the study's page beside it; whether it had to be written for that.
-
-    Pages that were written before the study's have none, and a page from disk cannot ask what lies beside it.
-    """
-    html = path.read_text()
-    if GROUP_LINK in html or HEADER_END not in html:
-        return False
-    write_text(path, html.replace(HEADER_END, GROUP_LINK + HEADER_END, 1))
-    return True
 
 
 def _basis(page: Mapping[str, Any], verdict: Verdict, limits: Mapping[str, Limit]) -> dict[str, Any]:
