@@ -3,8 +3,8 @@
     python benchmarks/clusters.py [FILE ...]     # as root on Debian, after tests/system/prepare.sh
 
 FILE: names in tests/system (default: all). The table between the marks ``tried`` has a line a test: what it does (its
-docstring), and what became of it here; lines of tests that are not run, and the sum of a whole run, stay as they were. The blocks between the marks
-``transcript NAME`` are what the tests printed, where the page has such a block.
+docstring), and what became of it here; lines of tests that are not run, and the sum of a whole run, stay as they were.
+The blocks between the marks ``transcript NAME`` are what the tests printed, where the page has such a block.
 """
 
 import ast
