@@ -159,7 +159,7 @@ def test_a_task_with_apptainer_that_is_signalled_ends_in_order(sif: Path, subjec
     (run,) = (out / "logs/slurm").iterdir()
     job = {**os.environ, **environment, "SLURM_ARRAY_TASK_ID": "1"}
     with subprocess.Popen([run / "task.sh"], env=job, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          start_new_session=True) as running:  # fmt: skip
+                          start_new_session=True, cwd=shared) as running:  # fmt: skip
         assert running.stdout is not None
         try:
             said = ""
@@ -179,5 +179,5 @@ def test_a_task_with_apptainer_that_is_signalled_ends_in_order(sif: Path, subjec
     assert "SIGTERM" in said and "Traceback" not in said, said
     assert "SIGTERM" in entry(out)["why"] and entry(out)["status"] == "failed"
     assert not list(out.rglob(".qsmals-*")) and not list(out.glob("logs/*.lock"))
-    assert "already done" in must(run / "task.sh", env={**environment, "SLURM_ARRAY_TASK_ID": "1"})
+    assert "already done" in must(run / "task.sh", env={**environment, "SLURM_ARRAY_TASK_ID": "1"}, cwd=shared)
     assert entry(out)["status"] == "ok"
