@@ -23,6 +23,7 @@ from tests.system.machine import (
     mounts,
     must,
     need,
+    need_no_tmp,
     need_root,
     qsmals,
     simulate,
@@ -106,6 +107,7 @@ def cluster(shared: Path) -> Iterator[Cluster]:
     """Two nodes."""
     need_root()
     need(*COMMANDS)
+    need_no_tmp("which each node of the test cluster has for itself")
     if (refused := call("unshare", "--uts", "--mount", "true")).returncode:
         pytest.skip(f"this machine does not let its root have names and mounts apart: {refused.stderr.strip()}")
     found = Cluster(shared / "slurm")

@@ -31,6 +31,13 @@ def need_root() -> None:
         pytest.skip("needs root")
 
 
+def need_no_tmp(why: str) -> None:
+    """Skip where this checkout or its Python lies below /tmp, which the test hides."""
+    places = [place for place in (ROOT, Path(sys.prefix).resolve()) if Path("/tmp") in place.parents]
+    if places:
+        pytest.skip(f"{places[0]} lies below /tmp, {why}")
+
+
 def need(*commands: str) -> None:
     """Skip where a command is missing, naming it (tests/system/prepare.sh installs those that Debian has)."""
     missing = [command for command in commands if shutil.which(command) is None]

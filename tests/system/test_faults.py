@@ -18,7 +18,7 @@ import pytest
 
 from qsmals.cli.parser import parse
 from qsmals.workflows.participant import run_folder
-from tests.system.machine import ROOT, SLOPPY, call, copy_as, files_of, must, need, need_root, qsmals
+from tests.system.machine import ROOT, SLOPPY, call, copy_as, files_of, must, need, need_no_tmp, need_root, qsmals
 
 QUICK = ("--skip-registration", "--refinement", "none", "--cortex", "atlas", "--nprocs", "2")
 UID, GID = 12345, 23456
@@ -275,6 +275,7 @@ def test_a_bare_environment(bids: Path, options: tuple[str, ...], undisturbed: P
     """Faults: a uid without HOME, LANG and LOGNAME, a tiny /tmp, and nothing to write but two folders."""
     need_root()
     need("unshare", "setpriv", "mount")
+    need_no_tmp("which is all but full here")
     os.chown(folder, UID, GID)
     before = files_of(bids)
     # the tests' Python may lie where only root may look: the one capability lets its files be read, not written
