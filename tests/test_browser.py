@@ -190,7 +190,7 @@ def test_no_table_is_cut_on_paper_and_heads_have_words(browser, tree):
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.evaluate(CUT) == []
         heads = page.evaluate(HEADS.format(".regions"))
-        assert {"name", "hemisphere", "coverage", "mean (ppm)", "sd (ppm)", "wm_contrast (ppm)"} <= set(heads)
+        assert {"name", "hemisphere", "coverage", "mean (ppb)", "sd (ppb)", "wm_contrast (ppb)"} <= set(heads)
         assert "skewness" not in heads and "" not in heads
         assert page.evaluate("[...document.querySelectorAll('figure:has(iframe)')].every((f) => !f.offsetParent)")
 

@@ -150,7 +150,8 @@ def test_a_task_with_apptainer_that_is_signalled_ends_in_order(sif: Path, subjec
     folder = shared / "signalled"
     out, work, commands = folder / "out", folder / "work", folder / "bin"
     commands.mkdir(parents=True)
-    for name, text in (("apptainer", f'PATH=${{PATH#*:}} exec {apptainer()} "$@"'), ("sbatch", "echo 1"), ("scontrol", "exit 1")):
+    itself = f'PATH=${{PATH#*:}} exec {apptainer()} "$@"'  # which is not to find this folder again
+    for name, text in (("apptainer", itself), ("sbatch", "echo 1"), ("scontrol", "exit 1")):
         (commands / name).write_text(f"#!/bin/bash\n{text}\n")
         (commands / name).chmod(0o755)
     environment = {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHON": sys.executable, **AS_ROOT}
