@@ -6,13 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -373,11 +371,11 @@ def run_locked(plan: RunPlan, invalid: Sequence[SubjectSummary], run_id: str, re
                 if free and not run_subjects(replace(plan, subjects=tuple(free)), run_id, request, entries):
                     break
     finally:
-        order = [f"sub-{subject.label}" for subject in plan.subjects]
-        say(sorted(entries, key=lambda entry: order.index(entry.subject) if entry.subject in order else -1))
+        order = {f"sub-{subject.label}": place for place, subject in enumerate(plan.subjects)}
+        say(sorted(entries, key=lambda entry: order.get(entry.subject, -1)))
     begun = len(entries) - len(invalid) + held
     if begun < len(plan.subjects):
-        log.warning("%d subjects were not begun", len(plan.subjects) - begun)
+        log.warning("%d subjects were not begun; the same command goes on with them", len(plan.subjects) - begun)
     return exit_code(entries) or (1 if held else 0)
 
 
@@ -590,7 +588,6 @@ def execute(plan: RunPlan, end: Callable[[str, Done], None]) -> Done:
         left = (plugin.nodes or names) - ended
         return Done(tuple(plugin.steps), tuple(plugin.failures), tuple(sorted(left)), stop, halt)
 
-    threading.Thread(target=load_report, daemon=True).start()
     stop, halt = None, ""
     try:
         workflow.run(plugin=plugin)
@@ -602,14 +599,6 @@ def execute(plan: RunPlan, end: Callable[[str, Done], None]) -> Done:
         halt = f"the run cannot go on: {error}"
         log.error("%s", halt)
     return found(stop, halt)
-
-
-def load_report() -> None:
-    """Load what the pages are made with while the steps run."""
-    try:
-        import_module("qsmals.reports.subject")
-    except Exception as error:  # comes again where the page is written, and is dealt with there
-        log.debug("loading the report: %s", error)
 
 
 def quieten_nipype() -> None:
