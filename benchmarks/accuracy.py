@@ -1,16 +1,18 @@
 """Every reconstruction pipeline on simulated heads with known truth, and the default one over many conditions.
 
     python benchmarks/accuracy.py WORK_DIR [--t1w T1W --segmentation APARC_ASEG] [--pipelines BG+INV ...]
-        [--conditions NAME ...] [--everywhere] [--voxel-size-mm X Y Z] [--omp-nthreads N] [--docs docs]
+        [--conditions NAME ...] [--everywhere] [--update] [--voxel-size-mm X Y Z] [--omp-nthreads N] [--docs docs]
 
 A pipeline is a background removal and a dipole inversion, `lbv+tv`, or an inversion of the total field, `total+tgv`.
-Under the reference conditions all pipelines run, under the others the first of the list, or all with `--everywhere`.
-The kernels are called as the workflows call them, with the true brain mask and labels: brain extraction and
-registration play no part (`conditions.py` measures them).
+Under the reference conditions all pipelines run, under the others the first of the list (with `--update` the default
+one), or all with `--everywhere`. The kernels are called as the workflows call them, with the true brain mask and
+labels: brain extraction and registration play no part (`conditions.py` measures them).
 
 Writes reconstruction.md, .tsv and .png into the folder of `--docs`. What WORK_DIR has, simulations, total fields and
 rows of its results.tsv, is not made again; delete results.tsv and the files total_field.npz to measure changed
-kernels. If the files of `--t1w` and `--segmentation` are not there, it says so and does nothing.
+kernels. With `--update` the rows of reconstruction.tsv that are not measured now stay, and so does the picture: name
+the pipelines whose kernels have changed, and the default one to see that the rest has not. If the files of `--t1w` and
+`--segmentation` are not there, it says so and does nothing.
 """
 
 import argparse
@@ -756,6 +758,14 @@ def work(scan: Condition, pipelines: list[str], journal: Journal, n_threads: int
     return rows
 
 
+def merged(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``before``, in their places those measured ``now``, and what is new after them."""
+    key = ["condition", "pipeline"]
+    old, new = before.set_index(key), now.set_index(key)
+    order = list(dict.fromkeys([*old.index, *new.index]))
+    return pd.concat([old.drop(new.index, errors="ignore"), new]).loc[order].reset_index()
+
+
 def default_pipelines() -> list[str]:
     """The program's own pair, pairs in common use, and every inversion after the default background removal."""
     every = [f"{TOTAL if INVERSION[name].total_field else BACKGROUND.default}+{name}" for name in INVERSION]
@@ -782,6 +792,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pipelines", nargs="+", type=pipeline_name, default=default_pipelines())
     parser.add_argument("--conditions", nargs="+", choices=tuple(CHANGES), default=list(CHANGES))
     parser.add_argument("--everywhere", action="store_true", help="all pipelines under all conditions")
+    parser.add_argument("--update", action="store_true", help="keep what reconstruction.tsv has of all others")
     parser.add_argument("--voxel-size-mm", type=float, nargs=3, default=(1.0, 1.0, 1.0), metavar=("X", "Y", "Z"))
     parser.add_argument("--omp-nthreads", type=int, default=2)
     parser.add_argument("--docs", type=Path, default=Path("docs"))
@@ -804,8 +815,10 @@ def main(argv: list[str] | None = None) -> int:
     rows: list[dict[str, Any]] = []
     scans = [condition(name, options.work_dir, head, tuple(options.voxel_size_mm)) for name in names]
     expected = 0
+    first = DEFAULT if options.update else options.pipelines[0]
     for scan in scans:
-        pipelines = options.pipelines if options.everywhere or scan.name in REFERENCES else options.pipelines[:1]
+        everything = options.everywhere or scan.name in REFERENCES
+        pipelines = [name for name in options.pipelines if everything or name == first]
         expected += len(pipelines)
         rows += work(scan, pipelines, journal, options.omp_nthreads)
     if not rows:
@@ -815,15 +828,16 @@ def main(argv: list[str] | None = None) -> int:
             else "no condition is left: `template` needs --t1w and --segmentation"
         )
         return 1
-    table = pd.DataFrame(rows)
-    text = report(table, options.pipelines, tuple(options.voxel_size_mm), bool(head))
+    table = pd.DataFrame(rows).drop(columns="simulation")
+    public = options.docs / "reconstruction.tsv"
+    if options.update:
+        table = merged(pd.read_csv(public, sep="\t"), table)
+    else:
+        done = set(table[table["condition"] == scans[0].name]["pipeline"])
+        draw(scans[0], [p for p in options.pipelines if p in done][:2], options.docs / "reconstruction.png")
+    text = report(table, list(dict.fromkeys(table["pipeline"])), tuple(options.voxel_size_mm), bool(head))
     write_text(options.docs / "reconstruction.md", text)
-    public = table.drop(columns="simulation")
-    write_text(
-        options.docs / "reconstruction.tsv", public.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-    )
-    done = set(table[table["condition"] == scans[0].name]["pipeline"])
-    draw(scans[0], [p for p in options.pipelines if p in done][:2], options.docs / "reconstruction.png")
+    write_text(public, table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g"))
     print(text)
     return 0 if len(rows) == expected else 1
 
