@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qsmals.recon.dipole import dipole_field
+from qsmals.recon.dipole import dipole_field, voxel_dipole_kernel
 from qsmals.recon.grid import Grid
 
 TILTED = (0.48, -0.36, 0.8)
@@ -53,7 +53,8 @@ def folded_rim(size: tuple[float, float, float], b0: tuple[float, float, float],
     air = (x**2 + (y - 22) ** 2 + (z + 20) ** 2 < 16).astype(np.float32)
     fat = fat_ppm * ((r > 23) & (r < 26) & (z > 0)).astype(np.float32)
     noise = 8e-4 * np.random.default_rng(0).standard_normal(grid.shape)
-    total = dipole_field(chi + 9 * air + fat, grid) + 0.05 * z / 20 + 0.05 * (x**2 - y**2) / 400 + noise
+    around = dipole_field(9 * air + fat.astype(np.float32), grid, kernel=voxel_dipole_kernel)
+    total = dipole_field(chi, grid) + around + 0.05 * z / 20 + 0.05 * (x**2 - y**2) / 400 + noise
     away = ndimage.distance_transform_edt(air == 0, sampling=size) > 2
     mask = ndimage.binary_opening((r < 25) & away)
     return Rim(grid, chi, total.astype(np.float32), brain, cortex, rim, mask, away)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
-from qsmals.recon.dipole import dipole_field
+from qsmals.recon.dipole import dipole_field, voxel_dipole_kernel
 from qsmals.recon.grid import Grid
 
 B0_TESLA = 3.0
@@ -83,5 +83,5 @@ def head(grid: Grid) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Volume]:
     chi = np.where(outline & ~air, -9.4, 0.0).astype(np.float32)
     continued = np.concatenate([np.repeat(chi[:, :, :1], grid.shape[2], axis=2), chi], axis=2)
     tall = Grid((grid.shape[0], grid.shape[1], 2 * grid.shape[2]), grid.voxel_size_mm, grid.b0_direction)
-    field = dipole_field(continued, tall)[:, :, grid.shape[2] :]
+    field = dipole_field(continued, tall, kernel=voxel_dipole_kernel)[:, :, grid.shape[2] :]
     return outline & ~air & ~skull, brain, np.ascontiguousarray(field)

@@ -17,7 +17,7 @@ from qsmals.recon.background.pdf import PdfParameters, pdf
 from qsmals.recon.background.resharp import ResharpParameters, resharp
 from qsmals.recon.background.sharp import SharpParameters, sharp
 from qsmals.recon.background.vsharp import VSharpParameters, sphere_radii_mm, truncated_inverse, vsharp
-from qsmals.recon.dipole import dipole_field, dipole_kernel
+from qsmals.recon.dipole import dipole_field, voxel_dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.mask.morphology import depth_mm, erode
 
@@ -66,7 +66,7 @@ def head(size: tuple[float, float, float] = (1.0, 1.0, 1.0), b0: tuple[float, fl
     outside = 9.0 * ball((0, 22, -12), 3) - 2.0 * ball((-20, -6, 16), 4)
     shim = 0.003 * p[0] - 0.002 * p[2] + 0.0001 * (p[0] ** 2 - p[1] ** 2)
     local = dipole_field(inside.astype(np.float32), grid)
-    background = dipole_field(outside.astype(np.float32), grid) + shim.astype(np.float32)
+    background = dipole_field(outside.astype(np.float32), grid, kernel=voxel_dipole_kernel) + shim.astype(np.float32)
     return Head(grid, mask, local, background)
 
 
@@ -295,7 +295,7 @@ def test_pdf_is_the_dense_weighted_projection() -> None:
     p = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in grid.shape], indexing="ij")
     mask = np.asarray(sum(x**2 for x in p) < 11)
     rng = np.random.default_rng(3)
-    dipole = dipole_kernel(grid).astype(float)
+    dipole = voxel_dipole_kernel(grid).astype(float)
     operator = dense(lambda v: fft.irfftn(dipole * fft.rfftn(v), s=grid.shape), grid)
     np.testing.assert_allclose(operator, operator.T, atol=1e-10)
     total = (operator @ np.where(mask, 0, rng.standard_normal(grid.shape)).ravel()).reshape(grid.shape)

@@ -13,7 +13,7 @@ from scipy import fft, optimize
 from qsmals.recon import fourier
 from qsmals.recon.background import BACKGROUND
 from qsmals.recon.background.ismv import sphere_interior
-from qsmals.recon.dipole import dipole_field, dipole_kernel
+from qsmals.recon.dipole import dipole_field, dipole_kernel, voxel_dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import nonlinearweakharmonic
 from qsmals.recon.inversion.medi import MEDI, edges, medi, reweighted
@@ -556,7 +556,7 @@ def test_medi_without_spherical_means_ignores_the_background() -> None:
     truth, mask = blocks(grid), ellipsoid(grid)
     far = np.zeros(grid.shape, np.float32)
     far[:2, 10:16, 10:16] = 5.0
-    local, background = dipole_field(truth, grid), dipole_field(far, grid)
+    local, background = dipole_field(truth, grid), dipole_field(far, grid, kernel=voxel_dipole_kernel)
     params = replace(MEDI.make_parameters(), smv_radius_mm=3.0, regularisation=3e-5)
     clean = medi(local, mask=mask, grid=grid, params=params)
     assert clean.mask is not None and (clean.mask & ~mask).sum() == 0 and 0.2 < clean.mask.sum() / mask.sum() < 0.9

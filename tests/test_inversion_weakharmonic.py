@@ -12,7 +12,7 @@ from scipy import fft, ndimage, optimize
 from qsmals.interfaces.susceptibility import _adapted
 from qsmals.recon import fourier
 from qsmals.recon.background import BACKGROUND
-from qsmals.recon.dipole import dipole_field, dipole_kernel
+from qsmals.recon.dipole import dipole_field, dipole_kernel, voxel_dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.solution import ONE_STEP, Susceptibility, brain_field
 from qsmals.recon.inversion.tv import tv
@@ -39,7 +39,7 @@ def far_sources(grid: Grid, strength: float) -> NDArray[np.float32]:
     chi[-2:, -6:, 3:8] = -strength
     chi[10:20, 0, -3:] = strength
     assert not (chi[ellipsoid(grid)]).any()
-    return dipole_field(chi, grid)
+    return dipole_field(chi, grid, kernel=voxel_dipole_kernel)
 
 
 def bowl(grid: Grid, height: float) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The dipole: its kernel on a periodic grid, and the field of a susceptibility.
+"""The dipole on a periodic grid: the kernel that a scanner's band-limited images obey, and that of a single voxel.
 
 References
 ----------
@@ -7,7 +7,7 @@ Marques JP, Bowtell R. Concepts Magn Reson B 2005;25B:65-78. doi:10.1002/cmr.b.2
 Ewald PP. Ann Phys 1921;369:253-287. doi:10.1002/andp.19213690304
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -17,6 +17,8 @@ from scipy import fft, special
 from qsmals.recon import fourier
 from qsmals.recon.grid import Grid
 
+Kernel = Callable[[Grid, fourier.Shape], NDArray[np.float32]]
+
 WIDTH = 1.5
 """Standard deviation, in the longest voxel edge, of the Gaussian that parts the near from the far dipole."""
 
@@ -25,18 +27,51 @@ NEAR = 7.0
 
 
 def dipole_kernel(grid: Grid, shape: fourier.Shape | None = None) -> NDArray[np.float32]:
-    r"""Half spectrum of the field of one voxel of unit susceptibility, repeated with the period of the grid.
+    r"""Half spectrum of the dipole as a scanner sees it, ``1/3 - (k.b)^2 / |k|^2`` up to the grid's highest frequency.
 
-    The continuous kernel ``1/3 - (k.b)^2 / |k|^2`` cut off at the highest frequency of the grid is not the dipole: it
-    rings along the voxel axes, and for an oblique B0, whose mixed terms jump there, with a slow decay.
-    Around 9 ppm of air that is a field deep
-    in the brain that no source explains. As in Ewald's summation the dipole is therefore split by a Gaussian:
+    A scanner measures the centre of k-space: of a susceptibility and of its field the part below the highest frequency
+    of the grid, and between these two the kernel is exact, at any tilt and for voxels of unequal edges. Where an edge
+    has an even number of voxels the highest frequency stands for both its signs, and the kernel is their mean.
+
+    The kernel of sources that a grid cannot hold, air with its jump of 9 ppm, is :func:`voxel_dipole_kernel`.
+
+    Parameters
+    ----------
+    grid : Grid
+        Voxel size and B0 direction.
+    shape : (3,) int, optional
+        Padded size of the transform; ``grid.shape`` without it.
+
+    Returns
+    -------
+    (nx, ny, nz // 2 + 1) float32
+        Dimensionless, from -2/3 to 1/3; 0 at k = 0.
+
+    Examples
+    --------
+    >>> kernel = dipole_kernel(Grid((32, 32, 32), (1.0, 1.0, 1.0)))
+    >>> round(float(kernel[1, 0, 0]), 3), round(float(kernel[0, 0, 1]), 3)
+    (0.333, -0.667)
+    """
+    shape = shape or grid.shape
+    k = fourier.frequencies(shape, grid.voxel_size_mm)
+    mixed = [np.where(_both_signs(n, x), 0.0, x * b) for n, x, b in zip(shape, k, grid.b0_direction, strict=True)]
+    x, y, z = (part.astype(np.float32) for part in mixed)
+    along = sum(np.square(part * b).astype(np.float32) for part, b in zip(k, grid.b0_direction, strict=True))
+    kernel = np.float32(1 / 3) - (along + 2 * (x * y + y * z + z * x)) / _squared(k)
+    kernel[0, 0, 0] = 0.0
+    return np.asarray(kernel, dtype=np.float32)
+
+
+def voxel_dipole_kernel(grid: Grid, shape: fourier.Shape | None = None) -> NDArray[np.float32]:
+    r"""Half spectrum of the field at the centres of all voxels of one voxel of unit susceptibility, periodic.
+
+    The continuous kernel (:func:`dipole_kernel`) cut off at the highest frequency of the grid rings along the voxel
+    axes, and for an oblique B0, whose mixed terms jump there, with a slow decay. Around 9 ppm of air that is a field
+    deep in the brain that no source explains. As in Ewald's summation the dipole is therefore split by a Gaussian:
     the far part, ``(1/3 - (k.b)^2 / |k|^2) exp(-2 pi^2 s^2 |k|^2)``, has next to nothing left at the highest frequency
     and is taken in k-space with all its periodic copies; the near part, a dipole screened by the same Gaussian, decays
     within a few voxels and is sampled in space, voxels of unequal edges as rows of cubes.
-
-    For sources inside the brain, which a scanner's k-space has band-limited, the continuous kernel would be the more
-    exact one.
 
     Parameters
     ----------
@@ -49,12 +84,6 @@ def dipole_kernel(grid: Grid, shape: fourier.Shape | None = None) -> NDArray[np.
     -------
     (nx, ny, nz // 2 + 1) float32
         Dimensionless; 0 at k = 0, and tends to the continuous kernel for small k.
-
-    Examples
-    --------
-    >>> kernel = dipole_kernel(Grid((32, 32, 32), (1.0, 1.0, 1.0)))
-    >>> round(float(kernel[1, 0, 0]), 3), round(float(kernel[0, 0, 1]), 3)
-    (0.333, -0.667)
     """
     shape = shape or grid.shape
     sigma = WIDTH * max(grid.voxel_size_mm)
@@ -64,7 +93,9 @@ def dipole_kernel(grid: Grid, shape: fourier.Shape | None = None) -> NDArray[np.
     return kernel
 
 
-def dipole_field(chi_ppm: NDArray[np.float32], grid: Grid, padding: float = 2.0) -> NDArray[np.float32]:
+def dipole_field(
+    chi_ppm: NDArray[np.float32], grid: Grid, padding: float = 2.0, kernel: Kernel = dipole_kernel
+) -> NDArray[np.float32]:
     """Relative field, ppm, of a susceptibility map that is zero beyond its edges.
 
     Parameters
@@ -76,6 +107,8 @@ def dipole_field(chi_ppm: NDArray[np.float32], grid: Grid, padding: float = 2.0)
     padding : float
         Size of the transform over that of the map; 2 leaves no influence of the cyclic images
         but that of their far field.
+    kernel : function of a grid and a shape
+        :func:`dipole_kernel`, or :func:`voxel_dipole_kernel` where the map has air.
 
     Returns
     -------
@@ -84,17 +117,27 @@ def dipole_field(chi_ppm: NDArray[np.float32], grid: Grid, padding: float = 2.0)
     x, y, z = (int(np.ceil((padding - 1.0) * n)) for n in grid.shape)
     shape = fourier.padded_shape(grid.shape, (x, y, z))
     spectrum = fourier.transform(np.asarray(chi_ppm, dtype=np.float32), shape)
-    spectrum *= dipole_kernel(grid, shape)
+    spectrum *= kernel(grid, shape)
     return fourier.inverse(spectrum, shape, grid.shape)
+
+
+def _both_signs(n: int, k: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where the frequencies of an axis of n voxels are the highest one, which an even number has with one sign only."""
+    return np.abs(k) == np.abs(k).max() if n % 2 == 0 else np.zeros(k.shape, bool)
+
+
+def _squared(k: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """|k|^2, 1 at k = 0."""
+    squared = (k[0] ** 2 + k[1] ** 2 + k[2] ** 2).astype(np.float32)
+    squared[0, 0, 0] = 1.0
+    return np.asarray(squared, dtype=np.float32)
 
 
 def _far(grid: Grid, shape: fourier.Shape, sigma: float) -> NDArray[np.float32]:
     """The dipole of a Gaussian in k-space, and 0 at k = 0."""
     k = fourier.frequencies(shape, grid.voxel_size_mm)
     along = sum(np.float32(b) * x.astype(np.float32) for x, b in zip(k, grid.b0_direction, strict=True))
-    squared = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
-    squared = squared.astype(np.float32)
-    squared[0, 0, 0] = 1.0
+    squared = _squared(k)
     kernel = np.float32(1 / 3) - np.square(along) / squared
     kernel *= np.exp(np.float32(-2.0 * np.pi**2 * sigma**2) * squared)
     kernel[0, 0, 0] = 0.0

@@ -1,4 +1,4 @@
-"""Magnetic field that a distribution of susceptibility makes in the scanner.
+"""Magnetic field that air, bone and fat make in the scanner.
 
 The convolution with the dipole is done by FFT, with the dipole itself sampled in space.
 

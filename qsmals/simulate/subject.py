@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qsmals.recon.dipole import dipole_field
 from qsmals.recon.grid import Grid, b0_direction
 from qsmals.simulate.acquisition import (
     ComplexArray,
@@ -266,8 +267,8 @@ def make_body(
     brain = brain_mask(fine.labels, fine.voxel_size_mm)
     direction = b0_direction(settings.tilt)
     chi = maps.chi_ppm - np.float32(maps.chi_ppm[brain].mean(dtype=np.float64))
-    field = _field_in_head(chi, fine, direction)
     local = _field_of_brain(chi, brain, fine, direction)
+    field = _field_around_brain(chi, brain, fine, direction) + local
     box = field_of_view(fine, brain, factors=factors, settings=settings)
     affine = fine.affine.copy()
     affine[:3, 3] += np.diag(affine)[:3] * [s.start for s in box]
@@ -292,10 +293,13 @@ def make_body(
     )
 
 
-def _field_in_head(chi_ppm: FloatArray, head: Head, direction: tuple[float, float, float]) -> FloatArray:
-    """Field of the whole head, in air, with the neck continued downwards."""
+def _field_around_brain(
+    chi_ppm: FloatArray, brain: NDArray[np.bool_], head: Head, direction: tuple[float, float, float]
+) -> FloatArray:
+    """Field of what surrounds the brain, in air, with the neck continued downwards; no grid holds air's jump."""
     neck = round(NECK_MM / head.voxel_size_mm[2])
-    longer = np.pad(chi_ppm, ((0, 0), (0, 0), (neck, 0)), mode="edge")
+    around = np.where(brain, np.float32(0), chi_ppm)
+    longer = np.pad(around, ((0, 0), (0, 0), (neck, 0)), mode="edge")
     grid = Grid(longer.shape, head.voxel_size_mm, direction)
     air = float(chi_ppm[0, 0, -1])
     return field_from_susceptibility(longer, grid=grid, chi_outside_ppm=air)[:, :, neck:]
@@ -304,12 +308,9 @@ def _field_in_head(chi_ppm: FloatArray, head: Head, direction: tuple[float, floa
 def _field_of_brain(
     chi_ppm: FloatArray, brain: NDArray[np.bool_], head: Head, direction: tuple[float, float, float]
 ) -> FloatArray:
-    """Field of the sources inside the brain mask; 0 outside the box around it."""
-    box = bounding_box(brain)
-    sources = np.where(brain[box], chi_ppm[box], np.float32(0))
-    field = np.zeros_like(chi_ppm)
-    field[box] = field_from_susceptibility(sources, grid=Grid(sources.shape, head.voxel_size_mm, direction))
-    return field
+    """Field of the sources inside the brain mask, which images hold up to their highest frequency."""
+    sources = np.where(brain, chi_ppm, np.float32(0))
+    return dipole_field(sources, Grid(sources.shape, head.voxel_size_mm, direction))
 
 
 def acquire(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from qsmals.recon import fourier
 from qsmals.recon.background.local import LocalField, checked_field
 from qsmals.recon.conjugate import conjugate_gradient
-from qsmals.recon.dipole import dipole_kernel
+from qsmals.recon.dipole import voxel_dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.method import Citation, Method
 
@@ -78,7 +78,7 @@ def pdf(
     outside[box] = ~mask
     if not outside.any():
         raise ValueError("the mask fills the volume; PDF needs room for sources outside, give it a margin")
-    dipole = dipole_kernel(grid, shape)
+    dipole = voxel_dipole_kernel(grid, shape)
     power = np.square(weight)
 
     def convolved(volume: Volume, crop: fourier.Shape | None) -> Volume:

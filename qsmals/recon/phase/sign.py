@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import nnls
 
-from qsmals.recon.dipole import dipole_kernel
+from qsmals.recon.dipole import voxel_dipole_kernel
 from qsmals.recon.fourier import inverse, padded_shape, transform
 from qsmals.recon.grid import Grid
 from qsmals.recon.phase.smooth import block_sum
@@ -156,7 +156,7 @@ class _Head:
                 sources.append(np.where(kind, -TISSUE_MINUS_AIR_PPM * gaps, 0.0))
         x, y, z = self.tissue.shape
         padded = padded_shape((x, y, z), (x // 5, y // 5, z // 5))
-        kernel = dipole_kernel(self.grid, padded)
+        kernel = voxel_dipole_kernel(self.grid, padded)
         fields = []
         for source in sources:
             field = inverse(transform(source.astype(np.float32), padded) * kernel, padded, (x, y, z))
