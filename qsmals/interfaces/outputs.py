@@ -157,8 +157,6 @@ class SidecarFacts(Step):
         }
 
 
-ATLASES_LOST = "no statistics of the atlases drawn on the other template"
-
 IMAGES = (
     *("magnitude", "phase", "unwrapped", "quality", "noise", "t1w", "t1w_labels", "t1w_on_gre"),
     *("tissues", "tissues_on_gre", "t1w_on_template"),
@@ -181,6 +179,7 @@ class _FactsInput(_DetectedInput):
     templates = traits.List(traits.Str, desc="names of the templates")
     registration_templates = traits.List(traits.Dict, desc="quality of the deformable registration to each")
     registration_between_templates = traits.Dict(usedefault=True, desc="quality of that which other atlases need")
+    lost_tables = traits.Dict(usedefault=True, desc="region tables that depend on each registration, by its name")
     magnitude = File(exists=True)
     phase = File(exists=True)
     unwrapped = File(exists=True)
@@ -219,12 +218,13 @@ class SaveFacts(Step):
             "GRE to T1w": dict(self.inputs.registration_gre),
             **{f"{self.inputs.source} to {name}": dict(found) for name, found in self._templates()},
         }
-        failed = [f"{name}: {why}" for name, measures in registration.items() for why in measures.get("reasons", [])]
-        warnings += [f"registration of {reason}" for reason in failed]
+        failed = [self._failure(name, found) for name, found in registration.items() if found.get("reasons")]
+        warnings += [f"registration of {failure}" for failure in failed]
         if between := dict(self.inputs.registration_between_templates):
             registration["between templates"] = between
-            failed += [f"the templates: {why}" for why in between["reasons"]]
-            warnings += [f"{ATLASES_LOST}: registration of the templates: {why}" for why in between["reasons"]]
+            if between["reasons"]:  # no measure of quality tells it: the verdict rests on the warning
+                failed.append(self._failure("the templates", between))
+                warnings.append(f"atlases on the other template: registration of {failed[-1]}")
         facts = {
             **known,
             "detected": detected,
@@ -245,6 +245,12 @@ class SaveFacts(Step):
         }
         write_text(Path(self.inputs.out_file), json.dumps(facts, indent=2, default=float) + "\n")
         return {"out_file": self.inputs.out_file}
+
+    def _failure(self, name: str, measures: dict[str, Any]) -> str:
+        """A failed registration: what of, why, and the region tables that have no statistics for it."""
+        tables = ", ".join(self.inputs.lost_tables.get(name, []))
+        told = f"no statistics in the tables of {tables}" if tables else "no region table depends on it"
+        return f"{name}: {'; '.join(measures['reasons'])} ({told})"
 
     def _templates(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each template with the quality of its registration."""
