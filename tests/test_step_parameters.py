@@ -11,6 +11,7 @@ import pytest
 from qsmals.bids.sidecars import strict_json
 from qsmals.cli.methods import anatomy_words, chosen_methods, step_parameters
 from qsmals.interfaces.outputs import SaveFacts, SidecarFacts
+from qsmals.qc.limits import LIMITS
 from qsmals.recon.stages import STAGES
 from qsmals.reports.boilerplate import methods_text
 from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
@@ -153,6 +154,29 @@ def test_the_report_tells_of_a_brain_only_image_and_of_each_template(
         "registration of GRE to T1w: dark (no statistics in the tables of seg-als, seg-a2009s)",
         "registration of T1w to MNI152NLin2009cAsym: poor; torn (no region table depends on it)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("shown_ml", "reasons", "told"),
+    [(280.0, [], True), (1300.0, [], False), (280.0, ["poor"], False), (None, [], False)],
+    ids=["slab", "whole", "misplaced", "unknown"],
+)
+def test_a_slab_is_told_with_what_to_do(tmp_path: Path, shown_ml: float | None, reasons: list[str], told: bool) -> None:
+    run(
+        SaveFacts,
+        tmp_path,
+        out_file=str(tmp_path / "facts.json"),
+        known={"prefix": "sub-01"},
+        brain={"skull_stripped_input": False, "brain_ml": 1400.0},
+        registration_gre={"in_view_ml": shown_ml, "reasons": reasons},
+    )
+    warnings = json.loads((tmp_path / "facts.json").read_text())["warnings"]
+    slab = [warning for warning in warnings if warning.startswith("field of view: ")]
+    assert bool(slab) == told
+    if told:
+        assert "280 of the 1400 ml" in slab[0] and "--qc-thresholds" in slab[0] and "reference is the mean" in slab[0]
+        named = [name for name in LIMITS if name in slab[0]]
+        assert named == ["brain_volume", "motor_coverage", "lost_regions"]
 
 
 def test_a_failed_registration_of_the_templates_is_told(tmp_path: Path) -> None:

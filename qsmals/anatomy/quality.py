@@ -96,7 +96,7 @@ def rigid_quality(
     in_view_ml = float((brain & shown).sum() * np.prod(t1w_mask.spacing)) / 1000
     share = _bright_share(here.numpy(), brain & shown)
     information, sharpness = _sharpness(t1w_brain, here, brain & core & (here.numpy() > 0), seed)
-    little = "the GRE shows too little of this brain, or another place"
+    little = "the GRE shows too little of this brain, or the two are not of the same place; view one over the other"
     dark = "the GRE is dark where the T1w image has brain"
     reasons = _too_low("brain in the field of view (ml)", in_view_ml, MIN_IN_VIEW_ML, little) or [
         *_too_low("sharpness", sharpness, MIN_SHARPNESS, "the folds of the two images do not match"),

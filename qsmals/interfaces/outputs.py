@@ -157,6 +157,9 @@ class SidecarFacts(Step):
         }
 
 
+LEAST_IN_VIEW = 0.75
+"""Share of the brain in the field of view below which the page speaks of a slab; a whole cerebellum is a tenth."""
+
 IMAGES = (
     *("magnitude", "phase", "unwrapped", "quality", "noise", "t1w", "t1w_labels", "t1w_on_gre"),
     *("tissues", "tissues_on_gre", "t1w_on_template"),
@@ -214,6 +217,7 @@ class SaveFacts(Step):
             warnings.append(NOT_CONVERGED)
         warnings += self.inputs.inversion.get("notes", [])
         warnings += [*self.inputs.cortex.get("warnings", []), *self.inputs.nuclei.get("warnings", [])]
+        warnings += self._slab()
         registration = {
             "GRE to T1w": dict(self.inputs.registration_gre),
             **{f"{self.inputs.source} to {name}": dict(found) for name, found in self._templates()},
@@ -245,6 +249,19 @@ class SaveFacts(Step):
         }
         write_text(Path(self.inputs.out_file), json.dumps(facts, indent=2, default=float) + "\n")
         return {"out_file": self.inputs.out_file}
+
+    def _slab(self) -> list[str]:
+        """What follows from a field of view that leaves out much of the brain, and what to do about it."""
+        measured, whole_ml = dict(self.inputs.registration_gre), self.inputs.brain.get("brain_ml")
+        shown_ml = measured.get("in_view_ml")
+        if measured.get("reasons") or shown_ml is None or not whole_ml or shown_ml >= LEAST_IN_VIEW * whole_ml:
+            return []
+        return [
+            f"field of view: the scan shows {shown_ml:.0f} of the {whole_ml:.0f} ml of the T1w image's brain. Regions "
+            "that it leaves out have no statistics, and a whole-brain reference is the mean of what it shows: compare "
+            "it with scans of the same part only. If it was meant to show more, look at its position and repeat it. In "
+            'a study of such scans set brain_volume, motor_coverage and lost_regions to "off" (--qc-thresholds)'
+        ]
 
     def _failure(self, name: str, measures: dict[str, Any]) -> str:
         """A failed registration: what of, why, and the region tables that have no statistics for it."""

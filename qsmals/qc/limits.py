@@ -168,7 +168,7 @@ LIMITS: dict[str, Limit] = {
             "below",
             850,
             500,
-            "what was found as brain is smaller than the brains of adults",
+            "what was found as brain, or what the scan shows of it, is smaller than the brains of adults",
             clean=(1495, 1812),
             why="intracranial volume of adults, 1000 to 2000 ml, with a margin",
         ),
