@@ -23,7 +23,7 @@ from qsmals import __version__
 from qsmals.engine.files import write_text
 
 TOLERANCE = 0.25
-PASSING = ("as_list", "template_facts", "registrations", "written")
+PASSING = ("as_list", "template_facts", "written")
 ECHOES_MS = ("4", "9", "14", "19", "24", "29")
 PLUGIN = "plugin: MultiProc\nplugin_args:\n  maxtasksperchild: 1\n"
 

@@ -4,9 +4,9 @@
 
 DATA_FOLDER has one folder a head with `T1.mgz` (or `.nii.gz`). From each T1w image a GRE magnitude is made (contrast
 turned round, a coil's shading, noise), displaced by a known motion, and registered back; docs/registration.md gets the
-mean error over the brain in mm, the measures of quality, and whether the check passed. With two heads or more each GRE
-is also registered to the T1w image of the others, which the check must fail. Without such a folder it says so and
-does nothing.
+mean error over the brain in mm, the measures of quality, and whether the check passed. With two heads or more each GRE,
+and a slab of it, is also registered to the T1w image of the others, which the check must fail. Without such a folder it
+says so and does nothing.
 """
 
 import argparse
@@ -30,7 +30,6 @@ from qsmals.anatomy.registration import register_gre
 from qsmals.anatomy.search import similarity_matrix
 from qsmals.anatomy.stages import read_affine
 from qsmals.anatomy.templates import NLIN6, template_path
-from qsmals.recon.grid import bounding_box
 
 MOTIONS = {
     "none": (0, 0, 0, 0, 0, 0),
@@ -40,7 +39,8 @@ MOTIONS = {
 }
 """Turns about x, y, z (degrees) and shifts (mm)."""
 
-SLAB_SHARE = 0.6
+SLABS = (0.6, 0.2)
+"""Shares of the brain that slabs show; the smaller one is a slab for the midbrain, about 25 mm high."""
 
 
 def gradient_echo(t1w: Any, brain: Brain, *, seed: int) -> Any:
@@ -70,15 +70,16 @@ def motion_of(name: str, centre: np.ndarray) -> np.ndarray:
     return np.asarray(similarity_matrix(np.array([*turns, *shift], dtype=float), centre))
 
 
-def slab_of(image: Any, where: np.ndarray) -> Any:
-    """The middle slices that hold `SLAB_SHARE` of the brain's height along the axis nearest to head-foot."""
+def slab_of(image: Any, where: np.ndarray, share: float) -> Any:
+    """The slices, across the axis nearest to head-foot, around the brain's middle that hold a share of its voxels."""
     axis = int(np.abs(np.asarray(image.direction)[2]).argmax())
-    box = list(bounding_box(where, 0))
-    low, high = box[axis].start, box[axis].stop
-    middle, half = (low + high) / 2, SLAB_SHARE * (high - low) / 2
-    whole = [slice(0, n) for n in image.shape]
-    whole[axis] = slice(int(middle - half), int(middle + half))
-    return cropped(image, tuple(whole))
+    voxels = where.sum(axis=tuple(other for other in range(3) if other != axis))
+    filled = np.flatnonzero(voxels)
+    outwards = np.argsort(np.abs(np.arange(len(voxels)) - filled[[0, -1]].mean()), kind="stable")
+    enough = int(np.searchsorted(np.cumsum(voxels[outwards]), share * voxels.sum())) + 1
+    box = [slice(0, n) for n in image.shape]
+    box[axis] = slice(int(outwards[:enough].min()), int(outwards[:enough].max()) + 1)
+    return cropped(image, tuple(box))
 
 
 def error_mm(found: Path, motion: np.ndarray, points: np.ndarray) -> float:
@@ -102,20 +103,25 @@ def run(heads: dict[str, Any], compute: Compute) -> list[list[str]]:
             inside = np.argwhere(brain.mask.numpy() > 0)[::50]
             points = matrix @ np.column_stack([inside, np.ones(len(inside))]).T
             gre = gradient_echo(t1w, brain, seed=compute.seed)
-            cases = [(motion, False) for motion in MOTIONS] + [("20 mm, 15 degrees", True)]
-            for motion_name, slab in cases:
+            cases = [(motion, 1.0) for motion in MOTIONS] + [("20 mm, 15 degrees", share) for share in SLABS]
+            for motion_name, share in cases:
                 motion = motion_of(motion_name, points[:3].mean(1))
                 image = moved(gre, motion)
-                if slab:
-                    image = slab_of(image, moved(brain.mask, motion).numpy() > 0.5)
+                if share < 1:
+                    image = slab_of(image, moved(brain.mask, motion).numpy() > 0.5, share)
                 found, quality, seconds = registered(image, t1w, brain, compute)
-                what = motion_name + (f", slab of {100 * SLAB_SHARE:.0f} %" if slab else "")
+                what = motion_name + slab_words(share)
                 rows.append(row(name, name, what, quality, seconds, error_mm(found, motion, points)))
-            for other in heads:
-                if other != name:
-                    _, quality, seconds = registered(gre, heads[other], brains[other], compute)
-                    rows.append(row(name, other, "another person", quality, seconds, None))
+            for other, share in ((other, share) for other in heads if other != name for share in (1.0, SLABS[-1])):
+                image = slab_of(gre, brain.mask.numpy() > 0, share) if share < 1 else gre
+                _, quality, seconds = registered(image, heads[other], brains[other], compute)
+                rows.append(row(name, other, "another person" + slab_words(share), quality, seconds, None))
     return rows
+
+
+def slab_words(share: float) -> str:
+    """What a slab shows, after the displacement's name."""
+    return f", slab of {100 * share:.0f} % of the brain" if share < 1 else ""
 
 
 def registered(image: Any, t1w: Any, brain: Brain, compute: Compute) -> tuple[Path, RegistrationQuality, float]:
@@ -128,22 +134,25 @@ def registered(image: Any, t1w: Any, brain: Brain, compute: Compute) -> tuple[Pa
 
 def row(gre: str, t1w: str, what: str, quality: RegistrationQuality, seconds: float, error: float | None) -> list[str]:
     """Cells of the table; also printed."""
-    cells = [gre, t1w, what, "–" if error is None else f"{error:.2f}", f"{quality.brain_dice:.2f}"]
-    cells += [f"{quality.sharpness:.2f}", "passed" if quality.passed else "failed", f"{seconds:.0f}"]
+    cells = [gre, t1w, what, "–" if error is None else f"{error:.2f}", f"{quality.in_view_ml:.0f}"]
+    cells += [f"{quality.brain_dice:.2f}", f"{quality.sharpness:.2f}"]
+    cells += ["passed" if quality.passed else "failed", f"{seconds:.0f}"]
     print(" | ".join(cells), flush=True)
     return cells
 
 
 def report(rows: list[list[str]], compute: Compute) -> str:
     """The document."""
-    header = ["GRE of", "T1w of", "displacement", "mean error, mm", "share with signal", "sharpness", "check"]
+    header = ["GRE of", "T1w of", "displacement", "mean error, mm", "brain in view, ml"]
+    header += ["of it with signal", "sharpness", "check"]
     lines = [
         "# Registration of GRE to T1w",
         "",
         f"Written by `benchmarks/registration.py` with qsmals {__version__}; do not edit by hand. "
         f"{compute.threads} thread(s){', sloppy' if compute.sloppy else ''}. A GRE magnitude made from each head's T1w "
         "image is displaced by a known motion and registered back; the error is the mean over the brain's voxels. "
-        "Sharpness is the mutual information relative to that after shifts of 3 mm.",
+        "In view is what the field of view holds of the brain. Sharpness is the mutual information relative to that "
+        "after shifts of 3 mm.",
         "",
         markdown([*header, "seconds"], rows),
     ]

@@ -15,7 +15,7 @@ from qsmals.anatomy.registration import (
     resample,
 )
 from qsmals.anatomy.search import similarity_matrix
-from qsmals.anatomy.stages import read_affine
+from qsmals.anatomy.stages import read_affine, write_affine
 from qsmals.anatomy.tissue import segment_tissues
 from tests.anatomy_heads import SmallHead, dice, moved, small_head, template
 
@@ -75,8 +75,6 @@ def test_a_slab_is_enough(head, brain, gre, tmp_path):
 
 
 def test_the_right_registration_passes_and_a_wrong_one_fails(gre, brain, rigid, tmp_path, compute):
-    from qsmals.anatomy.stages import write_affine
-
     with ants_session(compute):
         good = quality.rigid_quality(gre, brain.image, brain.mask, rigid.forward)
         off = read_affine(rigid.forward).copy()
@@ -86,6 +84,30 @@ def test_the_right_registration_passes_and_a_wrong_one_fails(gre, brain, rigid, 
     assert not bad.passed
     assert "sharpness" in bad.reasons[0]
     assert good.as_dict()["jacobian_low"] is None
+
+
+def judged(head, slices: slice, shift_mm: float, folder) -> quality.RegistrationQuality:
+    """A slab of the displaced head under the true motion, or one that is off by a shift along head-foot."""
+    off = similarity_matrix(np.array([0, 0, 0, 0, 0, shift_mm]), np.zeros(3))
+    slab = cropped(moved(head.gre, MOTION), (slice(None), slice(None), slices))
+    brain = with_data(head.t1w, head.t1w.numpy() * head.brain)
+    to_t1w = write_affine(off @ MOTION, folder / "to_t1w.mat")
+    return quality.rigid_quality(slab, brain, with_data(head.t1w, head.brain), to_t1w)
+
+
+def test_a_thin_slab_is_judged_by_what_it_shows(head, tmp_path, compute):
+    whole_ml = head.brain.sum() * np.prod(head.t1w.spacing) / 1000
+    with ants_session(compute):
+        right = judged(head, slice(37, 43), 0, tmp_path)
+        shifted = judged(head, slice(37, 43), 8, tmp_path)
+        thinner = judged(head, slice(39, 40), 0, tmp_path)
+        elsewhere = judged(head, slice(37, 43), 120, tmp_path)
+    assert right.passed, right
+    assert right.brain_dice > 0.95 and 0.15 < right.in_view_ml / whole_ml < 0.25
+    assert [reason.split(" below")[0][:9] for reason in shifted.reasons] == ["sharpness"]
+    for little in (thinner, elsewhere):
+        (reason,) = little.reasons
+        assert "brain in the field of view (ml)" in reason and "below 100" in reason
 
 
 def test_equal_seeds_give_equal_bytes(head, brain, gre, rigid, tmp_path):

@@ -56,7 +56,7 @@ def inputs(folder: Path, **more: Any) -> dict[str, Any]:
 def test_parts_are_rows_at_the_end_of_the_table(tmp_path: Path) -> None:
     parts = np.where(labels() == 13, np.where(np.indices(SHAPE)[0] < 9, 40021, 40023), 0).astype(np.int32)
     file = save(parts, AFFINE, tmp_path / "parts.nii")
-    made = run(MeasureRegions(**inputs(tmp_path, atlas="als", parts=file, registrations=[GOOD])), tmp_path)
+    made = run(MeasureRegions(**inputs(tmp_path, atlas="als", parts=file, registration_gre=GOOD)), tmp_path)
     table = read_table(Path(made.table).read_text())
     assert len(table["name"]) == len(ALS.regions) + len(ALS.parts)
     rows = {(n, s): i for i, (n, s) in enumerate(zip(table["name"], table["hemisphere"], strict=True))}
@@ -66,19 +66,50 @@ def test_parts_are_rows_at_the_end_of_the_table(tmp_path: Path) -> None:
     assert "RegistrationFailed" not in made.columns
 
 
-def test_a_failed_registration_leaves_no_statistics(tmp_path: Path) -> None:
-    made = run(MeasureRegions(**inputs(tmp_path, atlas="als", registrations=[GOOD, BAD])), tmp_path)
+@pytest.mark.parametrize("failed", ["registration_gre", "registration_template"])
+def test_a_failed_registration_leaves_no_statistics(tmp_path: Path, failed: str) -> None:
+    judged = {"registration_gre": GOOD, "registration_template": GOOD, failed: BAD}
+    made = run(MeasureRegions(**inputs(tmp_path, atlas="als", **judged)), tmp_path)
     table = read_table(Path(made.table).read_text())
     assert all(np.isnan(table[name]).all() for name in STATISTICS)
     assert table["n_voxels"].max() > 0
-    assert "the folds of the two images do not match" in made.columns["RegistrationFailed"]
+    told = made.columns["RegistrationFailed"]
+    assert told.startswith("All statistics are n/a") and "the folds of the two images do not match" in told
     json.dumps(made.columns)
 
 
 def test_a_failed_registration_of_templates_counts_for_what_came_through_it(tmp_path: Path) -> None:
-    given = inputs(tmp_path, regions=[[13, "a", "L", [13]]], registrations=[GOOD, GOOD])
-    made = [run(MeasureRegions(**given, between_templates=facts), tmp_path) for facts in (BAD, GOOD)]
+    given = inputs(tmp_path, regions=[[13, "a", "L", [13]]], registration_gre=GOOD, registration_template=GOOD)
+    made = [run(MeasureRegions(**given, registration_between_templates=facts), tmp_path) for facts in (BAD, GOOD)]
     assert ["RegistrationFailed" in one.columns for one in made] == [True, False]
+
+
+FROM_TEMPLATE = {
+    *("substantia_nigra", "red_nucleus", "brainstem", "ventral_diencephalon", "pallidum_external", "pallidum_internal"),
+    *("thalamus_motor", "thalamus_medial", "thalamus_pulvinar", "thalamus_other"),
+}
+
+
+@pytest.mark.parametrize("failed", ["registration_gre", "registration_template"])
+def test_a_subjects_own_segmentation_needs_the_template_for_some_regions_only(tmp_path: Path, failed: str) -> None:
+    data = labels()
+    data[14:16, 4:6, 4:6], data[14:16, 6:8, 4:6], data[12:14, 4:8, 4:8] = 27, 751, 28
+    parts = np.where(labels() == 13, np.where(np.indices(SHAPE)[0] < 9, 40021, 40023), 0).astype(np.int32)
+    given = inputs(tmp_path, atlas="als", segmented=True, parts=save(parts, AFFINE, tmp_path / "parts.nii"))
+    given["labels"] = save(data, AFFINE, tmp_path / "own.nii")
+    judged = {"registration_gre": GOOD, "registration_template": GOOD, failed: BAD}
+    made = run(MeasureRegions(**given, **judged), tmp_path)
+    table = read_table(Path(made.table).read_text())
+    there = table["n_voxels"] > 0
+    known = np.isfinite(table["mean"])
+    if failed == "registration_gre":
+        assert not known.any() and made.columns["RegistrationFailed"].startswith("All statistics are n/a")
+        return
+    assert FROM_TEMPLATE.isdisjoint(table["name"][known])
+    assert FROM_TEMPLATE.issuperset(table["name"][there & ~known])
+    assert {"white_matter", "pallidum", "brain"} <= set(table["name"][known])
+    told = made.columns["RegistrationFailed"]
+    assert told.startswith("The statistics of brainstem, ") and "registration to the template: sharpness" in told
 
 
 def failing(*arguments: Any, **more: Any) -> Refined:

@@ -28,6 +28,7 @@ from qsmals.reports.published import EXPECTED, GROUPS, expected_at
 from qsmals.reports.subject import SubjectReport, write_subject_report
 from qsmals.reports.tables import mask_table, reference_table, region_table
 from qsmals.roi.columns import COLUMN_NAMES
+from qsmals.roi.table import table_text
 from tests.report_trees import AFFINE, CLEAN, FACTS, RUN, SHAPE, images, make_scan, write_facts, write_quality
 
 
@@ -248,12 +249,29 @@ def test_the_viewer_asks_for_nothing_and_is_the_same_twice(tree):
 
 
 def test_the_table_holds_every_column_and_marks_low_coverage(tree):
+    told = {"RegistrationFailed": "The statistics of red_nucleus are n/a: registration to the template: poor"}
+    (tree / "sub-01/anat/sub-01_seg-als_desc-roi_Chimap.json").write_text(json.dumps(told))
     report(tree)
     html = (tree / "sub-01.html").read_text()
     header = re.search(r'<table class="regions sortable">.*?</thead>', html, re.S)[0]
     assert re.findall(r'<button type="button">(\w+)', header) == list(COLUMN_NAMES)
+    assert f"<strong>{told['RegistrationFailed']}.</strong>" in html
     assert html.count('<tr class="low">') == 1 and "1 of 7 regions have less than 50 %" in html
     assert re.search(r'<tr class="low">\s*<td[^>]*>77</td><th scope="row"[^>]*>lost</th>', html)
+
+
+def test_a_table_without_statistics_names_the_registration_and_not_the_coverage(tmp_path):
+    anat = tmp_path / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-01_Chimap.nii.gz").touch()
+    rows = {"name": ["caudate", "lost"], "hemisphere": ["L", "L"], "coverage": [0.98, 0.2], "mean": [np.nan, np.nan]}
+    file = anat / "sub-01_seg-als_desc-roi_Chimap.tsv"
+    file.write_text(table_text(rows))
+    told = "All statistics are n/a: registration of GRE to T1w: poor"
+    file.with_suffix(".json").write_text(json.dumps({"RegistrationFailed": told}))
+    ((scan,), _) = find_scans(tmp_path, "01")
+    table = region_table(scan.tables[0], tmp_path)
+    assert table["failed"] == told and [row["low"] for row in table["rows"]] == [False, True]
 
 
 def test_equal_input_gives_equal_bytes(tree):

@@ -11,6 +11,7 @@ import pytest
 from qsmals.bids.sidecars import strict_json
 from qsmals.cli.methods import anatomy_words, chosen_methods, step_parameters
 from qsmals.interfaces.outputs import SaveFacts, SidecarFacts
+from qsmals.qc.limits import LIMITS
 from qsmals.recon.stages import STAGES
 from qsmals.reports.boilerplate import methods_text
 from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
@@ -135,8 +136,9 @@ def test_the_report_tells_of_a_brain_only_image_and_of_each_template(
         brain={"skull_stripped_input": stripped, "brain_ml": 1400.2},
         brain_extraction=asked,
         templates=["MNI152NLin6Asym", "MNI152NLin2009cAsym"],
-        registration_templates=[{"dice": 0.9, "reasons": []}, {"dice": 0.4, "reasons": ["poor"]}],
-        registration_gre={"dice": 0.95, "reasons": []},
+        registration_templates=[{"dice": 0.9, "reasons": []}, {"dice": 0.4, "reasons": ["poor", "torn"]}],
+        registration_gre={"dice": 0.95, "reasons": ["dark"]},
+        lost_tables={"GRE to T1w": ["seg-als", "seg-a2009s"], "T1w to MNI152NLin6Asym": ["seg-als"]},
         **DETECTED,
     )
     facts = json.loads((tmp_path / "facts.json").read_text())
@@ -149,16 +151,42 @@ def test_the_report_tells_of_a_brain_only_image_and_of_each_template(
     assert facts["warnings"] == [
         "known before",
         "phase sign: turned (-0.5)",
-        "registration of T1w to MNI152NLin2009cAsym: poor",
+        "registration of GRE to T1w: dark (no statistics in the tables of seg-als, seg-a2009s)",
+        "registration of T1w to MNI152NLin2009cAsym: poor; torn (no region table depends on it)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("shown_ml", "reasons", "told"),
+    [(280.0, [], True), (1300.0, [], False), (280.0, ["poor"], False), (None, [], False)],
+    ids=["slab", "whole", "misplaced", "unknown"],
+)
+def test_a_slab_is_told_with_what_to_do(tmp_path: Path, shown_ml: float | None, reasons: list[str], told: bool) -> None:
+    run(
+        SaveFacts,
+        tmp_path,
+        out_file=str(tmp_path / "facts.json"),
+        known={"prefix": "sub-01"},
+        brain={"skull_stripped_input": False, "brain_ml": 1400.0},
+        registration_gre={"in_view_ml": shown_ml, "reasons": reasons},
+    )
+    warnings = json.loads((tmp_path / "facts.json").read_text())["warnings"]
+    slab = [warning for warning in warnings if warning.startswith("field of view: ")]
+    assert bool(slab) == told
+    if told:
+        assert "280 of the 1400 ml" in slab[0] and "--qc-thresholds" in slab[0] and "reference is the mean" in slab[0]
+        named = [name for name in LIMITS if name in slab[0]]
+        assert named == ["brain_volume", "motor_coverage", "lost_regions"]
 
 
 def test_a_failed_registration_of_the_templates_is_told(tmp_path: Path) -> None:
     between = {"brain_dice": 0.97, "reasons": ["poor"]}
     step = {"out_file": str(tmp_path / "facts.json"), "known": {"prefix": "sub-01"}}
-    run(SaveFacts, tmp_path, **step, registration_between_templates=between)
+    lost = {"the templates": ["seg-cit"]}
+    run(SaveFacts, tmp_path, **step, registration_between_templates=between, lost_tables=lost)
     facts = json.loads((tmp_path / "facts.json").read_text())
-    assert facts["registration_failed"] == ["the templates: poor"]
+    (failed,) = facts["registration_failed"]
+    assert failed == "the templates: poor (no statistics in the tables of seg-cit)"
     assert facts["registration"] == {"between templates, brain dice": 0.97}
     (warning,) = facts["warnings"]
-    assert warning.endswith("registration of the templates: poor") and not warning.startswith("registration of ")
+    assert warning.endswith(f"registration of {failed}") and not warning.startswith("registration of ")

@@ -1,6 +1,7 @@
 """The graph, built and never run, over a grid of options on data sets of empty files."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import networkx as nx
 import pytest
 from nipype.interfaces.base import isdefined
+from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from qsmals import __version__
 from qsmals.bids.checks import ScanFacts
@@ -29,7 +31,7 @@ from qsmals.workflows.memory import NEEDS, Sizes, need_of
 from qsmals.workflows.participant import atlas_links, init_run_wf, init_scan_wf, known_facts, node_names, run_folder
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
 from qsmals.workflows.quality import FIGURES_STEP
-from qsmals.workflows.regions import BRIDGE, BRIDGE_FACTS
+from qsmals.workflows.regions import BRIDGE_FACTS, FACTS, OF_A_SEGMENTATION, RIGID_FACTS, TEMPLATE_FACTS
 from tests.bids_trees import Gre, Visit, write_tree
 
 SAVERS = ("SaveImage", "SaveFieldMap", "SaveFile", "SaveText")
@@ -178,6 +180,10 @@ def test_a_scan_without_t1w_is_its_own_anatomy(tmp_path: Path, te_s: tuple[float
     described = [sidecar for sidecar in sidecars if sidecar]
     assert described and all(sidecar["Warning"] == NO_T1W_NOTE for sidecar in described)
     assert not any("T1w" in source for sidecar in described for source in sidecar["Sources"])
+    measuring = nodes_and_links(plan, "MeasureRegions", through=True)
+    fed = [links for n, links in measuring if n.fullname.startswith("participant_wf.sub_01_wf")]
+    assert fed and all(set(links) & set(FACTS) == {TEMPLATE_FACTS} for links in fed)
+    assert all(links[TEMPLATE_FACTS] == (f"register_{SPACES[0]}", "facts") for links in fed)
 
 
 @pytest.mark.parametrize("refinement", ["susceptibility", "t1w", "none"])
@@ -206,10 +212,28 @@ def test_given_results_take_the_place_of_steps_and_atlases_are_added(tmp_path: P
     nodes = nodes_of(whole)
     kinds = [type(n.interface).__name__ for n in nodes]
     assert not {"RegisterGre", "RegisterTemplate", "FitCortex"} & set(kinds)
-    judged = [links["between_templates"][1] for links in links_into(whole, "MeasureRegions") if BRIDGE in links]
-    assert judged == [BRIDGE_FACTS] * 4, "the maps of the atlas on the other template, of both subjects"
-    told = [links["registration_between_templates"][1] for links in links_into(whole, "SaveFacts")]
+    judged = Counter(
+        (node.fullname.split(".")[-2], *sorted(set(links) & set(FACTS)))
+        for node, links in nodes_and_links(whole, "MeasureRegions")
+    )
+    assert judged == dict.fromkeys(
+        [
+            ("measures_wf", RIGID_FACTS, TEMPLATE_FACTS),
+            ("atlas_cit", BRIDGE_FACTS, RIGID_FACTS, TEMPLATE_FACTS),
+            ("atlas_stn", RIGID_FACTS, TEMPLATE_FACTS),
+            ("atlas_own", RIGID_FACTS),
+            ("atlas_here", RIGID_FACTS),
+        ],
+        4,
+    ), "two maps of two subjects each"
+    told = [links[BRIDGE_FACTS][1] for links in links_into(whole, "SaveFacts")]
     assert told == [BRIDGE_FACTS] * 2
+    (lost, _) = [n.interface.inputs.lost_tables for n in nodes if type(n.interface).__name__ == "SaveFacts"]
+    assert lost == {
+        "GRE to T1w": ["seg-als", "seg-cit", "seg-stn", "seg-own", "seg-here"],
+        f"T1w to {SPACES[0]}": [f"seg-als ({OF_A_SEGMENTATION})", "seg-cit", "seg-stn"],
+        "the templates": ["seg-cit"],
+    }
     assert (kinds.count("GivenRigid"), kinds.count("GivenTemplate"), kinds.count("RegisterTemplates")) == (2, 2, 1)
     assert all(
         n.interface.inputs.given_mask == str(file) for n in nodes if type(n.interface).__name__ == "ExtractBrain"
@@ -231,7 +255,11 @@ def test_labels_of_freesurfer_bring_their_own_rows(tmp_path: Path) -> None:
     one, two = plan.subjects
     given = replace(one.scans[0], given_t1w=GivenT1w(file, file, segmenter="FreeSurfer"))
     plan = replace(plan, subjects=(replace(one, scans=(given,)), two))
-    tables = [n.interface.inputs for n in nodes_of(plan) if type(n.interface).__name__ == "MeasureRegions"]
+    nodes = nodes_of(plan)
+    lost = [n.interface.inputs.lost_tables for n in nodes if type(n.interface).__name__ == "SaveFacts"]
+    told = sorted(named[f"T1w to {SPACES[0]}"][0] for named in lost)
+    assert told[0] == "seg-als" and told[1].startswith("seg-als (only substantia nigra, red nucleus, ")
+    tables = [n.interface.inputs for n in nodes if type(n.interface).__name__ == "MeasureRegions"]
     assert [step.segmented for step in tables].count(True) == len(tables) / 2
     assert [dict(atlas_links(s))["labels_table"] for s in (given, two.scans[0])] == ["segmentation_table", "table"]
 
@@ -377,13 +405,26 @@ def test_sources_of_masks_and_labels(tmp_path: Path, refinement: Any) -> None:
 
 def links_into(plan: RunPlan, kind: str) -> list[dict[str, tuple[str, str]]]:
     """Per node of a kind: input to the node and output that feed it."""
+    return [links for _, links in nodes_and_links(plan, kind)]
+
+
+def nodes_and_links(plan: RunPlan, kind: str, *, through: bool = False) -> list[tuple[Any, dict[str, tuple[str, str]]]]:
+    """The nodes of a kind, each with its inputs and the node and output that feed them.
+
+    With ``through`` those that make the values, however many input and output nodes of graphs lie between.
+    """
     graph = init_run_wf(plan)._create_flat_graph()
+    if through:
+        graph = generate_expanded_graph(graph)
     return [
-        {
-            target: (source.name, output if isinstance(output, str) else output[0])
-            for source, _, data in graph.in_edges(node, data=True)
-            for output, target in data["connect"]
-        }
+        (
+            node,
+            {
+                target: (source.name, output if isinstance(output, str) else output[0])
+                for source, _, data in graph.in_edges(node, data=True)
+                for output, target in data["connect"]
+            },
+        )
         for node in graph.nodes()
         if type(node.interface).__name__ == kind
     ]

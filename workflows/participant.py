@@ -41,13 +41,16 @@ from qsmals.workflows.regions import (
     BRIDGE,
     BRIDGE_FACTS,
     MAPS,
-    NATIVE_SPACES,
+    RIGID_FACTS,
+    TEMPLATE_FACTS,
     TEMPLATE_SPACES,
     init_atlas_node,
     init_bridge_node,
     init_labels_wf,
     init_measures_wf,
     init_more_regions_wf,
+    registrations_of,
+    tables_through,
 )
 
 ATLAS_FIELDS = ("atlas", "labels_table", "parts", "parts_table")
@@ -127,7 +130,7 @@ def atlas_links(scan: ScanPlan) -> list[tuple[str, str]]:
 
 def needs_bridge(scan: ScanPlan) -> bool:
     """Whether an atlas is drawn on another template than the built-in one."""
-    return any(atlas.space not in (ATLAS_SPACE, *NATIVE_SPACES) for atlas in scan.atlases)
+    return any(BRIDGE_FACTS in registrations_of(atlas.space) for atlas in scan.atlases)
 
 
 def init_subject_wf(plan: SubjectPlan, *, settings: Settings, limits: Limits) -> Workflow:
@@ -213,13 +216,14 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
     moved = tuple(spaces) if plan.alone else ("T1w", *spaces)
     measures = init_measures_wf(maker, maps=maps, spaces=moved, settings=settings, segmented=bool(segmentation))
     outputs = init_outputs_wf(plan, maker, uris=uris, anatomy=settings.anatomy)
-    template_facts, registrations = maker.join("template_facts"), maker.join("registrations")
+    template_facts, source = maker.join("template_facts"), "GRE" if plan.alone else "T1w"
     save_facts = SaveFacts(
         out_file=str(plan.facts_file),
         known=known,
         brain_extraction=settings.anatomy.brain_extraction,
         templates=list(spaces),
-        source="GRE" if plan.alone else "T1w",
+        source=source,
+        lost_tables=_lost_tables(plan, settings, source),
     )
     facts = maker.make(save_facts, "facts")
     quality, save_quality = init_quality_node(plan, maker, settings=settings), init_save_quality_node(plan, maker)
@@ -281,7 +285,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             (f"facts_{space}", slot) for space, slot in zip(spaces, SLOTS[: len(spaces)], strict=True)
         ]),
         (template_facts, facts, [("out", "registration_templates")]),
-        (registrations, measures, [("out", "inputnode.registrations")]),
+        (anatomy, measures, [(f"facts_{ATLAS_SPACE}", f"inputnode.{TEMPLATE_FACTS}")]),
         (labels, facts, [("outputnode.nuclei_facts", "nuclei")]),
         (prepare, quality, [("magnitude", "magnitude"), ("phase", "phase")]),
         (field, quality, [("outputnode.unwrapped", "unwrapped"), ("outputnode.noise_ppm", "noise_ppm")]),
@@ -301,7 +305,6 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             (prepare, found, _ins("magnitude", "combined")),
             (found, anatomy, [(f"outputnode.{field}", field) for field in _anatomy_fields(settings)]),
             (found, saving, _to_templates(settings)),
-            (anatomy, registrations, [(f"facts_{ATLAS_SPACE}", "first")]),
         ])  # fmt: skip
     else:
         workflow.connect([
@@ -309,8 +312,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             (prepare, coregister, [("combined", "inputnode.magnitude")]),
             (coregister, outputs, [("outputnode.to_t1w", "inputnode.to_T1w")]),
             (coregister, facts, [("outputnode.facts", "registration_gre"), ("outputnode.t1w_on_gre", "t1w_on_gre")]),
-            (coregister, registrations, [("outputnode.facts", "first")]),
-            (inputnode, registrations, [(f"facts_{ATLAS_SPACE}", "second")]),
+            (coregister, measures, [("outputnode.facts", f"inputnode.{RIGID_FACTS}")]),
             (coregister, quality, [("outputnode.facts", "registration_gre")]),
             (inputnode, facts, [("brain", "t1w")]),
             (labels, facts, [("outputnode.t1w_labels", "t1w_labels")]),
@@ -323,7 +325,7 @@ def init_scan_wf(plan: ScanPlan, *, settings: Settings, limits: Limits) -> Workf
             (inputnode, facts, [("tissues", "tissues")]),
         ])  # fmt: skip
     if bridge:
-        workflow.connect([(inputnode, facts, [(BRIDGE_FACTS, "registration_between_templates")])])
+        workflow.connect([(inputnode, facts, [(BRIDGE_FACTS, BRIDGE_FACTS)])])
     for atlas in plan.atlases:
         _add_atlas(workflow, atlas, plan, maker, maps, settings, uris)
     add_figures(workflow, plan, maker, settings=settings)
@@ -340,7 +342,7 @@ def _add_atlas(
     uris: Uris,
 ) -> None:
     """One more atlas in the graph of a scan: on its grid, measured, saved."""
-    node, named = workflow.get_node, f"atlas_{atlas.name}"
+    node, named, judged = workflow.get_node, f"atlas_{atlas.name}", registrations_of(atlas.space)
     graph = init_more_regions_wf(atlas, maker, maps=maps, settings=settings, name=named)
     save = init_more_outputs_wf(atlas, plan, maker, maps=maps, uris=uris, name=f"{named}_outputs")
     workflow.connect([
@@ -349,7 +351,6 @@ def _add_atlas(
         ]),
         (node("coregistration_wf"), graph, _through("to_gre")),
         (node("prepare"), graph, [("combined", "inputnode.reference")]),
-        (node("registrations"), graph, [("out", "inputnode.registrations")]),
         (node("reference"), graph, [
             ("chi_ppm", "inputnode.chi_ppm"), ("measured_mask", "inputnode.brain_mask"),
             ("white_matter", "inputnode.white_matter"),
@@ -361,8 +362,20 @@ def _add_atlas(
     ])  # fmt: skip
     if settings.anatomy.refinement == "susceptibility" and atlas.space in TEMPLATE_SPACES:
         workflow.connect([(node("labels_wf"), graph, _through("refined"))])
-    if atlas.space not in (ATLAS_SPACE, *NATIVE_SPACES):
+    if not plan.alone:
+        workflow.connect([(node("coregistration_wf"), graph, [("outputnode.facts", f"inputnode.{RIGID_FACTS}")])])
+    if TEMPLATE_FACTS in judged:
+        quality = (f"facts_{ATLAS_SPACE}", f"inputnode.{TEMPLATE_FACTS}")
+        workflow.connect([(node("anatomy" if plan.alone else "inputnode"), graph, [quality])])
+    if BRIDGE_FACTS in judged:
         workflow.connect([(node("inputnode"), graph, _ins(BRIDGE, BRIDGE_FACTS))])
+
+
+def _lost_tables(plan: ScanPlan, settings: Settings, source: str) -> dict[str, list[str]]:
+    """Region tables without statistics where a registration fails, by the names that `SaveFacts` has for them."""
+    tables = tables_through(plan, settings.anatomy.atlas)
+    names = {"GRE to T1w": RIGID_FACTS, f"{source} to {ATLAS_SPACE}": TEMPLATE_FACTS, "the templates": BRIDGE_FACTS}
+    return {name: list(tables[facts]) for name, facts in names.items()}
 
 
 def known_facts(plan: ScanPlan, settings: Settings) -> dict[str, Any]:

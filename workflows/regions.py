@@ -12,17 +12,61 @@ from qsmals.interfaces.utility import SLOTS
 from qsmals.settings import Settings
 from qsmals.workflows.anatomy import ants_settings
 from qsmals.workflows.nodes import NodeMaker
-from qsmals.workflows.plan import AtlasPlan
+from qsmals.workflows.plan import AtlasPlan, ScanPlan
 
 ATLAS_SPACE = "MNI152NLin6Asym"
 TEMPLATE_SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 NATIVE_SPACES = ("T1w", "MEGRE")
-BRIDGE, BRIDGE_FACTS = "between_templates", "between_templates_facts"
+BRIDGE = "between_templates"
+RIGID_FACTS, TEMPLATE_FACTS, BRIDGE_FACTS = FACTS = (
+    "registration_gre",
+    "registration_template",
+    "registration_between_templates",
+)
+"""Quality of the registrations, by the inputs of `MeasureRegions`."""
+
 MAPS = {"Chimap": "chi_ppm", "R2starmap": "r2star_hz"}
 MASKS = {"Chimap": "brain_mask", "R2starmap": "fit_mask"}
 """Where each map was measured: background removal may lose voxels that relaxometry has not lost."""
 
 UNITS = {"Chimap": "ppm", "R2starmap": "1/s"}
+
+
+OF_A_SEGMENTATION = (
+    "only substantia nigra, red nucleus, what they are cut out of (brainstem, ventral diencephalon), and the parts of "
+    "pallidum and thalamus"
+)
+"""Rows that depend on the registration to the template where the labels are a subject's own segmentation."""
+
+
+def registrations_of(space: str) -> tuple[str, ...]:
+    """Which of `FACTS` a table depends on whose labels are drawn in that space.
+
+    All depend on that of the scan to its T1w image, where there is one: it places the brain mask, too, so that a map in
+    the wrong mask has no statistics of labels either that were drawn on the scan itself.
+
+    Examples
+    --------
+    >>> registrations_of("T1w")
+    ('registration_gre',)
+    """
+    if space in NATIVE_SPACES:
+        return (RIGID_FACTS,)
+    return (RIGID_FACTS, TEMPLATE_FACTS) if space == ATLAS_SPACE else FACTS
+
+
+def tables_through(plan: ScanPlan, atlas: str) -> dict[str, tuple[str, ...]]:
+    """Region tables that each of `FACTS` costs their statistics where it failed; ``atlas`` is the built-in one."""
+    spaces = {atlas: ATLAS_SPACE, **{more.name: more.space for more in plan.atlases}}
+    rows = {atlas: f" ({OF_A_SEGMENTATION})"} if plan.given_t1w.segmentation else {}
+    return {
+        facts: tuple(
+            f"seg-{name}{rows.get(name, '') if facts == TEMPLATE_FACTS else ''}"
+            for name, space in spaces.items()
+            if facts in registrations_of(space)
+        )
+        for facts in FACTS
+    }
 
 
 def init_atlas_node(maker: NodeMaker, *, settings: Settings, name: str = "atlas") -> Node:
@@ -48,9 +92,9 @@ def init_more_regions_wf(
     Inputs (``inputnode``)
     ----------------------
     between_templates, refined, from_template, to_gre : transforms, of which those are used that lead from the atlas's
-    space to the scan; between_templates_facts : quality of the first, where it is used; brain : on the T1w grid;
-    reference : any image on the GRE grid; chi_ppm, r2star_hz, brain_mask, fit_mask, white_matter, registrations : as
-    for :func:`init_measures_wf`.
+    space to the scan; registration_gre, registration_template, registration_between_templates : their quality, of which
+    those are used that the tables depend on; brain : on the T1w grid; reference : any image on the GRE grid; chi_ppm,
+    r2star_hz, brain_mask, fit_mask, white_matter : as for :func:`init_measures_wf`.
 
     Outputs (``outputnode``)
     ------------------------
@@ -65,7 +109,6 @@ def init_more_regions_wf(
     ways = {"T1w": ["to_gre"], "MEGRE": []}.get(atlas.space, ways)
     inputs = [
         BRIDGE,
-        BRIDGE_FACTS,
         "refined",
         "from_template",
         "to_gre",
@@ -74,7 +117,7 @@ def init_more_regions_wf(
         *MAPS.values(),
         *MASKS.values(),
     ]
-    inputnode = Node(IdentityInterface(fields=[*inputs, "white_matter", "registrations"]), name="inputnode")
+    inputnode = Node(IdentityInterface(fields=[*inputs, "white_matter", *FACTS]), name="inputnode")
     fields = ["labels", *(f"{word}_{suffix}" for suffix in maps for word in ("table", "columns"))]
     outputnode = Node(IdentityInterface(fields=fields), name="outputnode")
     kind = "probabilities" if atlas.probabilistic else "labels"
@@ -110,15 +153,13 @@ def init_more_regions_wf(
         workflow.connect([
             (inputnode, measure, [
                 (MAPS[suffix], "in_file"), (MASKS[suffix], "mask"), ("white_matter", "white_matter"),
-                ("registrations", "registrations"),
+                *((facts, facts) for facts in registrations_of(atlas.space)),
             ]),
             (move, measure, [("out_file", "labels")]),
             (measure, outputnode, [("table", f"table_{suffix}"), ("columns", f"columns_{suffix}")]),
         ])  # fmt: skip
         if ways:
             workflow.connect([(cut, measure, [("in_view", "in_view")])])
-        if BRIDGE in ways:
-            workflow.connect([(inputnode, measure, [(BRIDGE_FACTS, "between_templates")])])
     return workflow
 
 
@@ -280,8 +321,8 @@ def init_measures_wf(
     Inputs (``inputnode``)
     ----------------------
     chi_ppm, r2star_hz : maps; brain_mask, fit_mask : where they were measured; white_matter, labels, parts : on the
-    GRE grid; t1w_brain : reference; to_t1w : transform; registrations : quality of those that brought the labels here;
-    in_view : how much of the regions lies in the field of view; per template ``to_<template>``.
+    GRE grid; t1w_brain : reference; to_t1w : transform; registration_gre, registration_template : quality of those that
+    placed the labels; in_view : how much of the regions lies in the field of view; per template ``to_<template>``.
 
     Outputs (``outputnode``)
     ------------------------
@@ -291,7 +332,7 @@ def init_measures_wf(
     inputs += [
         "t1w_brain",
         "to_t1w",
-        "registrations",
+        *registrations_of(ATLAS_SPACE),
         "in_view",
         *(f"to_{space}" for space in settings.anatomy.output_spaces),
     ]
@@ -317,8 +358,8 @@ def _add_table(workflow: Workflow, maker: NodeMaker, suffix: str, atlas: str, se
     workflow.connect([
         (workflow.get_node("inputnode"), measure, [
             (MAPS[suffix], "in_file"), (MASKS[suffix], "mask"), ("white_matter", "white_matter"),
-            ("labels", "labels"), ("parts", "parts"), ("registrations", "registrations"),
-            ("in_view", "in_view"),
+            ("labels", "labels"), ("parts", "parts"), ("in_view", "in_view"),
+            *((facts, facts) for facts in registrations_of(ATLAS_SPACE)),
         ]),
         (measure, workflow.get_node("outputnode"), [
             ("table", f"table_{suffix}"), ("columns", f"columns_{suffix}"),

@@ -238,6 +238,8 @@ MIDBRAIN = (27, 59, 751, 752)
 MIDBRAIN_LPS_MM = (0.0, 18.0, -11.0, 1.0)
 
 _MIDBRAIN_MAY_REPLACE = (0, 2, 41, 16, 28, 60, 10, 49)
+_MIDBRAIN_IS_CUT_OUT_OF = (16, 28, 60)
+"""Labels of a subject's own segmentation: brainstem and ventral diencephalon."""
 
 
 def _als_regions() -> tuple[Region, ...]:
@@ -351,8 +353,20 @@ def add_midbrain(segmentation: NDArray[np.int32], atlas: NDArray[np.int32]) -> N
     >>> add_midbrain(np.array([16, 28, 10, 28]), np.array([751, 27, 27, 13])).tolist()
     [751, 27, 10, 28]
     """
-    where = np.isin(atlas, MIDBRAIN) & np.isin(segmentation, (16, 28, 60))
+    where = np.isin(atlas, MIDBRAIN) & np.isin(segmentation, _MIDBRAIN_IS_CUT_OUT_OF)
     return np.where(where, atlas, segmentation)
+
+
+def changed_by_midbrain(regions: Iterable[Region]) -> tuple[Region, ...]:
+    """Regions that :func:`add_midbrain` changes: the nuclei and what they are cut out of, but no union of all of them.
+
+    Examples
+    --------
+    >>> sorted({region.name for region in changed_by_midbrain(ALS.regions)})
+    ['brainstem', 'red_nucleus', 'substantia_nigra', 'ventral_diencephalon']
+    """
+    concerned = {*MIDBRAIN, *_MIDBRAIN_IS_CUT_OUT_OF}
+    return tuple(r for r in regions if 0 < len(concerned & set(r.members)) < len(concerned))
 
 
 def without_unknown(labels: NDArray[np.int32], regions: Iterable[Region]) -> tuple[NDArray[np.int32], tuple[int, ...]]:

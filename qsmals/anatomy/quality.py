@@ -9,10 +9,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from qsmals.anatomy import search
-from qsmals.anatomy.images import Image, ball, index_to_physical, resampled
+from qsmals.anatomy.images import Image, ball, index_to_physical, resampled, with_data
 
 MIN_BRAIN_DICE = 0.90
 MIN_JACOBIAN, MAX_JACOBIAN = 0.1, 10.0
+MIN_IN_VIEW_ML = 100.0
+"""Slabs are allowed: this is 8 mm of the height of a brain of 1400 ml. Less shows too few folds to judge by."""
+
+MIN_SIGNAL_SHARE = 0.3
+SHIFT_MM = 3.0
 MIN_SHARPNESS = 1.25
 MIN_TEMPLATE_SHARPNESS = 1.15
 MIN_NUCLEI_CORRELATION = 0.2
@@ -30,11 +35,12 @@ class RegistrationQuality:
     Attributes
     ----------
     brain_dice : float
-        Overlap of the brain masks, 0 to 1.
+        Overlap of the brain masks, 0 to 1; of a rigid registration the share of the brain in the field of view of the
+        GRE in which the GRE has signal.
     mutual_information : float
         Of the two images inside the brain, nats.
     sharpness : float
-        Mutual information divided by its mean after shifts of 3 mm along each axis: well above 1 where the
+        Mutual information divided by its mean after shifts of `SHIFT_MM` along each axis: well above 1 where the
         same folds lie on each other, near 1 where they do not.
     jacobian_low, jacobian_high : float
         0.1st and 99.9th percentile of the volume change inside the brain, 1 is none.
@@ -42,6 +48,8 @@ class RegistrationQuality:
         Whether all measures are within their limits.
     reasons : tuple of str
         What is not, in words.
+    in_view_ml : float
+        Brain in the field of view of the GRE; of rigid registrations only.
     """
 
     brain_dice: float
@@ -51,6 +59,7 @@ class RegistrationQuality:
     jacobian_high: float
     passed: bool
     reasons: tuple[str, ...]
+    in_view_ml: float = np.nan
 
     def as_dict(self) -> dict[str, Any]:
         """For a JSON file: NaN becomes None."""
@@ -76,18 +85,24 @@ def rigid_quality(
     Returns
     -------
     RegistrationQuality
-        Without Jacobians; ``brain_dice`` is the share of the whole mask in which the GRE is bright, and fails only
-        when it is below 0.3: slabs of part of the brain are allowed.
+        Without Jacobians. Only what lies in the field of view of the GRE counts, which may be a slab of a part of the
+        brain (`MIN_IN_VIEW_ML`).
     """
     import ants
 
     here = ants.apply_transforms(t1w_brain, gre, [str(gre_to_t1w)], interpolator="linear", whichtoinvert=[False])
-    covered = (t1w_mask.numpy() > 0) & (here.numpy() > 0)
-    share = _bright_share(here.numpy(), t1w_mask.numpy() > 0)
-    information, sharpness = _sharpness(t1w_brain, here, covered, seed)
-    reasons = _too_low("sharpness", sharpness, MIN_SHARPNESS, "the folds of the two images do not match")
-    reasons += _too_low("share of the brain mask with signal", share, 0.3, "the GRE shows little of this brain")
-    return RegistrationQuality(share, information, sharpness, np.nan, np.nan, not reasons, tuple(reasons))
+    brain = t1w_mask.numpy() > 0
+    shown, core = _field_of_view(gre, t1w_brain, gre_to_t1w)
+    in_view_ml = float((brain & shown).sum() * np.prod(t1w_mask.spacing)) / 1000
+    share = _bright_share(here.numpy(), brain & shown)
+    information, sharpness = _sharpness(t1w_brain, here, brain & core & (here.numpy() > 0), seed)
+    little = "the GRE shows too little of this brain, or the two are not of the same place; view one over the other"
+    dark = "the GRE is dark where the T1w image has brain"
+    reasons = _too_low("brain in the field of view (ml)", in_view_ml, MIN_IN_VIEW_ML, little) or [
+        *_too_low("sharpness", sharpness, MIN_SHARPNESS, "the folds of the two images do not match"),
+        *_too_low("share of the brain in the field of view with signal", share, MIN_SIGNAL_SHARE, dark),
+    ]
+    return RegistrationQuality(share, information, sharpness, np.nan, np.nan, not reasons, tuple(reasons), in_view_ml)
 
 
 def template_quality(
@@ -234,6 +249,19 @@ def _too_low(name: str, value: float, limit: float, meaning: str) -> list[str]:
     return [] if value >= limit else [f"{name} {value:.2f} below {limit:g}: {meaning}"]
 
 
+def _field_of_view(gre: Image, grid: Image, gre_to_t1w: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Voxels of a grid that the GRE image holds, and those that it still holds after a shift by `SHIFT_MM`."""
+    import ants
+
+    margins = np.ceil(SHIFT_MM / np.asarray(gre.spacing)).astype(int)
+    depth = np.ones(gre.shape, dtype=np.float32)
+    depth[tuple(slice(m, n - m) for m, n in zip(margins, gre.shape, strict=True))] = 2
+    moved = ants.apply_transforms(
+        grid, with_data(gre, depth), [str(gre_to_t1w)], interpolator="nearestNeighbor", whichtoinvert=[False]
+    ).numpy()
+    return moved > 0, moved > 1
+
+
 def _bright_share(data: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     """Share of the mask's voxels in which the image has signal (a fifth of its bright tissue)."""
     inside = data[mask]
@@ -242,7 +270,7 @@ def _bright_share(data: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
 
 
 def _sharpness(fixed: Image, moving: Image, mask: NDArray[np.bool_], seed: int) -> tuple[float, float]:
-    """Mutual information of two images on one grid inside a mask, and its ratio to that after 3 mm shifts."""
+    """Mutual information of two images on one grid inside a mask, and its ratio to that after shifts."""
     if mask.sum() < 1000:
         return 0.0, 0.0
     matrix = index_to_physical(fixed)
@@ -255,6 +283,6 @@ def _sharpness(fixed: Image, moving: Image, mask: NDArray[np.bool_], seed: int) 
     for axis in range(3):
         for sign in (-1, 1):
             moved = np.eye(4)
-            moved[axis, 3] = 3.0 * sign
+            moved[axis, 3] = SHIFT_MM * sign
             shifted.append(search.alignment(points, target, moved))
     return there, there / max(float(np.mean(shifted)), 1e-6)

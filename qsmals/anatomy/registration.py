@@ -81,7 +81,10 @@ def register_gre(magnitude: Image, t1w: Image, brain: Brain, *, compute: Compute
         mask = ants.apply_transforms(corrected, brain.mask, [str(first)], interpolator="linear")
         inside = ndimage.binary_dilation(mask.numpy() > 0.5, ball(3.0, mask.spacing))
         if not inside.any():
-            raise ValueError("the GRE and the brain of the T1w image do not overlap: do they show the same head?")
+            raise ValueError(
+                "the GRE and the brain of the T1w image do not overlap: view one over the other; if both are of this "
+                "head, give the transform between them (-d NAME=PATH)"
+            )
         box = bounding_box(inside, 2)
         fixed = cropped(with_data(corrected, corrected.numpy() * inside), box)
         fine = 2.0 if compute.sloppy else max(1.0, float(np.min(magnitude.spacing)))

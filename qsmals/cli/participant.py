@@ -637,7 +637,7 @@ def fate(subject: SubjectPlan, done: Done) -> tuple[Status, str]:
         names = ", ".join(path.name for path in missing[:3])
         return "incomplete", f"{len(missing)} outputs are missing: {names} ..."
     if failed := writing.failed_registrations(subject):
-        return "failed", f"registration of {'; '.join(failed)}: the region tables that depend on it hold no statistics"
+        return "failed", f"registration of {'; '.join(failed)}"
     return "ok", ""
 
 

@@ -212,7 +212,7 @@ def age_of(bids_dir: Path, label: str) -> float | None:
 
 
 def failed_registrations(subject: SubjectPlan) -> list[str]:
-    """What the registrations of the subject's scans failed by, with the scan's prefix."""
+    """What the registrations of the subject's scans failed by and which tables they cost, with the scan's prefix."""
     found = []
     for scan in subject.scans:
         if scan.facts_file.is_file():

@@ -157,7 +157,8 @@ class SidecarFacts(Step):
         }
 
 
-ATLASES_LOST = "no statistics of the atlases drawn on the other template"
+LEAST_IN_VIEW = 0.75
+"""Share of the brain in the field of view below which the page speaks of a slab; a whole cerebellum is a tenth."""
 
 IMAGES = (
     *("magnitude", "phase", "unwrapped", "quality", "noise", "t1w", "t1w_labels", "t1w_on_gre"),
@@ -181,6 +182,7 @@ class _FactsInput(_DetectedInput):
     templates = traits.List(traits.Str, desc="names of the templates")
     registration_templates = traits.List(traits.Dict, desc="quality of the deformable registration to each")
     registration_between_templates = traits.Dict(usedefault=True, desc="quality of that which other atlases need")
+    lost_tables = traits.Dict(usedefault=True, desc="region tables that depend on each registration, by its name")
     magnitude = File(exists=True)
     phase = File(exists=True)
     unwrapped = File(exists=True)
@@ -215,16 +217,18 @@ class SaveFacts(Step):
             warnings.append(NOT_CONVERGED)
         warnings += self.inputs.inversion.get("notes", [])
         warnings += [*self.inputs.cortex.get("warnings", []), *self.inputs.nuclei.get("warnings", [])]
+        warnings += self._slab()
         registration = {
             "GRE to T1w": dict(self.inputs.registration_gre),
             **{f"{self.inputs.source} to {name}": dict(found) for name, found in self._templates()},
         }
-        failed = [f"{name}: {why}" for name, measures in registration.items() for why in measures.get("reasons", [])]
-        warnings += [f"registration of {reason}" for reason in failed]
+        failed = [self._failure(name, found) for name, found in registration.items() if found.get("reasons")]
+        warnings += [f"registration of {failure}" for failure in failed]
         if between := dict(self.inputs.registration_between_templates):
             registration["between templates"] = between
-            failed += [f"the templates: {why}" for why in between["reasons"]]
-            warnings += [f"{ATLASES_LOST}: registration of the templates: {why}" for why in between["reasons"]]
+            if between["reasons"]:  # no measure of quality tells it: the verdict rests on the warning
+                failed.append(self._failure("the templates", between))
+                warnings.append(f"atlases on the other template: registration of {failed[-1]}")
         facts = {
             **known,
             "detected": detected,
@@ -245,6 +249,25 @@ class SaveFacts(Step):
         }
         write_text(Path(self.inputs.out_file), json.dumps(facts, indent=2, default=float) + "\n")
         return {"out_file": self.inputs.out_file}
+
+    def _slab(self) -> list[str]:
+        """What follows from a field of view that leaves out much of the brain, and what to do about it."""
+        measured, whole_ml = dict(self.inputs.registration_gre), self.inputs.brain.get("brain_ml")
+        shown_ml = measured.get("in_view_ml")
+        if measured.get("reasons") or shown_ml is None or not whole_ml or shown_ml >= LEAST_IN_VIEW * whole_ml:
+            return []
+        return [
+            f"field of view: the scan shows {shown_ml:.0f} of the {whole_ml:.0f} ml of the T1w image's brain. Regions "
+            "that it leaves out have no statistics, and a whole-brain reference is the mean of what it shows: compare "
+            "it with scans of the same part only. If it was meant to show more, look at its position and repeat it. In "
+            'a study of such scans set brain_volume, motor_coverage and lost_regions to "off" (--qc-thresholds)'
+        ]
+
+    def _failure(self, name: str, measures: dict[str, Any]) -> str:
+        """A failed registration: what of, why, and the region tables that have no statistics for it."""
+        tables = ", ".join(self.inputs.lost_tables.get(name, []))
+        told = f"no statistics in the tables of {tables}" if tables else "no region table depends on it"
+        return f"{name}: {'; '.join(measures['reasons'])} ({told})"
 
     def _templates(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each template with the quality of its registration."""

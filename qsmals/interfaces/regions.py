@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
+from numpy.typing import NDArray
 
 from qsmals.interfaces.anatomy import AntsInput, AntsStep, read_image, read_volumes, write_image
 from qsmals.interfaces.base import Step, StepInput, affine_of, load, load_echoes, load_labels, load_mask
@@ -24,8 +25,9 @@ class _MeasureInput(StepInput):
     probabilistic = traits.Bool(False, usedefault=True, desc="the labels are volumes of probabilities")
     unit = traits.Str(mandatory=True, desc="of the map")
     in_view = traits.List(desc="number and volumes in and outside the field of view, mm^3, of labels that it cuts")
-    registrations = traits.List(traits.Dict, desc="quality of the registrations that brought the labels here")
-    between_templates = traits.Dict(desc="quality of the registration of an atlas's template to the built-in one's")
+    registration_gre = traits.Dict(desc="quality of that of GRE to T1w, which placed labels and mask")
+    registration_template = traits.Dict(desc="quality of that to the built-in atlas's template, which placed labels")
+    registration_between_templates = traits.Dict(desc="quality of that of another template to the built-in atlas's")
 
 
 class _MeasureOutput(TraitedSpec):
@@ -34,7 +36,11 @@ class _MeasureOutput(TraitedSpec):
 
 
 class MeasureRegions(Step):
-    """Statistics of a map in each region of an atlas."""
+    """Statistics of a map in each region of an atlas.
+
+    A registration that is given and failed takes the statistics of the rows that depend on it: of all, but where the
+    labels are a subject's own segmentation the one to the template takes those alone that the atlas had a part in.
+    """
 
     input_spec = _MeasureInput
     output_spec = _MeasureOutput
@@ -70,13 +76,33 @@ class MeasureRegions(Step):
             more = self._statistics(self.inputs.parts, parts, measured)
             table = {name: np.concatenate([table[name], more[name]]) for name in table}
         columns: dict[str, Any] = column_dictionary(self.inputs.unit, weighted=self.inputs.probabilistic)
-        passed_through = [*(self.inputs.registrations or []), self.inputs.between_templates or {"reasons": ()}]
-        if failed := [why for facts in passed_through for why in facts["reasons"]]:
-            table |= {name: np.full(len(table["index"]), np.nan) for name in STATISTICS}
-            columns["RegistrationFailed"] = "All statistics are n/a: " + "; ".join(failed)
+        lost, reasons = self._lost(table["index"])
+        if reasons:
+            table |= {name: np.where(lost, np.nan, table[name]) for name in STATISTICS}
+            names = ", ".join(dict.fromkeys(table["name"][lost]))
+            which = "All statistics" if lost.all() else f"The statistics of {names}"
+            columns["RegistrationFailed"] = f"{which} are n/a: {'; '.join(reasons)}"
         written = folder / "table.tsv"
         written.write_text(table_text(table))
         return {"table": str(written), "columns": columns}
+
+    def _lost(self, index: NDArray[np.int64]) -> tuple[NDArray[np.bool_], list[str]]:
+        """Rows (n,) of the regions numbered ``index`` that came through a failed registration, and how it failed."""
+        from qsmals.anatomy.atlases import changed_by_midbrain, get_atlas
+
+        every = np.ones(len(index), dtype=bool)
+        placed = every
+        if self.inputs.segmented:
+            atlas = get_atlas(self.inputs.atlas)
+            placed = np.isin(index, [r.index for r in (*changed_by_midbrain(atlas.regions), *atlas.parts)])
+        judged = (
+            ("of GRE to T1w", self.inputs.registration_gre, every),
+            ("to the template", self.inputs.registration_template, placed),
+            ("of the templates", self.inputs.registration_between_templates, every),
+        )
+        failed = [(name, facts["reasons"], rows) for name, facts, rows in judged if facts and facts["reasons"]]
+        lost = np.any([rows for _, _, rows in failed], axis=0) if failed else ~every
+        return lost, [f"registration {name}: {why}" for name, reasons, _ in failed for why in reasons]
 
     def _statistics(self, file: str, regions: tuple[Any, ...], measured: dict[str, Any]) -> dict[str, Any]:
         """Statistics of the regions of a label image."""

@@ -300,7 +300,7 @@ MEASURES: dict[str, Measure] = {
     "gre_overlap": Measure(
         "GRE on T1w: brain with signal",
         "",
-        "Share of the T1w brain mask that has signal in the GRE scan",
+        "Share of the T1w brain mask in the field of view of the GRE scan that has signal there",
         OWN,
         "desc-tissues_MEGRE.png",
         "Registration",

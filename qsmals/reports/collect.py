@@ -1,5 +1,6 @@
 """The outputs of a subject, found by their names."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from qsmals.reports.assess import Quality, read_quality
 from qsmals.reports.facts import ScanFacts, newest_facts
+from qsmals.roi.columns import MINIMUM_COVERAGE
 from qsmals.roi.table import read_table
 
 DERIVED = ("_space-", "_desc-", "_seg-", "_res-", "_atlas-")
@@ -35,12 +37,13 @@ PARTLY = 0.9
 
 @dataclass(frozen=True)
 class RegionTable:
-    """A region table of one atlas and map: its file and its columns."""
+    """A region table of one atlas and map: its file, its columns, and what a failed registration took from it."""
 
     path: Path
     atlas: str
     quantity: str
     columns: Mapping[str, Any]
+    registration_failed: str = ""
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -141,8 +144,18 @@ def _tables(folder: Path, prefix: str) -> tuple[tuple[RegionTable, ...], list[st
         except ValueError as error:
             faults.append(f"{prefix}: {path.name} cannot be read: {error}")
             continue
-        tables.append(RegionTable(path, _entity(path, "seg"), path.stem.rsplit("_", 1)[1], columns))
+        atlas, quantity = _entity(path, "seg"), path.stem.rsplit("_", 1)[1]
+        tables.append(RegionTable(path, atlas, quantity, columns, _registration_failed(path.with_suffix(".json"))))
     return tuple(tables), faults
+
+
+def _registration_failed(sidecar: Path) -> str:
+    """Which statistics of a table a failed registration took, and why; empty where it says nothing of that kind."""
+    try:
+        content = json.loads(sidecar.read_text())
+    except (OSError, ValueError):
+        return ""
+    return str(content.get("RegistrationFailed", "")) if isinstance(content, dict) else ""
 
 
 def _missing(
@@ -164,4 +177,4 @@ def _missing(
 
 def low_coverage(row: Mapping[str, Any]) -> bool:
     """Whether a region has too few measured voxels for statistics (or none)."""
-    return not np.isfinite(row.get("mean", np.nan))
+    return not np.isfinite(row.get("mean", np.nan)) and not row.get("coverage", np.nan) >= MINIMUM_COVERAGE

@@ -269,6 +269,7 @@ REGISTRATION_WORDS = {
     "brain dice": "overlap of the brains",
     "jacobian low": "smallest volume change",
     "jacobian high": "largest volume change",
+    "in view ml": "brain in the field of view (ml)",
 }
 DETAIL_WORDS = {
     "inversion": "Dipole inversion",
@@ -292,7 +293,7 @@ def _registration(scan: Scan) -> list[tuple[str, str]]:
         registration, _, measure = name.partition(", ")
         words = REGISTRATION_WORDS.get(measure, measure)
         if measure == "brain dice" and registration.startswith("GRE"):
-            words = "share of the brain with signal"
+            words = "share of the brain in the field of view with signal"
         rows.append((f"{registration}: {words}" if words else name, _words(value)))
     return rows
 

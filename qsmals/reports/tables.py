@@ -60,6 +60,7 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
         "rows": rows,
         "low": sum(row["low"] for row in rows),
         "part": sum(row["part"] for row in rows),
+        "failed": table.registration_failed,
     }
 
 
