@@ -14,7 +14,8 @@ from qsmals import __version__
 from qsmals.bids.checks import ScanFacts
 from qsmals.bids.given import GivenGre, GivenT1w
 from qsmals.bids.layout import NO_T1W_NOTE, find_subjects
-from qsmals.bids.names import expected_files, unit_outputs
+from qsmals.bids.names import expected_files, sidecar_path, unit_outputs
+from qsmals.bids.provenance import why_outdated
 from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
 from qsmals.cli.participant import Done, conclude
@@ -22,10 +23,12 @@ from qsmals.cli.writing import (
     failed_registrations,
     scan_methods,
     scans_with_figures,
+    warnings_of,
     words_of_scans,
     write_citation,
     write_report,
 )
+from qsmals.engine.files import write_json, write_text
 from qsmals.engine.progress import Step
 from qsmals.engine.summary import Failure, SubjectSummary
 from qsmals.recon.inversion import INVERSION
@@ -263,7 +266,9 @@ def test_sidecars_say_whose_labels_were_used(tmp_path: Path) -> None:
         assert f"FreeSurfer's own segmentation of this subject ({file.name})" in table["Labels"]
         assert image["Description"] == table["Labels"] and "one interpolation" in table["Labels"]
         assert file.as_uri() in image["Sources"] and file.as_uri() in table["Sources"]
+        assert table["LabelsFrom"] == "FreeSurfer"
     plain = sidecars(nodes_of(plan), "sub-01_")["seg-als_desc-roi_Chimap.tsv"]
+    assert plain["LabelsFrom"] == "atlas"
     assert "Regions of the atlas" in plain["Labels"] and "FreeSurfer" not in plain["Labels"]
 
 
@@ -329,6 +334,28 @@ def test_the_methods_of_a_run_tell_which_scans_were_done_otherwise(tmp_path: Pat
     main, _, apart = text.partition("In 1 of 3 scans (sub-01) instead: ")
     assert "own FreeSurfer segmentation" not in main and "own FreeSurfer segmentation" in apart
     assert text.count("### ") == 6 and "10.1016/j.neuroimage.2012.01.021" in text
+
+
+@pytest.mark.parametrize("inversion", ["weak-harmonic", "tgv"])
+def test_tables_belong_to_the_maps_of_the_same_run_and_to_no_others(tmp_path: Path, inversion: str) -> None:
+    plan = plan_of(tmp_path, [Visit("01")], reconstruction=Reconstruction(inversion=inversion))
+    nodes = [n.interface.inputs for n in nodes_of(plan) if type(n.interface).__name__ in SAVERS[:3]]
+    for saving in nodes:
+        write_text(Path(saving.out_file), "x")
+        write_json(sidecar_path(Path(saving.out_file)), {**saving.sidecar, **saving.facts})
+    scan = plan.subjects[0].scans[0]
+    tables = [scan.outputs[f"roi/als/{suffix}"].path for suffix in ("Chimap", "R2starmap")]
+    assert [why_outdated(path) for path in tables] == ["", ""]
+    other = plan_of(tmp_path, [Visit("01")], reconstruction=Reconstruction(inversion="tv"))
+    path = scan.outputs["Chimap"].path
+    again = next(
+        n.interface.inputs for n in nodes_of(other) if str(path) == getattr(n.interface.inputs, "out_file", "")
+    )
+    write_json(sidecar_path(path), again.sidecar)
+    assert "inversion" in why_outdated(tables[0]) and not why_outdated(tables[1])
+    scan.facts_file.parent.mkdir(parents=True, exist_ok=True)
+    scan.facts_file.write_text(json.dumps(known_facts(scan, plan.settings)))
+    assert [text for text in warnings_of(plan.subjects[0]) if "left out" in text] == [why_outdated(tables[0])]
 
 
 def test_one_echo_has_no_relaxometry(tmp_path: Path) -> None:

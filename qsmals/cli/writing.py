@@ -231,12 +231,14 @@ def failed_registrations(subject: SubjectPlan) -> list[str]:
 
 def warnings_of(subject: SubjectPlan) -> Iterator[str]:
     """What the subject's scans warn of, each once and with the scan's prefix; a scan that failed early has none."""
+    from qsmals.reports.collect import outdated_tables
     from qsmals.reports.facts import read_facts
 
     for scan in subject.scans:
         if scan.facts_file.is_file():
             facts = read_facts(scan.facts_file)
             yield from (f"{facts.prefix}: {text}" for text in dict.fromkeys(facts.warnings))
+        yield from outdated_tables(scan.outputs["Chimap"].path.parent, scan.unit.gre.prefix).values()
 
 
 def subjects_with_runs(output_dir: Path) -> list[str]:
