@@ -34,7 +34,7 @@ from qsmals.engine.summary import Failure, SubjectSummary
 from qsmals.recon.inversion import INVERSION
 from qsmals.reports.facts import read_facts
 from qsmals.reports.group import write_group_report
-from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
+from qsmals.settings import Acquisition, Anatomy, Behaviour, Reconstruction, Settings
 from qsmals.workflows.memory import NEEDS, Sizes, need_of
 from qsmals.workflows.participant import atlas_links, init_run_wf, init_scan_wf, known_facts, node_names, run_folder
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
@@ -356,6 +356,23 @@ def test_tables_belong_to_the_maps_of_the_same_run_and_to_no_others(tmp_path: Pa
     scan.facts_file.parent.mkdir(parents=True, exist_ok=True)
     scan.facts_file.write_text(json.dumps(known_facts(scan, plan.settings)))
     assert [text for text in warnings_of(plan.subjects[0]) if "left out" in text] == [why_outdated(tables[0])]
+
+
+@pytest.mark.parametrize(
+    ("recon", "acquisition", "said"),
+    [
+        ({}, {}, ""),
+        ({"unwrap": "laplacian"}, {"phase_sign": "positive"}, "(unwrap laplacian, phase-sign positive)"),
+        ({"parameters": {"romeo": {}}, "inversion": "tv"}, {}, "(parameters of romeo)"),
+    ],
+)
+def test_settings_beside_a_given_field_are_told(tmp_path: Path, recon: Any, acquisition: Any, said: str) -> None:
+    chosen = {"reconstruction": Reconstruction(**recon), "acquisition": Acquisition(**acquisition)}
+    plan = plan_of(tmp_path, [Visit("01")], **chosen)
+    scan, file = plan.subjects[0].scans[0], tmp_path / "fieldmap.nii.gz"
+    assert known_facts(scan, plan.settings)["warnings"] == []
+    warnings = known_facts(replace(scan, given=GivenGre(total_field=file)), plan.settings)["warnings"]
+    assert len(warnings) == bool(said) and (not said or (said in warnings[0] and str(file) in warnings[0]))
 
 
 def test_one_echo_has_no_relaxometry(tmp_path: Path) -> None:
