@@ -314,6 +314,15 @@ def test_the_methods_text_is_true_of_what_was_given(tmp_path: Path, refinement: 
     assert "normalization" not in scan_methods(plan.settings, replace(scan, given_t1w=GivenT1w(transforms=every)))[0]
 
 
+def test_the_sidecar_of_the_total_field_tells_that_it_was_given(tmp_path: Path) -> None:
+    plan, file = plan_of(tmp_path, [Visit("01")]), tmp_path / "file"
+    scan = plan.subjects[0].scans[0]
+    methods = {**scan.methods, "given_field": {"method": "given", "file": str(file)}}
+    told = replace(plan, subjects=(replace(plan.subjects[0], scans=(replace(scan, methods=methods),)),))
+    for one, how in ((plan, "weighted"), (told, "given, weighted")):
+        assert sidecars(nodes_of(one), "sub-01_")["desc-total_fieldmap.nii.gz"]["EstimationAlgorithm"] == how
+
+
 def test_the_methods_text_of_a_scan_without_t1w_tells_what_was_given(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, [Visit("01", t1ws=())])
     scan, file = plan.subjects[0].scans[0], tmp_path / "file"

@@ -180,6 +180,10 @@ class _Saver:
         both = finds_background(str(self.plan.methods["inversion"]["method"]))
         return ("background", "inversion") if both else ("background",)
 
+    def total_algorithm(self) -> str:
+        """How the total field was found: here only where a field that was given has no value."""
+        return self.algorithm("given_field", "field")
+
     def local_algorithm(self) -> str:
         """How the local field was found."""
         names = self.algorithm(*self.local_stages)
@@ -214,7 +218,7 @@ class _Saver:
                 desc,
                 gre,
                 sources=self.measured,
-                algorithm=self.algorithm("field") if desc == "total" else self.local_algorithm(),
+                algorithm=self.total_algorithm() if desc == "total" else self.local_algorithm(),
                 parameters=self.parameters(*FIELD_STEPS, *(self.local_stages if desc == "local" else ())),
                 b0_tesla=b0_tesla,
             )
