@@ -1,5 +1,6 @@
 """Results of other pipelines: found by name, and refused where they belong to another head."""
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from qsmals.bids.derivatives import prepare_output_dir
 from qsmals.bids.given import (
     GivenGre,
     GivenT1w,
@@ -16,6 +18,7 @@ from qsmals.bids.given import (
     parse_derivatives,
 )
 from qsmals.bids.layout import find_subjects
+from qsmals.bids.names import sidecar_path
 from tests.bids_trees import Visit, write_tree
 
 SPACE = "MNI152NLin6Asym"
@@ -137,6 +140,39 @@ def test_a_scan_without_t1w_takes_masks_and_transforms_of_its_own(tmp_path):
     fault = missing_transforms(alone, GivenT1w(), GivenGre(), spaces=[SPACE])
     assert f"from-MEGRE_to-{SPACE} and from-{SPACE}_to-MEGRE" in str(fault) and "T1w" not in str(fault)
     assert given_for_gre(alone.gre, {"other": tmp_path / "other"}).brain_mask is None
+
+
+@pytest.mark.parametrize("t1ws", [("",), ()], ids=["with T1w", "alone"])
+@pytest.mark.parametrize("copied", [False, True], ids=["whole", "subject alone"])
+def test_of_an_earlier_run_only_the_transforms_are_taken(tmp_path, t1ws, copied):
+    bids = write_tree(tmp_path / "bids", Visit("01", t1ws=t1ws), empty=True)
+    scan = find_subjects(bids)[0].units[0]
+    own = "T1w" if t1ws else "MEGRE"
+    found = {}
+    for folder in ("earlier", "other"):
+        names = ["fmap/sub-01_desc-total_fieldmap.nii.gz", "anat/sub-01_space-MEGRE_desc-brain_mask.nii.gz"]
+        names += ["anat/sub-01_from-MEGRE_to-T1w_mode-image_xfm.mat"] if t1ws else []
+        names += [f"anat/sub-01_from-{a}_to-{b}_mode-image_xfm.h5" for a, b in ((own, SPACE), (SPACE, own))]
+        found[folder] = [tmp_path / folder / "sub-01" / name for name in names]
+        for path in found[folder]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    if copied:
+        for path in found["earlier"]:
+            sidecar_path(path).write_text(json.dumps({"SoftwareName": "qsmals"}))
+    else:
+        prepare_output_dir(tmp_path / "earlier", bids, environ={})
+    roots = {"prev": tmp_path / "earlier", "third": tmp_path / "other"}
+    measured = 1 if t1ws else 2
+
+    def files(**derivatives):
+        t1w = given_for_t1w(scan.t1w, derivatives, spaces=[SPACE])[0].files if scan.t1w else ()
+        gre = given_for_gre(scan.gre, derivatives, spaces=[SPACE], alone=not t1ws)
+        assert gre.left == tuple(found["earlier"][:measured])
+        return {*t1w, *gre.files}
+
+    assert files(prev=roots["prev"]) == set(found["earlier"][2:])
+    assert files(**roots) == {*found["earlier"][2:], *found["other"][:measured]}
 
 
 def test_nothing_given_is_nothing_found(unit, tmp_path):

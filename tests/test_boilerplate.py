@@ -8,7 +8,7 @@ import pytest
 from qsmals.recon.method import Citation, Method
 from qsmals.recon.stages import STAGES
 from qsmals.reports import references
-from qsmals.reports.boilerplate import _acquisition, author_year, bibtex, methods_text
+from qsmals.reports.boilerplate import _acquisition, author_year, bibtex, methods_text, study_text
 
 ROMEO_PAPER = Citation(
     "romeo",
@@ -147,11 +147,13 @@ def test_anatomy_names_template_registration_and_atlases():
 
 
 def test_what_other_pipelines_did_is_told():
-    words = {"brain_extraction": "given", "gre_to_t1w": "", "freesurfer": True}
+    words = {"brain_extraction": "given", "gre_to_t1w": "", "segmentation": {"by": "FreeSurfer"}}
     markdown, _ = text(anatomy=words)
-    assert "brain mask was made by another pipeline" in markdown
+    assert "brain mask was not made here: one that had been made before" in markdown
     assert "was made before and judged here" in markdown
-    assert "subject's own FreeSurfer segmentation (Fischl, 2012)" in markdown
+    assert (
+        "subject's own FreeSurfer segmentation (Fischl, 2012), with the gyri of the Desikan-Killiany atlas" in markdown
+    )
     assert "deepbet, a neural network" in text(anatomy={"brain_extraction": "deepbet"})[0]
 
 
@@ -261,6 +263,28 @@ def test_a_sentence_that_does_not_fit_is_an_error():
 def test_grammar_has_no_debris():
     for markdown in (text()[0], methods_text([], acquisition={}, anatomy={}, versions={"qsmals": "1"})[0]):
         assert not re.search(r"\.\.|  |None| \.| ,|\(\)", markdown.replace("et al..", "")), markdown
+
+
+def test_what_differs_between_scans_is_told_with_their_names():
+    common = {"steps": [], "acquisition": ACQUISITION, "versions": VERSIONS}
+    given = ANATOMY | {"segmentation": {"by": "FastSurfer", "dkt": True}}
+    scans = {f"sub-{n:02d}": common | {"anatomy": given if n == 7 else ANATOMY} for n in range(1, 31)}
+    markdown, bib = study_text(scans)
+    plain, _ = methods_text(**common, anatomy=ANATOMY)
+    main, _, apart = markdown.partition("In 1 of 30 scans (sub-07) instead: ")
+    assert plain.split("### Software")[0] == main, "what is true of most stands as for one scan"
+    assert "FastSurfer" not in main and "FastSurfer segmentation (Henschel et al., 2020)" in apart
+    assert markdown.count("scans (") == 1 and "10.1016/j.neuroimage.2020.117012" in bib
+    assert (
+        "more) instead"
+        in study_text(
+            {
+                name: scans["sub-07" if n < 25 else "sub-01"]
+                for n, name in enumerate([*scans, *(f"sub-{n}" for n in range(31, 61))])
+            }
+        )[0]
+    )
+    assert study_text({"a": scans["sub-01"], "b": scans["sub-01"]}) == methods_text(**common, anatomy=ANATOMY)
 
 
 def test_fields_that_are_no_numbers_are_left_out() -> None:

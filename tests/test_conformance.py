@@ -54,6 +54,19 @@ def test_what_no_field_answers_is_unknown_and_not_unmet(fields):
     assert next(line for line in nothing if line.item == "C9").answer == "unknown"
 
 
+def test_a_given_field_is_not_told_as_if_it_were_made_here():
+    steps = {"unwrap": {"method": "romeo"}, "field": {"method": "weighted"}}
+    scan = Scan("sub-01", facts(), {}, (), ())
+    own, given = (
+        {line.item: line for line in conformance(scan, parameters, {})}
+        for parameters in (steps, steps | {"given_field": {"method": "given", "file": "/x/fieldmap.nii.gz"}})
+    )
+    for item in ("C3", "C4"):
+        assert own[item].answer == "met"
+        assert given[item].answer == "unknown" and "/x/fieldmap.nii.gz" in given[item].evidence
+    assert [item for item in own if item[0] == "C" and own[item] != given[item]] == ["C3", "C4"]
+
+
 def test_one_echo_has_no_spacing_to_lack():
     one = acquisition(facts(EchoTimes=[0.02]))
     assert "echo spacing" not in one["unknown"] and "Echo spacing" not in dict(one["known"])

@@ -70,6 +70,13 @@ def test_every_subject_has_a_row_with_its_verdict(study):
     assert described["snr_first"]["LongName"] == MEASURES["snr_first"].title
 
 
+def test_the_page_tells_what_the_tables_mix(study):
+    told = "seg-als Chimap: 1 of 8 tables (sub-02) was not made like 7 others <as that of sub-01>"
+    html = report(study, warnings=[told]).path.read_text()
+    assert told.replace("<", "&lt;").replace(">", "&gt;") in html and "About the tables" in html
+    assert "About the tables" not in report(study).path.read_text()
+
+
 def test_the_page_lists_those_in_doubt_and_leads_to_their_pages(study):
     html = report(study).path.read_text()
     attention = html[html.index('id="attention"') : html.index('id="table"')]

@@ -94,6 +94,17 @@ def test_a_wrong_option_is_named(
     assert words in refused([*folders, "participant", *extra], capsys)
 
 
+def test_the_output_is_no_derivative_to_start_from(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    out = Path(folders[1])
+    out.mkdir()
+    (out.parent / "link").symlink_to(out)
+    for name in (out, out.parent / "link"):
+        said = refused([*folders, "participant", "-d", f"prev={name}"], capsys)
+        assert f"prev={name}: this is OUTPUT_DIR itself" in said and "an OUTPUT_DIR of its own" in said
+    (out / "fs").mkdir()
+    parse([*folders, "participant", "-d", f"freesurfer={out / 'fs'}"])
+
+
 def test_folders_must_not_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bids = tmp_path / "bids"
     bids.mkdir()

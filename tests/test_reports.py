@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from qsmals.bids.errors import InvalidInput
+from qsmals.bids.names import sidecar_path
 from qsmals.interfaces.report import DrawFigures
 from qsmals.qc.measures import MEASURES
 from qsmals.qc.verdict import Verdict, with_limits
@@ -590,6 +591,25 @@ def test_a_failure_without_words_points_to_the_log(tmp_path):
     write_facts(tmp_path, "sub-01", {"status": "failed"})
     written, page = report(tmp_path)
     assert "recorded no message" in page.text and "sub-01/log/" in page.text and written.missing == ()
+
+
+def test_a_table_of_an_earlier_map_is_told_and_not_shown(tmp_path):
+    make_scan(tmp_path, "sub-01")
+    anat = tmp_path / "sub-01" / "anat"
+    old = anat / "sub-01_seg-mine_desc-roi_Chimap.tsv"
+    old.write_text((anat / "sub-01_seg-als_desc-roi_Chimap.tsv").read_text())
+    labels = anat / "sub-01_space-MEGRE_seg-als_dseg.nii.gz"
+    shutil.copy(labels, anat / "sub-01_space-MEGRE_seg-mine_dseg.nii.gz")
+    page = Page(write_subject_report(tmp_path, "01", run_facts=RUN, hurry=True).path)
+    assert "Region table, susceptibility (mine)" in page.text and "left out" not in page.text
+    assert "Region labels (mine)" in page.text
+    for path, method in ((old, "tv"), (anat / "sub-01_Chimap.nii.gz", "tkd")):
+        sidecar_path(path).write_text(json.dumps({"Parameters": {"inversion": {"method": method}}}))
+    written = write_subject_report(tmp_path, "01", run_facts=RUN, hurry=True)
+    page = Page(written.path)
+    assert f"{old.name} is left out" in page.text and "Region table, susceptibility (mine)" not in page.text
+    assert "Region labels (mine)" not in page.text and "Region labels (als)" in page.text
+    assert not any(old.name in words for words in written.missing) and old.is_file()
 
 
 def test_a_subject_that_left_nothing_is_incomplete(tmp_path):

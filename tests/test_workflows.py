@@ -16,17 +16,27 @@ from qsmals import __version__
 from qsmals.bids.checks import ScanFacts
 from qsmals.bids.given import GivenGre, GivenT1w
 from qsmals.bids.layout import NO_T1W_NOTE, find_subjects
-from qsmals.bids.names import expected_files, unit_outputs
+from qsmals.bids.names import expected_files, sidecar_path, unit_outputs
+from qsmals.bids.provenance import why_outdated
 from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
 from qsmals.cli.participant import Done, conclude
-from qsmals.cli.writing import failed_registrations, scans_with_figures, words_of_scans, write_report
+from qsmals.cli.writing import (
+    failed_registrations,
+    scan_methods,
+    scans_with_figures,
+    warnings_of,
+    words_of_scans,
+    write_citation,
+    write_report,
+)
+from qsmals.engine.files import write_json, write_text
 from qsmals.engine.progress import Step
 from qsmals.engine.summary import Failure, SubjectSummary
 from qsmals.recon.inversion import INVERSION
 from qsmals.reports.facts import read_facts
 from qsmals.reports.group import write_group_report
-from qsmals.settings import Anatomy, Behaviour, Reconstruction, Settings
+from qsmals.settings import Acquisition, Anatomy, Behaviour, Reconstruction, Settings
 from qsmals.workflows.memory import NEEDS, Sizes, need_of
 from qsmals.workflows.participant import atlas_links, init_run_wf, init_scan_wf, known_facts, node_names, run_folder
 from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
@@ -284,8 +294,122 @@ def test_sidecars_say_whose_labels_were_used(tmp_path: Path) -> None:
         assert f"FreeSurfer's own segmentation of this subject ({file.name})" in table["Labels"]
         assert image["Description"] == table["Labels"] and "one interpolation" in table["Labels"]
         assert file.as_uri() in image["Sources"] and file.as_uri() in table["Sources"]
+        assert table["LabelsFrom"] == "FreeSurfer"
     plain = sidecars(nodes_of(plan), "sub-01_")["seg-als_desc-roi_Chimap.tsv"]
+    assert plain["LabelsFrom"] == "atlas"
     assert "Regions of the atlas" in plain["Labels"] and "FreeSurfer" not in plain["Labels"]
+
+
+def segmented(folder: Path, segmenter: str, segmentation: str, **more: Any) -> GivenT1w:
+    """What a subject's folder of FreeSurfer or FastSurfer gives, of empty files."""
+    names = ("mask.mgz", segmentation, "aparc.a2009s+aseg.mgz")
+    return GivenT1w(*(folder / name for name in names), segmenter=segmenter, **more)
+
+
+@pytest.mark.parametrize("refinement", ["susceptibility", "t1w", "none"])
+def test_the_methods_text_is_true_of_what_was_given(tmp_path: Path, refinement: Any) -> None:
+    anatomy = Anatomy(refinement=refinement, output_spaces=SPACES, extra_atlases=("mine=/atlas.nii",))
+    plan = plan_of(tmp_path, [Visit("01")], anatomy=anatomy)
+    scan = plan.subjects[0].scans[0]
+    own, _ = scan_methods(plan.settings, scan)
+    for words in ("gyri of the Desikan-Killiany atlas", "and the MNI152NLin2009cAsym template", "Cortical labels were"):
+        assert words in own
+    assert "not made here" not in own and "subject's own" not in own and "made before" not in own
+    file = tmp_path / "file"
+    given_t1w = segmented(tmp_path, "FastSurfer", "aparc.DKTatlas+aseg.deep.mgz", transforms={SPACES[0]: (file, file)})
+    given = GivenGre(to_t1w=file, total_field=file)
+    markdown, _ = scan_methods(plan.settings, replace(scan, given_t1w=given_t1w, given=given))
+    assert "mask was not made here: that of FastSurfer was taken over." in markdown
+    assert (
+        "those of the subject's own FastSurfer segmentation (Henschel et al., 2020), with the gyri of the "
+        "Desikan-Killiany-Tourville atlas (Klein and Tourville, 2012), and its gyri and sulci of aparc.a2009s "
+        "(Destrieux et al., 2010). To them were added" in markdown
+    )
+    assert "those of the atlas mine. All were brought" in markdown
+    assert "FreeSurfer" not in markdown and "gyri of the Desikan-Killiany atlas" not in markdown
+    assert (
+        "The T1-weighted image was registered to the MNI152NLin2009cAsym template (Fonov et al., 2011) by" in markdown
+    )
+    assert (
+        "transforms of the T1-weighted image to the MNI152NLin6Asym template (Evans et al., 2012) were made" in markdown
+    )
+    assert "magnitude was registered" not in markdown and "Cortical labels" not in markdown
+    assert markdown.index("total field was not made here") < markdown.index("ROMEO")
+    fitted = "The borders of substantia nigra and red nucleus were then fitted to susceptibility" in markdown
+    assert fitted == (refinement == "susceptibility") and "amygdala" not in markdown
+    assert fitted or "Substantia nigra and red nucleus were placed by registration alone." in markdown
+    every = dict.fromkeys(SPACES, (file, file))
+    assert "normalization" not in scan_methods(plan.settings, replace(scan, given_t1w=GivenT1w(transforms=every)))[0]
+
+
+def test_the_sidecar_of_the_total_field_tells_that_it_was_given(tmp_path: Path) -> None:
+    plan, file = plan_of(tmp_path, [Visit("01")]), tmp_path / "file"
+    scan = plan.subjects[0].scans[0]
+    methods = {**scan.methods, "given_field": {"method": "given", "file": str(file)}}
+    told = replace(plan, subjects=(replace(plan.subjects[0], scans=(replace(scan, methods=methods),)),))
+    for one, how in ((plan, "weighted"), (told, "given, weighted")):
+        assert sidecars(nodes_of(one), "sub-01_")["desc-total_fieldmap.nii.gz"]["EstimationAlgorithm"] == how
+
+
+def test_the_methods_text_of_a_scan_without_t1w_tells_what_was_given(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [Visit("01", t1ws=())])
+    scan, file = plan.subjects[0].scans[0], tmp_path / "file"
+    given = GivenGre(brain_mask=file, transforms={SPACES[0]: (file, file)})
+    markdown, _ = scan_methods(plan.settings, replace(scan, given=given))
+    assert "mask was not made here: one that had been made before" in markdown and "template brain" not in markdown
+    assert "transforms of the gradient-echo magnitude to the MNI152NLin6Asym template" in markdown
+    assert "normalization" not in markdown
+
+
+def test_the_methods_of_a_run_tell_which_scans_were_done_otherwise(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [Visit("01"), Visit("02"), Visit("03")])
+    first = plan.subjects[0]
+    given_t1w = segmented(tmp_path, "FreeSurfer", "aparc+aseg.mgz")
+    given = replace(first, scans=(replace(first.scans[0], given_t1w=given_t1w),))
+    write_citation(tmp_path / "out", replace(plan, subjects=(given, *plan.subjects[1:])))
+    text = (tmp_path / "out" / "logs" / "CITATION.md").read_text()
+    main, _, apart = text.partition("In 1 of 3 scans (sub-01) instead: ")
+    assert "own FreeSurfer segmentation" not in main and "own FreeSurfer segmentation" in apart
+    assert text.count("### ") == 6 and "10.1016/j.neuroimage.2012.01.021" in text
+
+
+@pytest.mark.parametrize("inversion", ["weak-harmonic", "tgv"])
+def test_tables_belong_to_the_maps_of_the_same_run_and_to_no_others(tmp_path: Path, inversion: str) -> None:
+    plan = plan_of(tmp_path, [Visit("01")], reconstruction=Reconstruction(inversion=inversion))
+    nodes = [n.interface.inputs for n in nodes_of(plan) if type(n.interface).__name__ in SAVERS[:3]]
+    for saving in nodes:
+        write_text(Path(saving.out_file), "x")
+        write_json(sidecar_path(Path(saving.out_file)), {**saving.sidecar, **saving.facts})
+    scan = plan.subjects[0].scans[0]
+    tables = [scan.outputs[f"roi/als/{suffix}"].path for suffix in ("Chimap", "R2starmap")]
+    assert [why_outdated(path) for path in tables] == ["", ""]
+    other = plan_of(tmp_path, [Visit("01")], reconstruction=Reconstruction(inversion="tv"))
+    path = scan.outputs["Chimap"].path
+    again = next(
+        n.interface.inputs for n in nodes_of(other) if str(path) == getattr(n.interface.inputs, "out_file", "")
+    )
+    write_json(sidecar_path(path), again.sidecar)
+    assert "inversion" in why_outdated(tables[0]) and not why_outdated(tables[1])
+    scan.facts_file.parent.mkdir(parents=True, exist_ok=True)
+    scan.facts_file.write_text(json.dumps(known_facts(scan, plan.settings)))
+    assert [text for text in warnings_of(plan.subjects[0]) if "left out" in text] == [why_outdated(tables[0])]
+
+
+@pytest.mark.parametrize(
+    ("recon", "acquisition", "said"),
+    [
+        ({}, {}, ""),
+        ({"unwrap": "laplacian"}, {"phase_sign": "positive"}, "(unwrap laplacian, phase-sign positive)"),
+        ({"parameters": {"romeo": {}}, "inversion": "tv"}, {}, "(parameters of romeo)"),
+    ],
+)
+def test_settings_beside_a_given_field_are_told(tmp_path: Path, recon: Any, acquisition: Any, said: str) -> None:
+    chosen = {"reconstruction": Reconstruction(**recon), "acquisition": Acquisition(**acquisition)}
+    plan = plan_of(tmp_path, [Visit("01")], **chosen)
+    scan, file = plan.subjects[0].scans[0], tmp_path / "fieldmap.nii.gz"
+    assert known_facts(scan, plan.settings)["warnings"] == []
+    warnings = known_facts(replace(scan, given=GivenGre(total_field=file)), plan.settings)["warnings"]
+    assert len(warnings) == bool(said) and (not said or (said in warnings[0] and str(file) in warnings[0]))
 
 
 def test_one_echo_has_no_relaxometry(tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ from qsmals.workflows.regions import ATLAS_SPACE, TEMPLATE_SPACES
 RELAXATION = {"R2starmap": "r2star_hz", "T2starmap": "t2star_s", "S0map": "s0"}
 DETECTED = ("detected_prepare", "detected_offset", "detected_field", "detected_inversion")
 
+ATLAS_LABELS = "atlas"
+"""Whose labels a table was measured with, where they are no other pipeline's."""
+
 FIELD_STAGES = ("phase_offset", "unwrap", "field", "given_field")
 CHI_STAGES = (*FIELD_STAGES, "background", "inversion")
 MASK_STEPS = ("brain_extraction", "coregistration", "interpolation", "unwrap", "mask")
@@ -177,6 +180,10 @@ class _Saver:
         both = finds_background(str(self.plan.methods["inversion"]["method"]))
         return ("background", "inversion") if both else ("background",)
 
+    def total_algorithm(self) -> str:
+        """How the total field was found: here only where a field that was given has no value."""
+        return self.algorithm("given_field", "field")
+
     def local_algorithm(self) -> str:
         """How the local field was found."""
         names = self.algorithm(*self.local_stages)
@@ -211,7 +218,7 @@ class _Saver:
                 desc,
                 gre,
                 sources=self.measured,
-                algorithm=self.algorithm("field") if desc == "total" else self.local_algorithm(),
+                algorithm=self.total_algorithm() if desc == "total" else self.local_algorithm(),
                 parameters=self.parameters(*FIELD_STEPS, *(self.local_stages if desc == "local" else ())),
                 b0_tesla=b0_tesla,
             )
@@ -295,6 +302,7 @@ class _Saver:
                     {},
                     sources=[self.uri(suffix), self.uri(f"dseg/{self.atlas}"), *own],
                     labels=description,
+                    labels_from=given.segmenter if given.segmentation else ATLAS_LABELS,
                     parameters=self.parameters(*steps, *REGION_STEPS),
                 )
                 saving: dict[str, Any] = {"interface": SaveFile, "facts": f"columns_{suffix}"}
@@ -323,8 +331,10 @@ def init_more_outputs_wf(
     steps = REGION_STEPS if atlas.space in TEMPLATE_SPACES else ("coregistration", "interpolation")
     labels, file = plan.outputs[f"dseg/{atlas.name}"], uris.of(atlas.file)
     description = f"Regions of the atlas {atlas.name}, brought to the gradient-echo grid in one interpolation"
+    labels_from = ATLAS_LABELS
     if plan.given_t1w.destrieux and atlas.file == plan.given_t1w.destrieux.absolute():
-        description = segmented_labels(plan.given_t1w.segmenter, atlas.file)
+        labels_from = plan.given_t1w.segmenter
+        description = segmented_labels(labels_from, atlas.file)
     sidecar = dseg_sidecar(
         description=description,
         sources=[file, *anchor(plan, uris)[1:]],
@@ -354,6 +364,7 @@ def init_more_outputs_wf(
             {},
             sources=[uris.of(plan.outputs[suffix].path), uris.of(labels.path), file],
             labels=description,
+            labels_from=labels_from,
             parameters=_parameters(plan, *own, *steps),
         )
         out_file = str(plan.outputs[f"roi/{atlas.name}/{suffix}"].path)

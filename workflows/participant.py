@@ -28,7 +28,16 @@ from qsmals.workflows.anatomy import (
 from qsmals.workflows.memory import Sizes
 from qsmals.workflows.nodes import NodeMaker
 from qsmals.workflows.outputs import DETECTED, init_anatomy_outputs_wf, init_more_outputs_wf, init_outputs_wf
-from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan, graph_name, unit_label
+from qsmals.workflows.plan import (
+    AtlasPlan,
+    Limits,
+    RunPlan,
+    ScanPlan,
+    SubjectPlan,
+    beside_given_field,
+    graph_name,
+    unit_label,
+)
 from qsmals.workflows.quality import add_figures, init_quality_node, init_save_quality_node
 from qsmals.workflows.reconstruction import (
     init_field_wf,
@@ -392,7 +401,11 @@ def known_facts(plan: ScanPlan, settings: Settings) -> dict[str, Any]:
         "acquisition": acquisition,
         "echoes": [{"echo": e.index, "echo_time_s": t} for e, t in zip(gre.echoes, facts.te_s, strict=True)],
         "detected": [tilt(facts.affine)],
-        "warnings": [*plan.unit.notes, *_replaced_methods(plan, settings)],
+        "warnings": [
+            *plan.unit.notes,
+            *_replaced_methods(plan, settings),
+            *beside_given_field(settings, plan.given.total_field),
+        ],
     }
     strict: dict[str, Any] = strict_json(known)
     return strict

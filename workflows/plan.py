@@ -11,7 +11,7 @@ from qsmals.bids.checks import ScanFacts
 from qsmals.bids.given import NO_GRE, NO_T1W, GivenGre, GivenT1w
 from qsmals.bids.layout import T1wScan, Unit
 from qsmals.bids.names import Output
-from qsmals.settings import Settings
+from qsmals.settings import Acquisition, Reconstruction, Settings
 from qsmals.workflows.memory import Sizes, block_voxels, box_voxels
 
 
@@ -138,6 +138,32 @@ class RunPlan:
     settings: Settings
     subjects: tuple[SubjectPlan, ...]
     limits: Limits
+
+
+FIELD_METHODS = ("phase_offset", "unwrap", "field")
+FIELD_DETECTION = ("phase_sign", "readout")
+"""Stages, and what is detected in the data, on which the total field depends."""
+
+
+def beside_given_field(settings: Settings, total_field: Path | None) -> list[str]:
+    """A warning where settings that are not the default speak of a total field that is given, else nothing.
+
+    They are no error: other scans of the run may have no such file, and the steps are done for the phase's reliability
+    and noise, and where the given field has no value.
+    """
+    if total_field is None:
+        return []
+    recon, acquisition = settings.reconstruction, settings.acquisition
+    chosen = {name: (getattr(recon, name), getattr(Reconstruction(), name)) for name in FIELD_METHODS}
+    chosen |= {name: (getattr(acquisition, name), getattr(Acquisition(), name)) for name in FIELD_DETECTION}
+    words = [f"{name.replace('_', '-')} {value}" for name, (value, default) in chosen.items() if value != default]
+    words += [f"parameters of {m}" for m in (getattr(recon, name) for name in FIELD_METHODS) if m in recon.parameters]
+    if not words:
+        return []
+    return [
+        f"the total field is that of {total_field}: what was set for it ({', '.join(words)}) changes the map only "
+        "through the reliability and noise of the phase, and where that field has no value; leave it out, or the field"
+    ]
 
 
 def graph_name(prefix: str, kind: str) -> str:

@@ -117,9 +117,7 @@ def _check_earlier(output_dir: Path, version: str) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     content = _read_object(path)
-    entries = content.get("GeneratedBy")
-    programs = [p for p in entries if isinstance(p, dict)] if isinstance(entries, list) else []
-    ours = [p for p in programs if p.get("Name") == NAME]
+    ours = _entries_of_qsmals(content)
     if not ours:
         raise InvalidInput(
             f"OUTPUT_DIR {output_dir} holds another data set ({content.get('Name', 'no name')}). "
@@ -132,6 +130,21 @@ def _check_earlier(output_dir: Path, version: str) -> tuple[str, ...]:
         f"OUTPUT_DIR has results of qsmals {', '.join(versions)}; this is {version}. "
         "Numbers of different versions should not be mixed: choose an empty folder to be safe",
     )
+
+
+def is_of_qsmals(folder: Path) -> bool:
+    """Whether a data set says that qsmals made it; one that says nothing, or cannot be read, does not."""
+    try:
+        return bool(_entries_of_qsmals(_read_object(folder / "dataset_description.json")))
+    except InvalidInput:
+        return False
+
+
+def _entries_of_qsmals(description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What ``GeneratedBy`` says of qsmals."""
+    entries = description.get("GeneratedBy")
+    programs = [p for p in entries if isinstance(p, dict)] if isinstance(entries, list) else []
+    return [p for p in programs if p.get("Name") == NAME]
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

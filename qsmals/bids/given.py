@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qsmals.anatomy.freesurfer import MIN_CORRELATION, find_folder, read_folder, same_head
+from qsmals.bids.derivatives import NAME, is_of_qsmals
 from qsmals.bids.errors import Fault
 from qsmals.bids.layout import GreScan, T1wScan, Unit
 from qsmals.bids.naming import natural_key, parse_name
+from qsmals.bids.provenance import read_sidecar
 
 SEGMENTERS = {"freesurfer": "FreeSurfer", "fastsurfer": "FastSurfer"}
 """Names for ``-d`` of the pipelines whose segmentations are taken over, and how they are written."""
@@ -62,6 +64,8 @@ class GivenGre:
         In the scan's coordinates; for a scan without a T1w image.
     transforms : mapping of str to (Path, Path)
         Template to the transforms from the scan to it and back (ITK composites); for a scan without a T1w image.
+    left : tuple of Path
+        Field and mask of an earlier run of qsmals, which are not taken.
     """
 
     to_t1w: Path | None = None
@@ -69,10 +73,11 @@ class GivenGre:
     total_field: Path | None = None
     brain_mask: Path | None = None
     transforms: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
+    left: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All of them."""
+        """All that are used."""
         found = (self.to_t1w, self.to_gre, self.total_field, self.brain_mask)
         return tuple(path for path in (*found, *(p for t in self.transforms.values() for p in t)) if path)
 
@@ -163,12 +168,23 @@ def _with_segmentation(given: GivenT1w, t1w: T1wScan, name: str, root: Path, fau
 def given_for_gre(
     gre: GreScan, derivatives: Mapping[str, Path], *, spaces: Sequence[str] = (), alone: bool = False
 ) -> GivenGre:
-    """What the folders hold for a gradient-echo scan; brain mask and ``spaces`` only for one ``alone``, without T1w."""
+    """What the folders hold for a gradient-echo scan; brain mask and ``spaces`` only for one ``alone``, without T1w.
+
+    Of an earlier run of qsmals only the transforms are taken. Its total field follows from its options, and the mask
+    that it writes on the scan's grid is what background removal left of the brain: a run that took them over would not
+    do what it is asked for, and lose a rim of the brain.
+    """
     roots = [root for name, root in derivatives.items() if name not in SEGMENTERS]
+    left: list[Path] = []
 
     def first(datatype: str, suffix: str, extensions: Sequence[str], **entities: str) -> Path | None:
         wanted = {key.rstrip("_"): value for key, value in entities.items()}
-        return next((p for root in roots for p in _find(root, gre, datatype, suffix, extensions, wanted)), None)
+        for root in roots:
+            for path in _find(root, gre, datatype, suffix, extensions, wanted):
+                if suffix == "xfm" or not _of_qsmals(path, root):
+                    return path
+                left.append(path)
+        return None
 
     if alone:
         transforms: dict[str, tuple[Path, Path]] = {}
@@ -178,12 +194,19 @@ def given_for_gre(
             total_field=first("fmap", "fieldmap", IMAGES, desc="total"),
             brain_mask=first("anat", "mask", IMAGES, desc="brain", space="MEGRE"),
             transforms=transforms,
+            left=tuple(left),
         )
     return GivenGre(
         to_t1w=first("anat", "xfm", AFFINES, from_="MEGRE", to="T1w", mode="image"),
         to_gre=first("anat", "xfm", AFFINES, from_="T1w", to="MEGRE", mode="image"),
         total_field=first("fmap", "fieldmap", IMAGES, desc="total"),
+        left=tuple(left),
     )
+
+
+def _of_qsmals(path: Path, root: Path) -> bool:
+    """Whether a file is an output of qsmals, as its sidecar or the description of its data set says."""
+    return read_sidecar(path).get("SoftwareName") == NAME or is_of_qsmals(root)
 
 
 def _composites(root: Path, scan: T1wScan | GreScan, spaces: Sequence[str]) -> dict[str, tuple[Path, Path]]:

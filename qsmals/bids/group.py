@@ -9,6 +9,7 @@ from typing import Any
 
 from qsmals.bids.errors import InvalidInput, NothingMatched
 from qsmals.bids.naming import LABEL, Name, natural_key, parse_name, strip_prefix
+from qsmals.bids.provenance import differences, recipe_of, why_outdated
 from qsmals.bids.sidecars import strict_json
 from qsmals.engine.files import write_json, write_text
 
@@ -26,6 +27,11 @@ EXTRA_COLUMNS: Mapping[str, str] = {
     "chunk": "chunk- of the gradient-echo scan",
 }
 """Columns that are there only when a scan has the entity."""
+
+LABELS_FROM = "labels_from"
+LABELS_COLUMN: Mapping[str, Any] = {
+    "Description": "Whose labels were measured: atlas, or the pipeline whose segmentation of the subject was given",
+}
 
 Row = dict[str, str]
 
@@ -59,6 +65,7 @@ class _Table:
     name: Name
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    sidecar: Mapping[str, Any]
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -75,13 +82,26 @@ class _Table:
         others = {key: entities[key] for key in ("acq", "run", *EXTRA_COLUMNS) if key in entities}
         return {"participant_id": self.participant, **session, **others}
 
+    @property
+    def scan(self) -> str:
+        """As a person reads it: ``sub-01 ses-A run-1``."""
+        ids = ("participant_id", "session_id")
+        return " ".join(value if key in ids else f"{key}-{value}" for key, value in self.identity().items())
+
+    @property
+    def labels_from(self) -> str:
+        """Whose labels were used, in a word."""
+        return str(self.sidecar.get("LabelsFrom") or MISSING)
+
 
 def collect_tables(
     output_dir: Path, *, bids_dir: Path | None = None, participant_labels: Sequence[str] | None = None
 ) -> GroupTables:
     """Write ``group/seg-<atlas>_desc-roi_<Map>.tsv`` with its data dictionary, for every atlas and map.
 
-    No image is read. Numbers are copied as text, so that equal inputs give equal bytes.
+    No image is read. Numbers are copied as text, so that equal inputs give equal bytes. A table that an earlier run
+    measured on another map than the one beside it is left out with a warning, and there is one where tables that come
+    together were not made alike.
 
     Parameters
     ----------
@@ -100,7 +120,9 @@ def collect_tables(
         A table that cannot be read.
     """
     wanted = {f"sub-{strip_prefix(label, 'sub')}" for label in participant_labels} if participant_labels else None
-    tables = [t for t in _find_tables(output_dir) if t.rows and (wanted is None or t.participant in wanted)]
+    there = [t for t in _find_tables(output_dir) if t.rows and (wanted is None or t.participant in wanted)]
+    outdated = {table.path: why for table in there if (why := why_outdated(table.path))}
+    tables = [table for table in there if table.path not in outdated]
     folders = [name for name in _subject_folders(output_dir) if wanted is None or name in wanted]
     if not folders:
         raise NothingMatched(
@@ -108,6 +130,7 @@ def collect_tables(
             f"{' of ' + ', '.join(sorted(wanted)) if wanted else ''}: run the participant level first"
         )
     people, dictionary, warnings = read_participants(bids_dir)
+    warnings += outdated.values()
     found = sorted({table.participant for table in tables}, key=natural_key)
     known = {*folders, *(p for p in people if wanted is None or p in wanted)}
     by_kind: dict[tuple[str, str], list[_Table]] = defaultdict(list)
@@ -184,7 +207,9 @@ def _find_tables(output_dir: Path) -> list[_Table]:
         name = parse_name(path.name)
         if {"sub", "seg", "desc"} <= name.entities.keys() and name.extension == ".tsv":
             columns, rows = read_tsv(path)
-            tables.append(_Table(path, name, columns, tuple(rows)))
+            sidecar = path.with_suffix(".json")
+            content = _read_dictionary(sidecar) if sidecar.is_file() else {}
+            tables.append(_Table(path, name, columns, tuple(rows), content))
     return sorted(tables, key=_table_order)
 
 
@@ -208,11 +233,14 @@ def _write_group(
     identities = [table.identity() for table in tables]
     ids = [*ID_COLUMNS, *(key for key in EXTRA_COLUMNS if any(key in i for i in identities))]
     values = _union(table.columns for table in tables)
-    person_columns = {c: _free_name(c, {*ids, *values}) for c in _union(row.keys() for row in people.values())}
-    lines = ["\t".join([*ids, *person_columns.values(), *values])]
+    person_columns = {
+        c: _free_name(c, {*ids, LABELS_FROM, *values}) for c in _union(row.keys() for row in people.values())
+    }
+    lines = ["\t".join([*ids, *person_columns.values(), LABELS_FROM, *values])]
     for table, identity in zip(tables, identities, strict=True):
         person = people.get(table.participant, {})
         start = [identity.get(c, MISSING) for c in ids] + [person.get(c, MISSING) for c in person_columns]
+        start.append(table.labels_from)
         lines += ["\t".join([*start, *(row.get(c, MISSING) for c in values)]) for row in table.rows]
     atlas, suffix = kind
     path = output_dir / "group" / f"seg-{atlas}_desc-roi_{suffix}.tsv"
@@ -220,6 +248,7 @@ def _write_group(
     described = {
         **{c: {"Description": ID_COLUMNS.get(c) or EXTRA_COLUMNS[c]} for c in ids},
         **{new: dictionary.get(c, {"Description": f"{c} of participants.tsv"}) for c, new in person_columns.items()},
+        LABELS_FROM: LABELS_COLUMN,
         **_described_values(tables, values),
     }
     write_json(path.with_suffix(".json"), strict_json(described))
@@ -239,14 +268,12 @@ def _described_values(tables: Sequence[_Table], columns: Sequence[str]) -> dict[
     for table in tables:
         if all(column in described for column in columns):
             break
-        sidecar = table.path.with_suffix(".json")
-        content = _read_dictionary(sidecar) if sidecar.is_file() else {}
-        described.update({c: content[c] for c in columns if c in content and c not in described})
+        described.update({c: table.sidecar[c] for c in columns if c in table.sidecar and c not in described})
     return {c: described.get(c, {"Description": f"{c} of the region tables"}) for c in columns}
 
 
 def _table_warnings(kind: tuple[str, str], tables: Sequence[_Table], participants: Sequence[str]) -> list[str]:
-    """What a reader of the table should know: participants and columns that are not everywhere."""
+    """What a reader of the table should know: who and what is not everywhere, and which tables were made otherwise."""
     warnings = []
     label = f"seg-{kind[0]} {kind[1]}"
     lacking = [p for p in participants if p not in {table.participant for table in tables}]
@@ -255,7 +282,8 @@ def _table_warnings(kind: tuple[str, str], tables: Sequence[_Table], participant
     columns = {table.columns for table in tables}
     if len(columns) > 1:
         warnings.append(f"{label}: the tables have different columns (made by different versions?); gaps are {MISSING}")
-    return warnings
+    recipes = [(table.scan, recipe_of(table.sidecar)) for table in tables]
+    return [*warnings, *(f"{label}: {sentence}" for sentence in differences(recipes))]
 
 
 def _union(groups: Iterable[Iterable[str]]) -> list[str]:

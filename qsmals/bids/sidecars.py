@@ -247,10 +247,15 @@ def table_sidecar(
     *,
     sources: Sequence[str],
     labels: str = "",
+    labels_from: str = "",
     parameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Sidecar of a table: its columns first, then whose ``labels`` were used and where the numbers come from."""
-    return _finished({**columns, **({"Labels": labels} if labels else {})}, sources, parameters)
+    """Sidecar of a table: its columns first, then whose labels were used and where the numbers come from.
+
+    ``labels`` says it in full, ``labels_from`` in a word: ``atlas``, or the pipeline that made the segmentation.
+    """
+    whose = {"LabelsFrom": labels_from, "Labels": labels}
+    return _finished({**columns, **{key: words for key, words in whose.items() if words}}, sources, parameters)
 
 
 def with_software(sidecar: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:

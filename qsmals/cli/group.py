@@ -31,6 +31,7 @@ def group(settings: Settings) -> int:
         summary=read_summary(output_dir / "logs" / "summary.json"),
         labels=[f"sub-{strip_prefix(label, 'sub')}" for label in chosen] if chosen else None,
         limits=limits,
+        warnings=collected.warnings,
     )
     log.info("wrote %s", report.table)
     log.info("wrote %s: %s", report.path, ", ".join(f"{n} {word}" for word, n in sorted(report.verdicts.items())))

@@ -190,17 +190,30 @@ def anatomy_words(settings: Settings) -> Mapping[str, Any]:
 
 
 def given_words(scan: ScanPlan) -> dict[str, Any]:
-    """What the methods text tells otherwise where another pipeline's results were taken."""
+    """What the methods text tells otherwise where a scan has no T1w image, or results made before were taken."""
+    t1w, gre = scan.given_t1w, scan.given
     words: dict[str, Any] = {}
     if scan.alone:
         step = scan.methods["brain_extraction"]
         how = "gradient-echo-loss" if "least_loss" in step else step["method"]
         words |= {"t1w": False, "brain_extraction": how, "gre_to_t1w": None, "cortex": None}
         words["decay"] = len(scan.facts.te_s) > 1
-    if scan.given_t1w.brain_mask:
+    if t1w.brain_mask or gre.brain_mask:
         words["brain_extraction"] = "given"
-    if scan.given.to_t1w or scan.given.to_gre:
+    if gre.to_t1w or gre.to_gre:
         words["gre_to_t1w"] = ""
-    if scan.given_t1w.segmentation:
-        words |= {"freesurfer": True, "cortex": None}
+    if t1w.segmentation:
+        if t1w.brain_mask and t1w.brain_mask.parent == t1w.segmentation.parent:
+            words["mask_by"] = t1w.segmenter
+        segmentation = {"by": t1w.segmenter, "dkt": "DKT" in t1w.segmentation.name, "destrieux": bool(t1w.destrieux)}
+        words |= {"segmentation": segmentation, "cortex": None}
+    return words
+
+
+def scan_words(settings: Settings, scan: ScanPlan) -> Mapping[str, Any]:
+    """What the methods text tells about the T1w image and the regions of a scan, and what was given for it."""
+    words = {**anatomy_words(settings), **given_words(scan)}
+    given = scan.given_t1w.transforms or scan.given.transforms
+    words["given_templates"] = [space for space in words["templates"] if space in given]
+    words["templates"] = [space for space in words["templates"] if space not in given]
     return words

@@ -124,7 +124,8 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="NAME=PATH",
         help="results of other pipelines in place of own steps: freesurfer=SUBJECTS_DIR (or fastsurfer=), or any BIDS "
-        "derivative with a brain mask of the T1w image, transforms, or a total field",
+        "derivative with a brain mask of the T1w image, transforms, or a total field (of an earlier OUTPUT_DIR only "
+        "transforms)",
     )
     group.add_argument(
         "--bids-database-dir",
@@ -394,7 +395,12 @@ def _check_anatomy(settings: Settings) -> None:
     if settings.selection.derivatives:
         from qsmals.bids.given import parse_derivatives
 
-        parse_derivatives(settings.selection.derivatives)
+        for name, folder in parse_derivatives(settings.selection.derivatives).items():
+            if folder.resolve() == Path(settings.output_dir).resolve():
+                raise ValueError(
+                    f"--derivatives {name}={folder}: this is OUTPUT_DIR itself, whose files this run replaces; "
+                    "give this run an OUTPUT_DIR of its own"
+                )
     elif anatomy.skip_registration:
         raise ValueError("--skip-registration: give the folder that has the transforms with -d NAME=PATH")
     if anatomy.extra_atlases:

@@ -57,7 +57,7 @@ from qsmals.engine.summary import (
     summary_lines,
 )
 from qsmals.settings import Settings, write_toml
-from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan
+from qsmals.workflows.plan import AtlasPlan, Limits, RunPlan, ScanPlan, SubjectPlan, beside_given_field, unit_label
 
 if TYPE_CHECKING:
     from qsmals.reports.subject import SubjectReport
@@ -206,7 +206,12 @@ def find_given(
             if gre.total_field and (fault := field_fault(unit, gre.total_field, checked[subject.label])):
                 faults.append(fault)
             for file in (*t1w.files, *gre.files):
-                log.info("%s: %s is used", unit.gre.prefix.replace("_", " "), file)
+                log.info("%s: %s is used", unit_label(unit.gre.prefix), file)
+            for file in gre.left:
+                text = "%s: %s is not used, for a run of qsmals made it: this one makes its own"
+                log.info(text, unit_label(unit.gre.prefix), file)
+            for warning in beside_given_field(settings, gre.total_field):
+                log.warning("%s: %s", unit_label(unit.gre.prefix), warning)
         if faults:
             result[subject.label] = replace(checked[subject.label], faults=tuple(dict.fromkeys(faults)))
             log.error("sub-%s cannot be processed:\n%s", subject.label, format_faults(faults))

@@ -15,12 +15,12 @@ from qsmals.bids.group import read_participants
 from qsmals.bids.names import log_dir, logs_dir
 from qsmals.bids.naming import natural_key
 from qsmals.bids.sidecars import acquisition_metadata, strict_json
-from qsmals.cli.methods import anatomy_words, chosen_methods, given_words, preset_words
+from qsmals.cli.methods import chosen_methods, preset_words, scan_words
 from qsmals.cli.parser import Request
 from qsmals.engine.files import write_json, write_text
 from qsmals.engine.progress import Step, write_steps
 from qsmals.engine.summary import Failure, SubjectSummary
-from qsmals.reports.boilerplate import methods_text
+from qsmals.reports.boilerplate import methods_text, study_text
 from qsmals.reports.messages import INPUT_CHECK
 from qsmals.settings import Settings
 from qsmals.workflows.plan import RunPlan, ScanPlan, SubjectPlan, unit_label
@@ -55,24 +55,32 @@ def versions() -> dict[str, str]:
 
 
 def write_citation(output_dir: Path, plan: RunPlan) -> None:
-    """``logs/CITATION.md`` and ``.bib``, from the first scan and the settings."""
-    markdown, bibtex = scan_methods(plan.settings, plan.subjects[0].scans[0])
+    """``logs/CITATION.md`` and ``.bib``: what is true of most scans of the run, and of which scans it is not."""
+    scans = [scan for subject in plan.subjects for scan in subject.scans]
+    words = {unit_label(scan.unit.gre.prefix): methods_words(plan.settings, scan) for scan in scans}
+    markdown, bibtex = study_text(words)
     write_text(logs_dir(output_dir) / "CITATION.md", markdown)
     write_text(logs_dir(output_dir) / "CITATION.bib", bibtex)
 
 
 def scan_methods(settings: Settings, scan: ScanPlan) -> tuple[str, str]:
     """Methods text of one scan, and its papers."""
+    return methods_text(**methods_words(settings, scan))
+
+
+def methods_words(settings: Settings, scan: ScanPlan) -> dict[str, Any]:
+    """What the methods text tells about a scan: the arguments of `methods_text`."""
     acquisition = acquisition_metadata(scan.unit.gre, b0_tesla=scan.facts.b0_tesla)
     acquisition |= {"EchoTimes": list(scan.facts.te_s), "VoxelSize": [round(v, 3) for v in scan.facts.voxel_size_mm]}
-    return methods_text(
-        list(chosen_methods(settings.reconstruction, scan.facts.te_s, scan.facts.b0_tesla).values()),
-        acquisition=acquisition,
-        anatomy={**anatomy_words(settings), **given_words(scan)},
-        versions=scan.software,
-        reference={"region": settings.reconstruction.reference},
-        preset=preset_words(settings.reconstruction),
-    )
+    return {
+        "steps": list(chosen_methods(settings.reconstruction, scan.facts.te_s, scan.facts.b0_tesla).values()),
+        "acquisition": acquisition,
+        "anatomy": scan_words(settings, scan),
+        "versions": scan.software,
+        "reference": {"region": settings.reconstruction.reference},
+        "preset": preset_words(settings.reconstruction),
+        "given_field": scan.given.total_field is not None,
+    }
 
 
 def write_graph(workflow: Any, path: Path) -> None:
@@ -223,12 +231,14 @@ def failed_registrations(subject: SubjectPlan) -> list[str]:
 
 def warnings_of(subject: SubjectPlan) -> Iterator[str]:
     """What the subject's scans warn of, each once and with the scan's prefix; a scan that failed early has none."""
+    from qsmals.reports.collect import outdated_tables
     from qsmals.reports.facts import read_facts
 
     for scan in subject.scans:
         if scan.facts_file.is_file():
             facts = read_facts(scan.facts_file)
             yield from (f"{facts.prefix}: {text}" for text in dict.fromkeys(facts.warnings))
+        yield from outdated_tables(scan.outputs["Chimap"].path.parent, scan.unit.gre.prefix).values()
 
 
 def subjects_with_runs(output_dir: Path) -> list[str]:

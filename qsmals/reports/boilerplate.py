@@ -43,8 +43,13 @@ BRAIN_SENTENCES = {
     "gradient-echo": _SIGNAL,
     "gradient-echo-loss": f"{_SIGNAL} The fluid around the tissue, which loses little signal between the first and the "
     "last echo, was left out.",
-    "given": "The brain mask was made by another pipeline.",
+    "given": "The brain mask was not made here: {mask_by} was taken over.",
 }
+GIVEN_FIELD = (
+    "The total field was not made here: one that had been made before was taken over. The steps to a total field that "
+    "follow gave the reliability and the noise of the phase, and the field itself only where the given one has no "
+    "value, shifted to its level."
+)
 SLOPPY_SENTENCE = (
     "Brain extraction and registrations were run with low effort (option --sloppy): such results are for tests, "
     "not for a study."
@@ -91,8 +96,9 @@ def methods_text(
     versions: Mapping[str, str],
     reference: Mapping[str, Any] | None = None,
     preset: Mapping[str, Any] | None = None,
+    given_field: bool = False,
 ) -> tuple[str, str]:
-    """Methods text ready to paste in a paper, and the papers it cites.
+    """Methods text of one scan, ready to paste in a paper, and the papers it cites.
 
     Parameters
     ----------
@@ -106,11 +112,15 @@ def methods_text(
     anatomy : mapping
         What was done with the T1w image, each key optional: ``t1w`` (False where there is none; ``decay`` then says
         whether there is a decay rate), ``bias_correction`` (bool, N4), ``brain_extraction`` (``auto``, ``template``,
-        ``deepbet``, ``skip``, ``gradient-echo``, ``gradient-echo-loss`` or ``given``), ``gre_to_t1w`` (``rigid``,
-        ``affine``, or empty where it was given), ``templates`` (list of TemplateFlow names), ``registration``
-        (``SyN``), ``atlases`` (names; those of :data:`~qsmals.reports.references.ATLASES` bring their parts and
-        papers), ``freesurfer`` (version or True), ``refinement`` (``susceptibility``, ``t1w`` or ``none``), ``cortex``
-        (mm that cortical labels may grow), ``output_spaces`` (list), ``sloppy`` (bool).
+        ``deepbet``, ``skip``, ``gradient-echo``, ``gradient-echo-loss`` or ``given``, by ``mask_by`` if that is known),
+        ``gre_to_t1w`` (``rigid``, ``affine``, or empty where it was given), ``templates`` (list of TemplateFlow names
+        to which it was registered), ``registration`` (``SyN``), ``given_templates`` (list of those whose transforms
+        were given), ``atlases`` (names; those of :data:`~qsmals.reports.references.ATLASES` bring their parts and
+        papers), ``segmentation`` (where the subject's own takes the place of the first atlas's labels: ``by``, a key of
+        :data:`~qsmals.reports.references.SEGMENTERS` or another name, ``dkt``, whether its gyri are those of the DKT
+        atlas, and ``destrieux``, whether the regions of aparc.a2009s were measured too), ``refinement``
+        (``susceptibility``, ``t1w`` or ``none``), ``cortex`` (mm that cortical labels may grow), ``output_spaces``
+        (list), ``sloppy`` (bool).
     versions : mapping of package to version
         ``qsmals`` is required.
     reference : mapping, optional
@@ -119,6 +129,8 @@ def methods_text(
     preset : mapping, optional
         The published pipeline that was run: ``sentence`` without its full stop, ``citations``, and ``changes``, names
         of what was set otherwise.
+    given_field : bool
+        Whether the total field was made before.
 
     Returns
     -------
@@ -130,35 +142,108 @@ def methods_text(
     ValueError
         If a method's sentence names a parameter that it does not have, or ``versions`` has no ``qsmals``.
     """
-    if "qsmals" not in versions:
+    words = {
+        "steps": steps,
+        "acquisition": acquisition,
+        "anatomy": anatomy,
+        "versions": versions,
+        "reference": reference,
+        "preset": preset,
+        "given_field": given_field,
+    }
+    return study_text({"": words})
+
+
+def study_text(scans: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """Methods text of all scans of a study, and the papers it cites.
+
+    Each paragraph is that of most scans; where it is not true of others, theirs follow it with their names.
+
+    Parameters
+    ----------
+    scans : mapping of str to mapping
+        Name of a scan to the arguments of :func:`methods_text`, ``steps`` among them.
+
+    Returns
+    -------
+    markdown, bibtex : str
+        As of :func:`methods_text`.
+
+    Raises
+    ------
+    ValueError
+        As of :func:`methods_text`.
+    """
+    if any("qsmals" not in words["versions"] for words in scans.values()):
         raise ValueError("versions must hold the version of qsmals itself")
+    alike: list[tuple[Mapping[str, Any], list[str]]] = []
+    for name, words in scans.items():
+        names = next((names for known, names in alike if known == words), None)
+        if names is None:
+            alike.append((words, [name]))
+        else:
+            names.append(name)
     first = _Bibliography()
-    _body(first, steps, acquisition, anatomy, versions, reference or {}, preset or {})
+    _body(first, alike)
     letters = _letters(first.sorted())
     papers = _Bibliography(letters)
-    body = _body(papers, steps, acquisition, anatomy, versions, reference or {}, preset or {})
+    body = _body(papers, alike)
     cited = papers.sorted()
     listing = "".join(f"- {_reference_line(paper, letters.get(_identity(paper), ''))}\n" for paper in cited)
     return f"## Methods\n\n{body}### References\n\n{listing}", bibtex(cited)
 
 
-def _body(
+def _body(papers: _Bibliography, alike: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> str:
+    """All paragraphs; ``alike`` are the words of a scan with the names of those that have the same."""
+    told: dict[str, dict[str, list[str]]] = {}
+    for words, names in alike:
+        for title, text in _paragraphs(papers, **words):
+            told.setdefault(title, {}).setdefault(text, []).extend(names)
+    body = ""
+    for title, texts in told.items():
+        (most, _), *others = sorted(texts.items(), key=lambda entry: -len(entry[1]))
+        total = sum(map(len, texts.values()))
+        told_apart = [f"{_scan_words(names, total)} instead: {text or 'nothing of this.'}" for text, names in others]
+        if paragraphs := [text for text in (most, *told_apart) if text]:
+            body += f"### {title}\n\n" + "".join(f"{text}\n\n" for text in paragraphs)
+    return body
+
+
+NAMED_SCANS = 20
+"""Scans that differ from the others are named in running text up to this number."""
+
+
+def _scan_words(names: Sequence[str], total: int) -> str:
+    """Some of the scans in running text.
+
+    Examples
+    --------
+    >>> _scan_words(["sub-01", "sub-07"], 30)
+    'In 2 of 30 scans (sub-01, sub-07)'
+    """
+    more = f", and {len(names) - NAMED_SCANS} more" if len(names) > NAMED_SCANS else ""
+    return f"In {len(names)} of {total} scans ({', '.join(names[:NAMED_SCANS])}{more})"
+
+
+def _paragraphs(
     papers: _Bibliography,
+    *,
     steps: Sequence[tuple[Method, Any]],
     acquisition: Mapping[str, Any],
     anatomy: Mapping[str, Any],
     versions: Mapping[str, str],
-    reference: Mapping[str, Any],
-    preset: Mapping[str, Any],
-) -> str:
-    paragraphs = [
+    reference: Mapping[str, Any] | None = None,
+    preset: Mapping[str, Any] | None = None,
+    given_field: bool = False,
+) -> list[tuple[str, str]]:
+    """Title and text of each paragraph about a scan; a text may be empty."""
+    return [
         ("Overview", _overview(versions, papers)),
         ("Acquisition", _acquisition(acquisition)),
-        ("Susceptibility mapping", _reconstruction(steps, reference, preset, papers)),
+        ("Susceptibility mapping", _reconstruction(steps, reference or {}, preset or {}, papers, given_field)),
         ("Anatomy and regions", _anatomy(anatomy, papers)),
         ("Software", _software(versions, papers)),
     ]
-    return "".join(f"### {title}\n\n{text}\n\n" for title, text in paragraphs if text)
 
 
 def bibtex(papers: Iterable[Citation]) -> str:
@@ -242,8 +327,10 @@ def _reconstruction(
     reference: Mapping[str, Any],
     preset: Mapping[str, Any],
     papers: _Bibliography,
+    given_field: bool,
 ) -> str:
     sentences, around = _preset_sentences(preset, papers), ""
+    sentences += [GIVEN_FIELD] if given_field else []
     for method, parameters in steps:
         around = _words(parameters).get("around", around)
         if (method.beyond_brain or method.total_field) and around:
@@ -352,7 +439,8 @@ def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
     if facts.get("bias_correction"):
         sentences.append(f"The {_image(facts)} was corrected for bias with N4{papers.cite(references.N4)}.")
     if facts.get("brain_extraction"):
-        sentences.append(BRAIN_SENTENCES[facts["brain_extraction"]].format(image=_image(facts)))
+        mask_by = f"that of {facts['mask_by']}" if facts.get("mask_by") else "one that had been made before"
+        sentences.append(BRAIN_SENTENCES[facts["brain_extraction"]].format(image=_image(facts), mask_by=mask_by))
     if facts.get("gre_to_t1w") == "":
         sentences.append("The transform of the gradient echo to the T1-weighted image was made before and judged here.")
     if facts.get("gre_to_t1w"):
@@ -363,12 +451,11 @@ def _anatomy(facts: Mapping[str, Any], papers: _Bibliography) -> str:
         )
     if facts.get("templates"):
         sentences.append(_template_sentence(facts, papers))
-    if facts.get("freesurfer"):
-        version = "" if facts["freesurfer"] is True else f" {facts['freesurfer']}"
-        sentences.append(
-            f"Regions are those of the subject's own FreeSurfer{version} segmentation"
-            f"{papers.cite(references.FREESURFER)}."
-        )
+    if facts.get("given_templates"):
+        names = _template_names(facts["given_templates"], papers)
+        sentences.append(f"The transforms of the {_image(facts)} to {names} were made before and judged here.")
+    if facts.get("segmentation"):
+        sentences.append(_segmentation_sentence(facts["segmentation"], papers))
     if facts.get("atlases"):
         sentences.append(_atlas_sentence(facts, papers))
     if facts.get("refinement"):
@@ -391,15 +478,34 @@ def _image(facts: Mapping[str, Any]) -> str:
 
 
 def _template_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
-    names = []
-    for template in facts["templates"]:
-        paper = references.TEMPLATES.get(template)
-        names.append(f"the {template} template{papers.cite(paper) if paper else ''}")
+    names = _template_names(facts["templates"], papers)
     if str(facts.get("registration", "SyN")).lower().startswith("syn"):
         how = f"by symmetric diffeomorphic normalization (SyN){papers.cite(references.SYN)}"
     else:
         how = f"by {facts['registration']}"
-    return f"The {_image(facts)} was registered to {join_words(names)} {how}{_metric(facts)}."
+    return f"The {_image(facts)} was registered to {names} {how}{_metric(facts)}."
+
+
+def _template_names(templates: Sequence[str], papers: _Bibliography) -> str:
+    """Templates with their papers, in running text."""
+    known = references.TEMPLATES
+    return join_words([f"the {t} template{papers.cite(known[t]) if t in known else ''}" for t in templates])
+
+
+def _segmentation_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
+    """Whose labels take the place of the atlas's."""
+    by, gyri = str(facts.get("by") or ""), "the Desikan-Killiany atlas"
+    cited = papers.cite(*(paper for name, paper in references.SEGMENTERS.items() if name == by))
+    atlas = references.DESIKAN_KILLIANY
+    if facts.get("dkt"):
+        gyri, atlas = "the Desikan-Killiany-Tourville atlas", references.DKT
+    sentence = (
+        f"Regions are those of the subject's own {by or 'given'} segmentation{cited}, with the gyri of "
+        f"{gyri}{papers.cite(atlas)}"
+    )
+    if facts.get("destrieux"):
+        sentence += f", and its gyri and sulci of aparc.a2009s{papers.cite(references.DESTRIEUX)}"
+    return f"{sentence}."
 
 
 def _metric(facts: Mapping[str, Any]) -> str:
@@ -409,19 +515,25 @@ def _metric(facts: Mapping[str, Any]) -> str:
 
 
 def _atlas_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
-    parts = [
-        part
-        for atlas in facts["atlases"]
-        for part in references.ATLASES.get(str(atlas), ((f"those of the atlas {atlas}", ()),))
-    ]
+    known, start, them = references.ATLASES, "The regions are", "They were"
+    if facts.get("segmentation"):
+        known, them = references.BESIDE_SEGMENTATION, "All were"
+        start = (
+            "To them were added, with substantia nigra and red nucleus confined to its brainstem and ventral "
+            "diencephalon, and parts to the regions that they divide"
+        )
+    parts = [part for atlas in facts["atlases"] for part in known.get(atlas, ((f"those of the atlas {atlas}", ()),))]
     words = "; ".join(name + papers.cite(*cited) for name, cited in parts)
     return (
-        f"The regions are: {words}. They were brought to the gradient-echo grid in one interpolation, "
+        f"{start}: {words}. {them} brought to the gradient-echo grid in one interpolation, "
         "and every statistic was computed there."
     )
 
 
 def _refinement_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str:
+    own = bool(facts.get("segmentation"))
+    if own and facts["refinement"] != "susceptibility":
+        return "Substantia nigra and red nucleus were placed by registration alone."
     if facts["refinement"] == "none":
         return f"Every region was placed by the {_image(facts)} alone."
     image, intensity = "T1-weighted images were", "T1-weighted"
@@ -433,12 +545,16 @@ def _refinement_sentence(facts: Mapping[str, Any], papers: _Bibliography) -> str
     )
     if facts["refinement"] == "t1w":
         return f"The borders of thalamus, caudate, hippocampus and amygdala were fitted to {intensity} intensity, {fit}"
-    return (
+    deformed = (
         "Around the deep nuclei the atlas was deformed once more (SyN, local correlation), until the susceptibility "
         f"that its labels let expect{papers.cite(MIN_2024)} fitted the subject's map; the {image} a "
-        f"second pair with a quarter of the weight{papers.cite(references.DUAL_CONTRAST)}. The borders of the deep "
-        f"nuclei were then fitted to susceptibility, those of thalamus, hippocampus and amygdala to {intensity} "
-        f"intensity as well, {fit}"
+        f"second pair with a quarter of the weight{papers.cite(references.DUAL_CONTRAST)}."
+    )
+    if own:
+        return f"{deformed} The borders of substantia nigra and red nucleus were then fitted to susceptibility, {fit}"
+    return (
+        f"{deformed} The borders of the deep nuclei were then fitted to susceptibility, those of thalamus, hippocampus "
+        f"and amygdala to {intensity} intensity as well, {fit}"
     )
 
 

@@ -1,13 +1,14 @@
 """The outputs of a subject, found by their names."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qsmals.bids.provenance import why_outdated
 from qsmals.reports.assess import Quality, read_quality
 from qsmals.reports.facts import ScanFacts, newest_facts
 from qsmals.roi.columns import MINIMUM_COVERAGE
@@ -69,6 +70,8 @@ class Scan:
         What a finished scan should have and has not, in words.
     quality : Quality or None
         Its measures.
+    left_out : tuple of str
+        Why region tables that an earlier run left are not among ``tables``.
     """
 
     prefix: str
@@ -77,6 +80,7 @@ class Scan:
     tables: tuple[RegionTable, ...]
     missing: tuple[str, ...]
     quality: Quality | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -108,16 +112,19 @@ def _scan(output_dir: Path, root: Path, prefix: str, facts: ScanFacts | None) ->
     sessions = [part for part in prefix.split("_") if part.startswith("ses-")]
     folder = root / sessions[0] if sessions else root
     files = {role: folder / pattern.format(prefix=prefix) for role, pattern in OUTPUTS.items()}
+    outdated = outdated_tables(folder / "anat", prefix)
+    tables, faults = _tables(folder / "anat", prefix, outdated)
+    unused = {_entity(path, "seg") for path in outdated} - {table.atlas for table in tables}
     for path in sorted((folder / "anat").glob(f"{prefix}_space-MEGRE_seg-*_dseg.nii.gz")):
-        files[f"labels:{_entity(path, 'seg')}"] = path
+        if _entity(path, "seg") not in unused:
+            files[f"labels:{_entity(path, 'seg')}"] = path
     if facts:
         files |= {role: output_dir / path for role, path in facts.images.items() if path}
     existing = {role: path for role, path in files.items() if path.exists()}
-    tables, faults = _tables(folder / "anat", prefix)
     quality, more_faults = _quality(folder / QUALITY.format(prefix=prefix), prefix)
     faults += more_faults
     missing = [] if facts and facts.failed else [*faults, *_missing(prefix, existing, tables, facts)]
-    return Scan(prefix, facts, existing, tables, tuple(missing), quality)
+    return Scan(prefix, facts, existing, tables, tuple(missing), quality, tuple(outdated.values()))
 
 
 def _quality(path: Path, prefix: str) -> tuple[Quality | None, list[str]]:
@@ -134,11 +141,29 @@ def _entity(path: Path, key: str) -> str:
     return next(part for part in path.name.split("_") if part.startswith(f"{key}-")).removeprefix(f"{key}-")
 
 
-def _tables(folder: Path, prefix: str) -> tuple[tuple[RegionTable, ...], list[str]]:
-    """Region tables of a scan, susceptibility first, and those that could not be read."""
-    tables, faults = [], []
+def outdated_tables(folder: Path, prefix: str) -> dict[Path, str]:
+    """Region tables of a scan that were measured on an earlier map, each with the reason to leave it out.
+
+    Parameters
+    ----------
+    folder : Path
+        The ``anat`` folder of the scan.
+    prefix : str
+        Start of its file names.
+    """
+    return {path: why for path in _table_files(folder, prefix) if (why := why_outdated(path))}
+
+
+def _table_files(folder: Path, prefix: str) -> list[Path]:
+    """Files of a scan's region tables, susceptibility first."""
     paths = folder.glob(f"{prefix}_seg-*_desc-roi_*.tsv")
-    for path in sorted(paths, key=lambda p: (not p.stem.endswith("_Chimap"), p.name)):
+    return sorted(paths, key=lambda p: (not p.stem.endswith("_Chimap"), p.name))
+
+
+def _tables(folder: Path, prefix: str, outdated: Container[Path]) -> tuple[tuple[RegionTable, ...], list[str]]:
+    """Region tables of a scan that are not outdated, and those that could not be read."""
+    tables, faults = [], []
+    for path in (path for path in _table_files(folder, prefix) if path not in outdated):
         try:
             columns = read_table(path.read_text())
         except ValueError as error:

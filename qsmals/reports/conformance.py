@@ -1,7 +1,7 @@
 """The consensus' recommendations and its list of what to report, item by item, with the evidence of this scan."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from qsmals.recon.stages import STAGES
@@ -34,11 +34,17 @@ def conformance(scan: Scan, parameters: Mapping[str, Mapping[str, Any]], softwar
     software : mapping of package to version
     """
     method = {step: str(values.get("method", "")) for step, values in parameters.items()}
+    field = [
+        _one_of("Exact phase unwrapping (region growing, best path, graph cut), not Laplacian", "unwrap", method),
+        _combination(scan, method.get("field")),
+    ]
+    if "given_field" in parameters:
+        words = f"total field given: {parameters['given_field'].get('file', 'file not recorded')}"
+        field = [replace(line, answer="unknown", evidence=words) for line in field]
     return [
         _sequence(scan),
         _phase(scan),
-        _one_of("Exact phase unwrapping (region growing, best path, graph cut), not Laplacian", "unwrap", method),
-        _combination(scan, method.get("field")),
+        *field,
         _mask(scan),
         _one_of("Background field removal by a SHARP-based method or PDF, within the brain mask", "background", method),
         _one_of("Dipole inversion as an optimisation with sparse regularisation", "inversion", method),

@@ -95,6 +95,7 @@ def write_group_report(
     summary: Mapping[str, SubjectSummary] | None = None,
     labels: Sequence[str] | None = None,
     limits: Mapping[str, Limit] = LIMITS,
+    warnings: Sequence[str] = (),
 ) -> GroupReport:
     """Write ``group.html`` and ``group/desc-qc_Chimap.tsv`` with its data dictionary; no image is read.
 
@@ -110,6 +111,8 @@ def write_group_report(
         Participants (``sub-01``) to show; all without.
     limits : mapping of measure to Limit
         What the verdicts follow from.
+    warnings : sequence of str
+        What a reader of the study's tables should know.
     """
     people, summary = people or {}, summary or {}
     folders = [p.name for p in output_dir.glob("sub-*") if p.is_dir()]
@@ -117,7 +120,7 @@ def write_group_report(
     chosen = sorted(known & set(labels) if labels else known, key=natural_key)
     rows = [row for name in chosen for row in _rows(output_dir, name, people.get(name, {}), summary.get(name), limits)]
     table = _write_table(output_dir, rows)
-    page = _page(rows, limits, output_dir)
+    page = _page(rows, limits, output_dir, warnings)
     verdicts: Counter[str] = Counter(row.verdict.word for row in rows)
     path = write_text(output_dir / GROUP_PAGE, page)
     for name in chosen:
@@ -259,7 +262,7 @@ def _region_title(key: str) -> str:
     return f"{ {'L': 'left ', 'R': 'right '}.get(side, '') }{name.replace('_', ' ')}".strip()
 
 
-def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) -> str:
+def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path, warnings: Sequence[str]) -> str:
     persons = [c for c in _union(row.person for row in rows) if c not in ID_COLUMNS]
     measures = [name for name in MEASURES if any(np.isfinite(row.measures.get(name, np.nan)) for row in rows)]
     regions, further = _shown_regions(rows)
@@ -291,6 +294,7 @@ def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path) ->
         n_scans=sum(bool(row.measures or row.regions) for row in rows),
         absent=[row for row in rows if not (row.measures or row.regions)],
         doubted=[row for row in rows if row.verdict.word != "pass" and (row.measures or row.regions)],
+        warnings=warnings,
         columns=columns,
         rows=[_cells(at, row, persons, measures, regions, limits, far, numeric) for at, row in enumerate(rows)],
         measure_strips=[_measure_strip(m, rows, limits, far[f"m:{m}"]) for m in measures],

@@ -90,6 +90,31 @@ MNI_2009C = Citation(
     year=2011,
     doi="10.1016/j.neuroimage.2010.07.033",
 )
+FASTSURFER = Citation(
+    key="fastsurfer",
+    authors="Henschel, Leonie and Conjeti, Sailesh and Estrada, Santiago and Diers, Kersten and Fischl, Bruce and "
+    "Reuter, Martin",
+    title="FastSurfer - A fast and accurate deep learning based neuroimaging pipeline",
+    journal="NeuroImage 219:117012",
+    year=2020,
+    doi="10.1016/j.neuroimage.2020.117012",
+)
+DESTRIEUX = Citation(
+    key="destrieux",
+    authors="Destrieux, Christophe and Fischl, Bruce and Dale, Anders and Halgren, Eric",
+    title="Automatic parcellation of human cortical gyri and sulci using standard anatomical nomenclature",
+    journal="NeuroImage 53:1-15",
+    year=2010,
+    doi="10.1016/j.neuroimage.2010.06.010",
+)
+DKT = Citation(
+    key="dkt",
+    authors="Klein, Arno and Tourville, Jason",
+    title="101 labeled brain images and a consistent human cortical labeling protocol",
+    journal="Frontiers in Neuroscience 6:171",
+    year=2012,
+    doi="10.3389/fnins.2012.00171",
+)
 DESIKAN_KILLIANY = Citation(
     key="desikan_killiany",
     authors="Desikan, Rahul S. and Ségonne, Florent and Fischl, Bruce and others",
@@ -143,13 +168,23 @@ LOG_ODDS = Citation(
 )
 
 TEMPLATES = {"MNI152NLin6Asym": MNI_NLIN6, "MNI152NLin2009cAsym": MNI_2009C}
-ATLASES: dict[str, tuple[tuple[str, tuple[Citation, ...]], ...]] = {
-    "als": (
-        ("the gyri of the Desikan-Killiany atlas", (DESIKAN_KILLIANY,)),
-        ("FreeSurfer's subcortical structures, white matter and ventricles", (FREESURFER,)),
-        ("the substantia nigra of HCPEx, which is that of CIT168", (HCPEX, CIT168)),
-        ("the parts of pallidum and thalamus in HCPEx", (HCPEX,)),
-        ("the red nucleus of AAL3, moved to its centre in CIT168", (AAL3, CIT168)),
-    ),
-}
-"""The parts of each atlas in words, with the papers to cite for them."""
+SEGMENTERS = {"FreeSurfer": FREESURFER, "FastSurfer": FASTSURFER}
+"""Pipelines whose segmentations may take the place of an atlas's labels."""
+
+Parts = tuple[tuple[str, tuple[Citation, ...]], ...]
+"""Regions in words, each with the papers to cite for them."""
+
+_LIKE_FREESURFER: Parts = (
+    ("the gyri of the Desikan-Killiany atlas", (DESIKAN_KILLIANY,)),
+    ("FreeSurfer's subcortical structures, white matter and ventricles", (FREESURFER,)),
+)
+_BEYOND_FREESURFER: Parts = (
+    ("the substantia nigra of HCPEx, which is that of CIT168", (HCPEX, CIT168)),
+    ("the parts of pallidum and thalamus in HCPEx", (HCPEX,)),
+    ("the red nucleus of AAL3, moved to its centre in CIT168", (AAL3, CIT168)),
+)
+ATLASES: dict[str, Parts] = {"als": (*_LIKE_FREESURFER, *_BEYOND_FREESURFER)}
+"""The parts of each atlas."""
+
+BESIDE_SEGMENTATION: dict[str, Parts] = {"als": _BEYOND_FREESURFER}
+"""What remains of each atlas where a subject's own segmentation takes the place of its other labels."""

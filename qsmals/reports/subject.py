@@ -121,7 +121,7 @@ def write_subject_report(
         basis=[_basis(page, of_scans[page["prefix"]], limits) for page in pages] if verdict.word == "pass" else [],
         of_scans={prefix: VERDICTS[v.word] for prefix, v in of_scans.items()},
         judged={prefix: judged_words(v, limits) for prefix, v in of_scans.items()},
-        warnings=_unique(_all(run_facts, scans, "warnings")),
+        warnings=_unique([*_all(run_facts, scans, "warnings"), *(why for scan in scans for why in scan.left_out)]),
         errors=errors,
         missing=missing,
         scans=pages,
