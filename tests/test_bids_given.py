@@ -85,6 +85,38 @@ def test_freesurfer_of_another_head_is_refused(tmp_path, unit):
     assert "was not made from this T1w image" in str(faults[0])
 
 
+def shifted(x_mm: float, y_mm: float = 0.0) -> np.ndarray:
+    affine = AFFINE.copy()
+    affine[:2, 3] += x_mm, y_mm
+    return affine
+
+
+def test_freesurfer_of_another_session_is_refused(tmp_path, unit):
+    """The same head where a follow-up shows it; the folder is called as one for all sessions is."""
+    freesurfer(tmp_path / "fs" / "sub-01", 1)
+    nib.save(nib.Nifti1Image(head(1), shifted(2.0)), unit.t1w.file)
+    found, faults = given_for_t1w(unit.t1w, {"freesurfer": tmp_path / "fs"}, spaces=[SPACE])
+    assert found.segmentation is None
+    assert "shows the same head 2.0 mm away" in str(faults[0]) and "sub-01_ses-A" in faults[0].remedy
+
+
+def test_half_a_voxel_a_bias_field_and_another_grid_are_the_same_head(tmp_path, unit):
+    freesurfer(tmp_path / "fs" / "sub-01", 1)
+    x, y, z = np.indices((24, 24, 24)) / 11.5 - 1
+    bias = 1 + 0.5 * x - 0.4 * y * z
+    noise = np.random.default_rng(5).normal(0, 5, bias.shape)
+    fine = np.diag([0.8, 0.8, 0.8, 1.0])
+    finer = ndimage.affine_transform(head(1), fine[:3, :3], output_shape=(30, 30, 30), order=1)
+    for data, affine in (
+        (np.abs(head(1) * bias + noise), AFFINE),
+        (head(1), shifted(0.5, 0.5)),
+        (finer, AFFINE @ fine),
+    ):
+        nib.save(nib.Nifti1Image(data.astype(np.float32), affine), unit.t1w.file)
+        found, faults = given_for_t1w(unit.t1w, {"freesurfer": tmp_path / "fs"}, spaces=[SPACE])
+        assert found.segmentation and not faults
+
+
 def test_freesurfer_that_is_not_there_or_not_finished_is_a_fault(tmp_path, unit):
     (tmp_path / "fs").mkdir()
     _, faults = given_for_t1w(unit.t1w, {"freesurfer": tmp_path / "fs"}, spaces=[SPACE])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qsmals.anatomy.freesurfer import MIN_CORRELATION, find_folder, read_folder, same_head
+from qsmals.anatomy.freesurfer import MAX_DISPLACEMENT_MM, MIN_CORRELATION, Match, find_folder, read_folder, same_head
 from qsmals.bids.errors import Fault
 from qsmals.bids.layout import GreScan, T1wScan, Unit
 from qsmals.bids.naming import natural_key, parse_name
@@ -144,20 +144,32 @@ def _with_segmentation(given: GivenT1w, t1w: T1wScan, name: str, root: Path, fau
         return given
     try:
         found = read_folder(folder)
-        correlation = same_head(t1w.file, found)
+        match = same_head(t1w.file, found)
     except (OSError, EOFError, ValueError) as error:
         faults.append(Fault(t1w.subject, "segmentation", str(error), "Run recon-all again, or leave the option out"))
         return given
-    if correlation < MIN_CORRELATION:
-        what = (
-            f"{folder} was not made from this T1w image: at the same coordinates the two images correlate by "
-            f"{correlation:.2f} only, inside the brain"
+    if why := _of_another_scan(match):
+        remedy = f"Give the folder of this subject, session and scan, as {t1w.prefix}, or run recon-all for it"
+        faults.append(
+            Fault(t1w.subject, "segmentation", f"{folder} was not made from this T1w image: {why}", remedy, (t1w.file,))
         )
-        remedy = "Give the folder of this subject, session and scan"
-        faults.append(Fault(t1w.subject, "segmentation", what, remedy, (t1w.file,)))
         return given
     mask = given.brain_mask or found.brain_mask
     return GivenT1w(mask, found.segmentation, found.destrieux, given.transforms, SEGMENTERS[name])
+
+
+def _of_another_scan(match: Match) -> str:
+    """What speaks against a folder's being made from a T1w image; empty where nothing does."""
+    if match.correlation < MIN_CORRELATION:
+        return (
+            f"wherever one is laid on the other, the two images correlate by {match.correlation:.2f} only in the brain"
+        )
+    if match.displacement_mm > MAX_DISPLACEMENT_MM:
+        return (
+            f"it shows the same head {match.displacement_mm:.1f} mm away, as another scan or session does; "
+            f"{MAX_DISPLACEMENT_MM:g} mm are allowed"
+        )
+    return ""
 
 
 def given_for_gre(
