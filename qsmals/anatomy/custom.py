@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from qsmals.anatomy.atlases import BOTH_SIDES, is_single
-from qsmals.anatomy.bias import foreground
 from qsmals.anatomy.images import as_volume
+from qsmals.anatomy.place import share_in
 from qsmals.anatomy.templates import TEMPLATES
 from qsmals.roi.statistics import Region
 
@@ -33,12 +32,6 @@ LEAST_IN_HEAD = 0.5
 
 LEAST_IN_SCAN = 0.1
 """Share of those that must lie in the field of view of the gradient echo, which may be a slab."""
-
-MOST_POINTS = 50_000
-"""Voxels of an atlas whose place is looked at."""
-
-COARSE_MM, CLOSED_MM = 3.0, 12.0
-"""Voxels in which the head is found, and the gaps in it that are closed: fluid and air are dark on a T1w image."""
 
 HEAD_LPS_MM = ((-95.0, 95.0), (-95.0, 130.0), (-90.0, 100.0))
 """Bounds of the brain, cerebellum and brainstem in MNI space, with a margin."""
@@ -349,43 +342,12 @@ def _check_native_place(
     """The labels must lie in the head that a T1w image shows, or in the field of view of a scan."""
     import nibabel as nib
 
-    indices = np.argwhere(inside)
-    indices = indices[:: max(1, len(indices) // MOST_POINTS)]
     loaded: Any = nib.load(scan)
-    to_scan = np.linalg.inv(loaded.affine) @ np.asarray(affine)
-    index = np.rint(indices @ to_scan[:3, :3].T + to_scan[:3, 3]).astype(int)
-    shown = np.all((index >= 0) & (index < loaded.shape[:3]), axis=1)
-    least = LEAST_IN_SCAN
-    if head:
-        step, mask = coarse_head(as_volume(np.asanyarray(loaded.dataobj)), loaded.header.get_zooms()[:3])
-        least = LEAST_IN_HEAD
-        shown[shown] = mask[tuple((index[shown] // step).T)]
-    if shown.mean() < least:
+    data = as_volume(np.asanyarray(loaded.dataobj)) if head else loaded.dataobj
+    shown = share_in(inside, np.asarray(affine), data, loaded.affine, head=head)
+    if shown < (LEAST_IN_HEAD if head else LEAST_IN_SCAN):
         what = "the head that" if head else "the field of view of"
         raise ValueError(
-            f"{where}: {100 * (1 - shown.mean()):.0f} % of the labels of {image} lie outside {what} {scan.name}"
+            f"{where}: {100 * (1 - shown):.0f} % of the labels of {image} lie outside {what} {scan.name}"
             f"{' shows' if head else ''}: it belongs to another image, or its affine is wrong"
         )
-
-
-def coarse_head(data: NDArray[Any], voxel_size_mm: Sequence[float]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where the head (or the brain, if there is no more of it) lies in a T1w image.
-
-    Parameters
-    ----------
-    data : (x, y, z) array
-        Brightness.
-    voxel_size_mm : (3,) sequence of float
-
-    Returns
-    -------
-    step : (3,) int
-        Voxels of the image to one of the mask.
-    mask : (i, j, k) bool
-        In voxels of about `COARSE_MM`, gaps up to `CLOSED_MM` closed.
-    """
-    step = np.maximum(1, np.rint(COARSE_MM / np.asarray(voxel_size_mm, dtype=float)).astype(int))
-    bright = foreground(np.asarray(data[:: step[0], :: step[1], :: step[2]], dtype=np.float32))
-    times = round(CLOSED_MM / COARSE_MM / 2)
-    padded = ndimage.binary_closing(np.pad(bright, times), iterations=times)
-    return step, ndimage.binary_fill_holes(padded)[(slice(times, -times),) * 3]

@@ -117,9 +117,7 @@ def _check_earlier(output_dir: Path, version: str) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     content = _read_object(path)
-    entries = content.get("GeneratedBy")
-    programs = [p for p in entries if isinstance(p, dict)] if isinstance(entries, list) else []
-    ours = [p for p in programs if p.get("Name") == NAME]
+    ours = _own_entries(content)
     if not ours:
         raise InvalidInput(
             f"OUTPUT_DIR {output_dir} holds another data set ({content.get('Name', 'no name')}). "
@@ -132,6 +130,24 @@ def _check_earlier(output_dir: Path, version: str) -> tuple[str, ...]:
         f"OUTPUT_DIR has results of qsmals {', '.join(versions)}; this is {version}. "
         "Numbers of different versions should not be mixed: choose an empty folder to be safe",
     )
+
+
+def _own_entries(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What ``GeneratedBy`` of a data set's description says of this program."""
+    entries = content.get("GeneratedBy")
+    return [p for p in entries if isinstance(p, dict) and p.get("Name") == NAME] if isinstance(entries, list) else []
+
+
+def made_here(root: Path) -> bool:
+    """Whether a data set was written by this program.
+
+    Raises
+    ------
+    InvalidInput
+        Its description cannot be read.
+    """
+    path = root / "dataset_description.json"
+    return path.is_file() and bool(_own_entries(_read_object(path)))
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

@@ -1,10 +1,16 @@
 """Results of other pipelines that replace steps of this one: ``-d NAME=PATH``."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from qsmals.anatomy.freesurfer import MAX_DISPLACEMENT_MM, MIN_CORRELATION, Match, find_folder, read_folder, same_head
+from qsmals.anatomy.images import as_volume
+from qsmals.anatomy.place import mask_doubt, mask_voxels
+from qsmals.bids.derivatives import made_here
 from qsmals.bids.errors import Fault
 from qsmals.bids.layout import GreScan, T1wScan, Unit
 from qsmals.bids.naming import natural_key, parse_name
@@ -110,7 +116,7 @@ def parse_derivatives(words: Sequence[str]) -> dict[str, Path]:
 
 
 def given_for_t1w(
-    t1w: T1wScan, derivatives: Mapping[str, Path], *, spaces: Sequence[str]
+    t1w: T1wScan, derivatives: Mapping[str, Path], *, spaces: Sequence[str], others: Sequence[T1wScan] = ()
 ) -> tuple[GivenT1w, list[Fault]]:
     """What the folders hold for a T1w image, and what is wrong with it.
 
@@ -121,19 +127,39 @@ def given_for_t1w(
         ``freesurfer`` and ``fastsurfer`` are folders of subjects (SUBJECTS_DIR), every other name a BIDS derivative.
     spaces : sequence of str
         Templates whose transforms are looked for.
+    others : sequence of T1wScan
+        The subject's T1w images: a file that may be of another one of them as well is refused.
     """
-    masks: list[Path] = []
-    transforms: dict[str, tuple[Path, Path]] = {}
-    for name, root in derivatives.items():
-        if name not in SEGMENTERS:
-            masks += _find(root, t1w, "anat", "mask", IMAGES, {"desc": "brain"})
-            transforms = {**_composites(root, t1w, spaces), **transforms}
-    given = GivenT1w(brain_mask=masks[0] if masks else None, transforms=transforms)
     faults: list[Fault] = []
+    searches = [
+        _Search(root, t1w, tuple(others), faults) for name, root in derivatives.items() if name not in SEGMENTERS
+    ]
+    mask = next((found for s in searches if (found := s.first("anat", "mask", IMAGES, {"desc": "brain"}))), None)
+    if mask and (fault := _mask_fault(t1w, mask, t1w.file)):
+        faults.append(fault)
+    given = GivenT1w(brain_mask=mask, transforms=_transforms(searches, spaces))
     for name in SEGMENTERS:
         if name in derivatives:
             return _with_segmentation(given, t1w, name, derivatives[name], faults), faults
     return given, faults
+
+
+def _mask_fault(scan: T1wScan | GreScan, mask: Path, image: Path) -> Fault | None:
+    """A fault where a given brain mask cannot be that of the brain in an image."""
+    import nibabel as nib
+
+    try:
+        (data, affine), (values, place) = (
+            (as_volume(np.asanyarray(loaded.dataobj)), loaded.affine) for loaded in map(nib.load, (image, mask))
+        )
+        if values.ndim != 3:
+            why = f"a brain mask has three dimensions, not {values.ndim}"
+        else:
+            why = mask_doubt(mask_voxels(values), place, data, affine)
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        why = f"it cannot be read ({error})"
+    remedy = f"Give the mask of {image.name}, or leave it out of the folder given with -d"
+    return Fault(scan.subject, "mask", why, remedy, (mask,)) if why else None
 
 
 def _with_segmentation(given: GivenT1w, t1w: T1wScan, name: str, root: Path, faults: list[Fault]) -> GivenT1w:
@@ -173,39 +199,52 @@ def _of_another_scan(match: Match) -> str:
 
 
 def given_for_gre(
-    gre: GreScan, derivatives: Mapping[str, Path], *, spaces: Sequence[str] = (), alone: bool = False
-) -> GivenGre:
-    """What the folders hold for a gradient-echo scan; brain mask and ``spaces`` only for one ``alone``, without T1w."""
-    roots = [root for name, root in derivatives.items() if name not in SEGMENTERS]
+    gre: GreScan,
+    derivatives: Mapping[str, Path],
+    *,
+    spaces: Sequence[str] = (),
+    alone: bool = False,
+    others: Sequence[GreScan] = (),
+) -> tuple[GivenGre, list[Fault]]:
+    """What the folders hold for a gradient-echo scan, and what is wrong with it.
+
+    Brain mask and ``spaces`` are looked for only for a scan ``alone``, without T1w image; a file that may be of one of
+    the subject's ``others`` as well is refused.
+    """
+    faults: list[Fault] = []
+    searches = [
+        _Search(root, gre, tuple(others), faults) for name, root in derivatives.items() if name not in SEGMENTERS
+    ]
 
     def first(datatype: str, suffix: str, extensions: Sequence[str], **entities: str) -> Path | None:
         wanted = {key.rstrip("_"): value for key, value in entities.items()}
-        return next((p for root in roots for p in _find(root, gre, datatype, suffix, extensions, wanted)), None)
+        return next((found for s in searches if (found := s.first(datatype, suffix, extensions, wanted))), None)
 
+    total_field = first("fmap", "fieldmap", IMAGES, desc="total")
     if alone:
-        transforms: dict[str, tuple[Path, Path]] = {}
-        for root in roots:
-            transforms = {**_composites(root, gre, spaces), **transforms}
-        return GivenGre(
-            total_field=first("fmap", "fieldmap", IMAGES, desc="total"),
-            brain_mask=first("anat", "mask", IMAGES, desc="brain", space="MEGRE"),
-            transforms=transforms,
+        mask = first("anat", "mask", IMAGES, desc="brain", space="MEGRE")
+        magnitude = gre.echoes[0].files.get("mag")
+        if mask and magnitude and (fault := _mask_fault(gre, mask, magnitude)):
+            faults.append(fault)
+        given = GivenGre(total_field=total_field, brain_mask=mask, transforms=_transforms(searches, spaces))
+    else:
+        given = GivenGre(
+            to_t1w=first("anat", "xfm", AFFINES, from_="MEGRE", to="T1w", mode="image"),
+            to_gre=first("anat", "xfm", AFFINES, from_="T1w", to="MEGRE", mode="image"),
+            total_field=total_field,
         )
-    return GivenGre(
-        to_t1w=first("anat", "xfm", AFFINES, from_="MEGRE", to="T1w", mode="image"),
-        to_gre=first("anat", "xfm", AFFINES, from_="T1w", to="MEGRE", mode="image"),
-        total_field=first("fmap", "fieldmap", IMAGES, desc="total"),
-    )
+    return given, faults
 
 
-def _composites(root: Path, scan: T1wScan | GreScan, spaces: Sequence[str]) -> dict[str, tuple[Path, Path]]:
-    """Each template to the transforms to it and back that a folder has for a scan."""
-    own, found = "T1w" if isinstance(scan, T1wScan) else "MEGRE", {}
-    for space in spaces:
-        there = _find(root, scan, "anat", "xfm", COMPOSITES, {"from": own, "to": space, "mode": "image"})
-        back = _find(root, scan, "anat", "xfm", COMPOSITES, {"from": space, "to": own, "mode": "image"})
-        if there and back:
-            found[space] = (there[0], back[0])
+def _transforms(searches: Sequence["_Search"], spaces: Sequence[str]) -> dict[str, tuple[Path, Path]]:
+    """Each template to the transforms to it and back that the first folder with both has for a scan."""
+    found: dict[str, tuple[Path, Path]] = {}
+    for search in reversed(searches):
+        for space in spaces:
+            there = search.first("anat", "xfm", COMPOSITES, {"from": search.own, "to": space, "mode": "image"})
+            back = search.first("anat", "xfm", COMPOSITES, {"from": space, "to": search.own, "mode": "image"})
+            if there and back:
+                found[space] = (there, back)
     return found
 
 
@@ -223,30 +262,65 @@ def missing_transforms(unit: Unit, t1w: GivenT1w, gre: GivenGre, *, spaces: Sequ
     return Fault(unit.gre.subject, "transform", what, "Give the folder that has them with -d NAME=PATH")
 
 
-def _find(
-    root: Path,
-    scan: T1wScan | GreScan,
-    datatype: str,
-    suffix: str,
-    extensions: Sequence[str],
-    entities: Mapping[str, str],
-) -> list[Path]:
-    """Files of a derivative that belong to a scan: those with most of its entities first.
+@dataclass(frozen=True)
+class _Search:
+    """Looks in a BIDS derivative for what belongs to a scan; what is wrong with it is added to ``faults``.
 
-    A file belongs if it has all of ``entities`` and no entity of the scan with another value; beyond these it may have
-    ``space`` for the scan's own space only.
+    ``others`` are the subject's scans of this kind; whether ``scan`` itself is one of them does not matter.
     """
-    folders = [root / f"sub-{scan.subject}"]
-    folders += [folders[0] / f"ses-{scan.session}"] if scan.session else []
-    own = "T1w" if isinstance(scan, T1wScan) else "MEGRE"
-    found = []
-    for path in (p for folder in folders for p in (folder / datatype).glob(f"sub-{scan.subject}_*")):
-        name = parse_name(path.name)
-        if name.suffix != suffix or name.extension not in extensions or name.unknown:
-            continue
-        theirs = dict(name.entities)
-        if any(theirs.pop(key, None) != value for key, value in entities.items()):
-            continue
-        if theirs.pop("space", own) == own and all(scan.entities.get(key) == value for key, value in theirs.items()):
-            found.append((-len(theirs), natural_key(path.name), path))
-    return [path for _, _, path in sorted(found)]
+
+    root: Path
+    scan: T1wScan | GreScan
+    others: tuple[T1wScan | GreScan, ...]
+    faults: list[Fault]
+
+    @property
+    def own(self) -> str:
+        """What ``space``, ``from`` and ``to`` call the scan's space."""
+        return "T1w" if isinstance(self.scan, T1wScan) else "MEGRE"
+
+    def first(self, datatype: str, suffix: str, extensions: Sequence[str], entities: Mapping[str, str]) -> Path | None:
+        """The file with most of the scan's entities; None with a fault where it may be of another scan as well.
+
+        A file belongs to a scan if it has all of ``entities`` and no entity of the scan with another value; beyond
+        these it may have ``space`` for the scan's own space only.
+        """
+        folders = [self.root / f"sub-{self.scan.subject}"]
+        folders += [folders[0] / f"ses-{self.scan.session}"] if self.scan.session else []
+        found = []
+        for path in (p for folder in folders for p in (folder / datatype).glob(f"sub-{self.scan.subject}_*")):
+            name = parse_name(path.name)
+            if name.suffix != suffix or name.extension not in extensions or name.unknown:
+                continue
+            theirs = dict(name.entities)
+            if any(theirs.pop(key, None) != value for key, value in entities.items()):
+                continue
+            if theirs.pop("space", self.own) == self.own and _belongs(theirs, self.scan):
+                found.append((-len(theirs), natural_key(path.name), path, theirs))
+        if not found:
+            return None
+        *_, path, theirs = min(found)
+        return None if self._is_shared(path, theirs) else path
+
+    def _is_shared(self, path: Path, entities: Mapping[str, str]) -> bool:
+        """Whether a file was made from several scans, or from another one, for all that its name tells.
+
+        The name that is wholly a scan's own is that of several where other scans have more entities: only this program
+        is known to name each file by the one image it was made from.
+        """
+        owners = [other for other in self.others if _belongs(entities, other)]
+        if len(owners) < 2 or (entities == self.scan.entities and made_here(self.root)):
+            return False
+        names = ", ".join(other.prefix for other in owners)
+        kind = "T1w images" if self.own == "T1w" else "gradient-echo scans"
+        what = f"it may be of any of {len(owners)} {kind} ({names})"
+        if self.own == "T1w":
+            what += "; pipelines as fMRIPrep make it from their average, which lies in the space of none of them"
+        remedy = "Give a file for each of them, with session, acquisition and run in its name, or leave the folder out"
+        self.faults.append(Fault(self.scan.subject, "derivative", what, remedy, (path,)))
+        return True
+
+
+def _belongs(entities: Mapping[str, str], scan: T1wScan | GreScan) -> bool:
+    """Whether a scan has all of the entities."""
+    return all(scan.entities.get(key) == value for key, value in entities.items())

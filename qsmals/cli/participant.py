@@ -193,11 +193,16 @@ def find_given(
     result, given = dict(checked), {}
     for subject in (s for s in subjects if checked[s.label].ok):
         faults: list[Fault] = []
-        known = {t1w.file: given_for_t1w(t1w, derivatives, spaces=spaces) for t1w in subject.t1w_scans}
+        known = {
+            t1w.file: given_for_t1w(t1w, derivatives, spaces=spaces, others=subject.all_t1ws)
+            for t1w in subject.t1w_scans
+        }
+        gres = [unit.gre for unit in subject.units]
         faults += [fault for _, found in known.values() for fault in found]
         for unit in subject.units:
             t1w = known[unit.t1w.file][0] if unit.t1w else GivenT1w()
-            gre = given_for_gre(unit.gre, derivatives, spaces=spaces, alone=unit.t1w is None)
+            gre, wrong = given_for_gre(unit.gre, derivatives, spaces=spaces, alone=unit.t1w is None, others=gres)
+            faults += wrong
             faults += [] if unit.t1w else needing_t1w(unit, derivatives, native)
             own = [*native_atlases(native, unit, faults), *destrieux_atlas(t1w)]
             given[unit.gre.prefix] = Given(t1w, gre, tuple(atlas_plan(a, f) for a, f in [*shared(atlases), *own]))
