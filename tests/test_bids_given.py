@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.io import savemat
 
 from qsmals.bids.given import (
     GivenGre,
@@ -158,12 +159,49 @@ def test_a_mask_that_cannot_be_that_of_the_brain_is_refused(tmp_path, unit):
     assert "cannot be read" in str(given_for_t1w(unit.t1w, {"other": tmp_path / "other"}, spaces=[])[1][0])
 
 
+def composite(path: Path) -> None:
+    """What begins like HDF5 and has the name that ITK gives its transforms."""
+    content = b"\x89HDF\r\n\x1a\n" + bytes([0] * 32) + (200).to_bytes(8, "little") + b"TransformGroup"
+    path.write_bytes(content.ljust(200, b"\0"))
+
+
+def linear(path: Path) -> None:
+    savemat(path, {"AffineTransform_double_3_3": [[*np.eye(3).ravel(), 0, 0, 0]], "fixed": [[0, 0, 0]]}, format="4")
+
+
+def test_both_directions_come_from_one_folder(tmp_path, unit):
+    names = [f"sub-01_ses-A_from-{a}_to-{b}_mode-image_xfm.mat" for a, b in (("MEGRE", "T1w"), ("T1w", "MEGRE"))]
+    roots = {name: tmp_path / name for name in ("one", "two", "three")}
+    anats = [root / "sub-01" / "ses-A" / "anat" for root in roots.values()]
+    for anat, own in zip(anats, ((), names[1:], names), strict=True):
+        anat.mkdir(parents=True)
+        for name in own:
+            linear(anat / name)
+    found, faults = given_for_gre(unit.gre, roots)
+    assert not faults
+    assert (found.to_t1w, found.to_gre) == (None, anats[1] / names[1])
+
+
+def test_transforms_that_cannot_be_used_are_faults(tmp_path, unit):
+    anat = tmp_path / "other" / "sub-01" / "ses-A" / "anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-01_ses-A_from-MEGRE_to-T1w_mode-image_xfm.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    for start, end in (("T1w", SPACE), (SPACE, "T1w")):
+        file = anat / f"sub-01_ses-A_from-{start}_to-{end}_mode-image_xfm.h5"
+        composite(file)
+        file.write_bytes(file.read_bytes()[:150])
+    _, faults = given_for_gre(unit.gre, {"other": tmp_path / "other"})
+    assert [fault.code for fault in faults] == ["transform"] and "is no linear transform of ITK" in str(faults[0])
+    _, faults = given_for_t1w(unit.t1w, {"other": tmp_path / "other"}, spaces=[SPACE])
+    assert len(faults) == 2 and all("cut off: 150 bytes are left of 200" in str(fault) for fault in faults)
+
+
 def derivative(root: Path, prefix: str, *, program: str) -> None:
     """Transforms of a T1w image to a template and back, as a program's data set."""
     folder = root.joinpath(*prefix.split("_")[:2], "anat") if "ses-" in prefix else root / "sub-01" / "anat"
     folder.mkdir(parents=True)
     for start, end in (("T1w", SPACE), (SPACE, "T1w")):
-        (folder / f"{prefix}_from-{start}_to-{end}_mode-image_xfm.h5").touch()
+        composite(folder / f"{prefix}_from-{start}_to-{end}_mode-image_xfm.h5")
     write_json(root / "dataset_description.json", {"GeneratedBy": [{"Name": program}]})
 
 
@@ -225,7 +263,8 @@ def test_masks_transforms_and_fields_are_found_by_their_names(tmp_path, unit):
     ]
     for name in names:
         (root / "sub-01/ses-A" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "sub-01/ses-A" / name).touch()
+        make = {"mat": linear, "h5": composite}.get(name.rpartition(".")[2], Path.touch)
+        make(root / "sub-01/ses-A" / name)
     anat = root / "sub-01/ses-A/anat"
     write_head_and_mask(unit.t1w.file, root / "sub-01/ses-A" / names[0])
     found, faults = given_for_t1w(unit.t1w, {"other": root}, spaces=[SPACE, "MNI152NLin2009cAsym"])
@@ -248,8 +287,8 @@ def test_a_scan_without_t1w_takes_masks_and_transforms_of_its_own(tmp_path):
     anat.mkdir(parents=True)
     mask = anat / "sub-01_space-MEGRE_desc-brain_mask.nii.gz"
     there, back = (anat / f"sub-01_from-{a}_to-{b}_mode-image_xfm.h5" for a, b in (("MEGRE", SPACE), (SPACE, "MEGRE")))
-    for path in (mask, there, back, anat / f"sub-01_from-T1w_to-{SPACE}_mode-image_xfm.h5"):
-        path.touch()
+    for path in (there, back, anat / f"sub-01_from-T1w_to-{SPACE}_mode-image_xfm.h5"):
+        composite(path)
     write_head_and_mask(alone.gre.files("mag")[0], mask)
     gre, faults = given_for_gre(alone.gre, {"other": tmp_path / "other"}, spaces=[SPACE], alone=True)
     assert not faults

@@ -11,10 +11,10 @@ import pytest
 
 from qsmals.anatomy.atlases import ALS, MIDBRAIN
 from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS
+from qsmals.anatomy.linear import read_affine
 from qsmals.anatomy.quality import NucleiQuality
 from qsmals.anatomy.refinement import Refined
 from qsmals.anatomy.registration import Transform
-from qsmals.anatomy.stages import read_affine
 from qsmals.cli.participant import atlas_plan
 from qsmals.interfaces.anatomy import FitNuclei, GivenRigid, RefineNuclei, Resample
 from qsmals.interfaces.base import load_labels, save
@@ -242,3 +242,23 @@ def test_one_direction_of_a_given_motion_is_enough(tmp_path: Path) -> None:
     made = run(GivenRigid(to_t1w=str(file), **images), tmp_path)
     assert np.allclose(read_affine(Path(made.forward)) @ read_affine(Path(made.inverse)), np.eye(4), atol=1e-5)
     assert made.facts["reasons"]  # noise against moved noise: nothing matches
+
+
+def test_a_given_motion_of_which_one_direction_is_not_the_others_inverse_fails(tmp_path: Path) -> None:
+    from qsmals.anatomy.stages import write_affine
+
+    euler = "#Insight Transform File V1.0\n#Transform 0\nTransform: Euler3DTransform_double_3_3\n"
+    there = tmp_path / "to_t1w.txt"
+    there.write_text(euler + "Parameters: 0.1 0.02 0.05 3 -2 1\nFixedParameters: 10 12 9 0\n")
+    back = np.linalg.inv(read_affine(there))
+    head = np.random.default_rng(2).random((24, 24, 24)).astype(np.float32) + 1
+    images = {name: save(head, AFFINE, tmp_path / f"{name}.nii") for name in ("magnitude", "brain", "mask")}
+    told = []
+    for shift_mm in (0.5, 2.0):
+        back[0, 3] += shift_mm
+        to_gre = write_affine(back, tmp_path / "to_gre.mat")
+        made = run(GivenRigid(to_t1w=str(there), to_gre=str(to_gre), **images), tmp_path)
+        assert (made.forward, made.inverse) == (str(there), str(to_gre))
+        told.append([why for why in made.facts["reasons"] if "do not undo each other" in why])
+    assert told[0] == [] and not made.facts["passed"]
+    assert "to_t1w.txt" in told[1][0] and "to_gre.mat" in told[1][0] and "ends 2.5 mm from" in told[1][0]

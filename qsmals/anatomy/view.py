@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.anatomy.images import Image, index_to_physical
+from qsmals.anatomy.linear import read_affine
 from qsmals.anatomy.registration import resample
-from qsmals.anatomy.stages import read_affine
 
 STEP_MM = 1.5
 """Edge of the voxels in which regions are counted: the smallest, the red nuclei, have 70 of them."""

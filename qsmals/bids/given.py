@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from qsmals.anatomy.freesurfer import MAX_DISPLACEMENT_MM, MIN_CORRELATION, Match, find_folder, read_folder, same_head
+from qsmals.anatomy.hdf5 import composite_doubt
 from qsmals.anatomy.images import as_volume
+from qsmals.anatomy.linear import read_affine
 from qsmals.anatomy.place import mask_doubt, mask_voxels
 from qsmals.bids.derivatives import made_here
 from qsmals.bids.errors import Fault
@@ -228,12 +230,19 @@ def given_for_gre(
             faults.append(fault)
         given = GivenGre(total_field=total_field, brain_mask=mask, transforms=_transforms(searches, spaces))
     else:
-        given = GivenGre(
-            to_t1w=first("anat", "xfm", AFFINES, from_="MEGRE", to="T1w", mode="image"),
-            to_gre=first("anat", "xfm", AFFINES, from_="T1w", to="MEGRE", mode="image"),
-            total_field=total_field,
-        )
+        to_t1w, to_gre = _motion(searches)
+        given = GivenGre(to_t1w=to_t1w, to_gre=to_gre, total_field=total_field)
     return given, faults
+
+
+def _motion(searches: Sequence["_Search"]) -> tuple[Path | None, Path | None]:
+    """The transforms of a scan to its T1w image and back of the first folder that has one of the two."""
+    for search in searches:
+        there = search.transform(AFFINES, "MEGRE", "T1w")
+        back = search.transform(AFFINES, "T1w", "MEGRE")
+        if there or back:
+            return there, back
+    return None, None
 
 
 def _transforms(searches: Sequence["_Search"], spaces: Sequence[str]) -> dict[str, tuple[Path, Path]]:
@@ -241,8 +250,8 @@ def _transforms(searches: Sequence["_Search"], spaces: Sequence[str]) -> dict[st
     found: dict[str, tuple[Path, Path]] = {}
     for search in reversed(searches):
         for space in spaces:
-            there = search.first("anat", "xfm", COMPOSITES, {"from": search.own, "to": space, "mode": "image"})
-            back = search.first("anat", "xfm", COMPOSITES, {"from": space, "to": search.own, "mode": "image"})
+            there = search.transform(COMPOSITES, search.own, space)
+            back = search.transform(COMPOSITES, space, search.own)
             if there and back:
                 found[space] = (there, back)
     return found
@@ -302,6 +311,14 @@ class _Search:
         *_, path, theirs = min(found)
         return None if self._is_shared(path, theirs) else path
 
+    def transform(self, extensions: Sequence[str], start: str, end: str) -> Path | None:
+        """The transform of images between two spaces; a fault where it is none that ITK reads."""
+        path = self.first("anat", "xfm", extensions, {"from": start, "to": end, "mode": "image"})
+        if path and (why := transform_doubt(path)):
+            remedy = "Convert it to a transform of ITK, or leave it out of the folder given with -d"
+            self.faults.append(Fault(self.scan.subject, "transform", why, remedy, (path,)))
+        return path
+
     def _is_shared(self, path: Path, entities: Mapping[str, str]) -> bool:
         """Whether a file was made from several scans, or from another one, for all that its name tells.
 
@@ -319,6 +336,17 @@ class _Search:
         remedy = "Give a file for each of them, with session, acquisition and run in its name, or leave the folder out"
         self.faults.append(Fault(self.scan.subject, "derivative", what, remedy, (path,)))
         return True
+
+
+def transform_doubt(path: Path) -> str:
+    """Why a transform cannot be used; empty where nothing speaks against it."""
+    if path.suffix in COMPOSITES:
+        return composite_doubt(path)
+    try:
+        read_affine(path)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _belongs(entities: Mapping[str, str], scan: T1wScan | GreScan) -> bool:

@@ -376,19 +376,20 @@ class GivenTemplate(AntsStep):
     output_spec = _TransformOutput
 
     def compute(self, folder: Path) -> dict[str, Any]:
-        """See :func:`qsmals.anatomy.quality.template_quality`."""
+        """See :func:`qsmals.anatomy.quality.template_quality` and :func:`~qsmals.anatomy.quality.with_round_trip`."""
         from qsmals.anatomy.compute import ants_session
-        from qsmals.anatomy.quality import template_quality
+        from qsmals.anatomy.quality import template_quality, with_round_trip
 
-        compute, forward = self.resources(folder), Path(self.inputs.forward)
+        compute, forward, inverse = self.resources(folder), Path(self.inputs.forward), Path(self.inputs.inverse)
         with ants_session(compute):
             template, brain, mask = (
                 template_image(self.inputs.template), read_image(self.inputs.brain), read_image(self.inputs.mask)
             )  # fmt: skip
             quality = template_quality(template, brain, mask, forward, seed=compute.seed)
+            quality = with_round_trip(quality, mask, inverse, forward)  # points move against images
         what = f"registration of {self.inputs.source} to template"
         log_warnings("registration", (f"{what}: {why}" for why in quality.reasons), folder)
-        return {"forward": str(forward), "inverse": str(self.inputs.inverse), "facts": quality.as_dict()}
+        return {"forward": str(forward), "inverse": str(inverse), "facts": quality.as_dict()}
 
 
 class _GivenRigidInput(AntsInput):
@@ -406,9 +407,9 @@ class GivenRigid(AntsStep):
     output_spec = _TransformOutput
 
     def compute(self, folder: Path) -> dict[str, Any]:
-        """See :func:`qsmals.anatomy.quality.rigid_quality`."""
+        """See :func:`qsmals.anatomy.quality.rigid_quality` and :func:`~qsmals.anatomy.quality.with_round_trip`."""
         from qsmals.anatomy.compute import ants_session
-        from qsmals.anatomy.quality import rigid_quality
+        from qsmals.anatomy.quality import rigid_quality, with_round_trip
         from qsmals.anatomy.registration import both_ways
 
         compute = self.resources(folder)
@@ -420,6 +421,7 @@ class GivenRigid(AntsStep):
                 read_image(file) for file in (self.inputs.magnitude, self.inputs.brain, self.inputs.mask)
             )
             quality = rigid_quality(magnitude, brain, mask, transform.forward, seed=compute.seed)
+            quality = with_round_trip(quality, mask, transform.forward, transform.inverse)
         log_warnings("registration", (f"registration of GRE to T1w: {why}" for why in quality.reasons), folder)
         return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": quality.as_dict()}
 
