@@ -106,6 +106,8 @@ def test_wrong_words_are_refused(folder, word, message):
         ("index\tname\n1\tx\n1\ty\n", "the index 1 twice"),
         ("index\tname\nx\ty\n", "line 2: the index 'x'"),
         ("index\tname\n3\t\n", "has no name"),
+        ("index\tname\themisphere\n1\tx\tL\n2\tx\tlinks\n", "line 3: the hemisphere 'links' is none of L, R, B"),
+        ("index\tname\n1\tx\n4\tLeft-y\n3\tX\n", "the indices 1 and 3 have the same name and side"),
         ("index\tname\n1\tLeft-STN\n2\tRight-STN\n", "no row for the labels 7"),
     ],
 )
@@ -217,6 +219,15 @@ def test_a_column_for_the_hemisphere_wins(tmp_path):
     regions = read_regions(tmp_path / "t.tsv")
     assert regions[:2] == (Region(60001, "x", "L", (60001,)), Region(60002, "x", "R", (60002,)))
     assert regions[3].index == 500000 + 60001
+
+
+@pytest.mark.parametrize("words", [("n/a", "N/A"), ("", ""), ("lh", "RH"), ("left", "Right"), ("l", "R")])
+def test_the_hemisphere_is_a_usual_word_or_left_to_the_name(tmp_path, words):
+    left, right = words
+    table = f"index\tname\themisphere\n1\tLeft-STN\t{left}\n2\tRight-STN\t{right}\n3\tpons\t{'n/a' if left else ''}\n"
+    (tmp_path / "t.tsv").write_text(table)
+    sides = [(r.name, r.hemisphere) for r in read_regions(tmp_path / "t.tsv")]
+    assert sides == [("stn", "L"), ("stn", "R"), ("pons", "B"), ("stn", "B")]
 
 
 def test_destrieux_names_fill_their_numbers():

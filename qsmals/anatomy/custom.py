@@ -37,6 +37,8 @@ HEAD_LPS_MM = ((-95.0, 95.0), (-95.0, 130.0), (-90.0, 100.0))
 """Bounds of the brain, cerebellum and brainstem in MNI space, with a margin."""
 
 _SIDES = {"l": "L", "lh": "L", "left": "L", "r": "R", "rh": "R", "right": "R"}
+_HEMISPHERES = {**_SIDES, "b": "B", "both": "B", "bilateral": "B"}
+"""Words of a table's column, in lower case; ``n/a`` and nothing leave it to the name."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def read_regions(table: Path) -> tuple[Region, ...]:
     ------
     ValueError
         No columns ``index`` and ``name``, an index that is no positive whole number or is there twice, a name that is
-        empty.
+        empty or is there twice on one side, a hemisphere that is none.
     """
     lines = Path(table).read_text(encoding="utf-8-sig").splitlines()
     rows = [line.rstrip("\r").split("\t") for line in lines if line.strip()]
@@ -193,6 +195,13 @@ def read_regions(table: Path) -> tuple[Region, ...]:
     twice = sorted({r.index for r in regions if [q.index for q in regions].count(r.index) > 1})
     if twice:
         raise ValueError(f"{table} has the index {twice[0]} twice")
+    names = [(r.name, r.hemisphere) for r in regions]
+    if same := next((pair for pair in names if names.count(pair) > 1), None):
+        rows = " and ".join(str(r.index) for r in regions if (r.name, r.hemisphere) == same)
+        raise ValueError(
+            f"{table}: the indices {rows} have the same name and side ({', '.join(same)}); tell them apart by "
+            "name, or by hemisphere (L, R, B)"
+        )
     return (*regions, *_both_sides(regions))
 
 
@@ -201,8 +210,14 @@ def _region(table: Path, line: int, row: dict[str, str]) -> Region:
     if not word.isdecimal() or int(word) < 1:
         raise ValueError(f"{table}, line {line}: the index {word!r} is no whole number above 0")
     name, side = split_side(row.get("name", ""))
-    given = row.get("hemisphere", "").strip().upper()
-    side = {"L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}.get(given, "B" if given else side)
+    given = row.get("hemisphere", "").strip()
+    if given.lower() not in ("", "n/a"):
+        if given.lower() not in _HEMISPHERES:
+            raise ValueError(
+                f"{table}, line {line}: the hemisphere {given!r} is none of L, R, B, lh, rh, left, right; n/a leaves "
+                "it to the name"
+            )
+        side = _HEMISPHERES[given.lower()]
     if not name:
         raise ValueError(f"{table}, line {line}: index {word} has no name")
     return Region(int(word), name, side, (int(word),))
