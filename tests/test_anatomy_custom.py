@@ -11,7 +11,7 @@ from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS, NAMES
 from qsmals.bids.layout import find_subjects
 from qsmals.cli.participant import native_atlases
 from qsmals.roi.statistics import Region
-from tests.bids_trees import Visit, write_tree
+from tests.bids_trees import AFFINE, Gre, Visit, write_tree
 
 TABLE = "index\tname\n1\tLeft-STN\n2\tRight-STN\n7\tpons\n"
 MNI = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -74,7 +74,26 @@ def test_table_and_space_may_stand_in_the_names(folder):
 def test_native_images_are_one_a_subject(folder):
     spec = parse_atlas(f"own={folder}/{{subject}}_{{session}}.nii.gz,{folder}/stn.tsv,T1w")
     assert spec.native
-    assert spec.path("01", "A") == folder / "01_A.nii.gz"
+    assert spec.path({"sub": "01", "ses": "A", "run": "2"}) == folder / "01_A.nii.gz"
+    with pytest.raises(ValueError, match=r"\{session\} stands in .*, and the T1w image sub-01_run-2 has no ses-"):
+        spec.path({"sub": "01", "run": "2"})
+
+
+def test_a_subjects_atlas_is_called_after_the_scan_in_whose_space_it_is(folder):
+    """The T1w image may come from another session; runs of a gradient echo have atlases of their own."""
+    gres = (Gre("acq-x_run-1"), Gre("acq-x_run-2"))
+    bids = write_tree(folder / "bids", Visit("01", "A", t1ws=("run-1",)), Visit("01", "B", gres=gres, t1ws=()))
+    units = [unit for unit in find_subjects(bids)[0].units if unit.gre.session == "B"]
+    words = (
+        f"t={folder}/T1w_{{session}}_{{run}}.nii.gz,{folder}/stn.tsv,T1w",
+        f"g={folder}/GRE_{{session}}_{{acquisition}}_{{run}}.nii.gz,{folder}/stn.tsv,MEGRE",
+    )
+    specs, faults = [parse_atlas(word) for word in words], []
+    for name in ("T1w_A_1", "GRE_B_x_1", "GRE_B_x_2"):
+        nib.save(nib.Nifti1Image(np.ones((6, 7, 5), np.int16), AFFINE), folder / f"{name}.nii.gz")
+    found = [[image.name for _, image in native_atlases(specs, unit, faults)] for unit in units]
+    assert not faults
+    assert found == [["T1w_A_1.nii.gz", f"GRE_B_x_{run}.nii.gz"] for run in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +108,7 @@ def test_native_images_are_one_a_subject(folder):
         ("x={f}/gone.nii.gz,{f}/stn.tsv,T1w", "there is no file"),
         ("x={f}/stn.nii.gz,{f}/gone.tsv,T1w", "there is no table"),
         ("x={f}/{{subject}}.nii.gz,{f}/stn.tsv,MNI152NLin6Asym", "are for images in T1w or MEGRE"),
-        ("x={f}/{{run}}.nii.gz,{f}/stn.tsv,T1w", "is unknown"),
+        ("x={f}/{{subject}}_{{echo}}.nii.gz,{f}/stn.tsv,T1w", r"\{echo\} is unknown"),
     ],
 )
 def test_wrong_words_are_refused(folder, word, message):

@@ -1,7 +1,7 @@
 """Atlases that the user brings: label images and probabilistic ones, with a table of their regions."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -18,7 +18,9 @@ from qsmals.roi.statistics import Region
 
 NAME = re.compile(r"[A-Za-z0-9]+")
 NATIVE = ("T1w", "MEGRE")
-PLACEHOLDERS = ("subject", "session")
+PLACEHOLDERS = {"subject": "sub", "session": "ses", "acquisition": "acq", "run": "run"}
+"""What may stand in braces in the name of a native image, and the entity of its scan that takes the place."""
+
 SUFFIXES = (".nii.gz", ".nii", ".mgz")
 SUM_TOLERANCE = 0.01
 LEAST_TOP = 0.5
@@ -50,7 +52,7 @@ class AtlasFile:
     name : str
         Value of ``seg-`` in file names.
     file : str
-        Path of the image; ``{subject}`` and ``{session}`` in it stand for labels (native spaces only).
+        Path of the image; `PLACEHOLDERS` in braces stand for labels (native spaces only).
     table : str
         Path of the table of regions.
     space : str
@@ -67,9 +69,27 @@ class AtlasFile:
         """Whether each subject has an image of its own."""
         return self.space in NATIVE
 
-    def path(self, subject: str, session: str | None) -> Path:
-        """The image for one subject."""
-        return Path(self.file.format(subject=subject, session=session or ""))
+    @property
+    def fields(self) -> frozenset[str]:
+        """What stands in braces in the path."""
+        return frozenset(field for _, field, _, _ in Formatter().parse(self.file) if field is not None)
+
+    def path(self, entities: Mapping[str, str]) -> Path:
+        """The image that belongs to a scan in whose space the atlas is, by the scan's entities (``sub``, ``ses``, ...).
+
+        Raises
+        ------
+        ValueError
+            The path asks for an entity that the scan does not have.
+        """
+        labels = {field: entities.get(PLACEHOLDERS[field]) for field in sorted(self.fields)}
+        for field, label in labels.items():
+            if label is None:
+                raise ValueError(
+                    f"atlas {self.name}: {{{field}}} stands in {self.file}, and the {self.space} image "
+                    f"{'_'.join(f'{key}-{value}' for key, value in entities.items())} has no {PLACEHOLDERS[field]}-"
+                )
+        return Path(self.file.format(**labels))
 
 
 @dataclass(frozen=True)
@@ -145,14 +165,15 @@ def parse_atlas(word: str) -> AtlasFile:
 
 
 def _check_files(atlas: AtlasFile, where: str) -> None:
+    known = ", ".join(f"{{{field}}}" for field in PLACEHOLDERS)
     try:
-        fields = {field for _, field, _, _ in Formatter().parse(atlas.file) if field is not None}
+        fields = atlas.fields
     except ValueError as error:
         raise ValueError(f"{where}: {error} in {atlas.file}") from error
-    if fields - set(PLACEHOLDERS):
-        raise ValueError(f"{where}: {{{sorted(fields)[0]}}} is unknown; there are {{subject}} and {{session}}")
+    if unknown := sorted(fields - set(PLACEHOLDERS)):
+        raise ValueError(f"{where}: {{{unknown[0]}}} is unknown; there are {known}")
     if fields and not atlas.native:
-        raise ValueError(f"{where}: {{subject}} and {{session}} are for images in {' or '.join(NATIVE)} space")
+        raise ValueError(f"{where}: {known} are for images in {' or '.join(NATIVE)} space")
     if not fields and not Path(atlas.file).is_file():
         raise ValueError(f"{where}: there is no file {atlas.file}")
     if not Path(atlas.table).is_file():

@@ -34,7 +34,7 @@ from qsmals.bids.given import (
 )
 from qsmals.bids.group import read_participants
 from qsmals.bids.images import BadImage, read_facts
-from qsmals.bids.layout import SubjectInputs, Unit, find_subjects
+from qsmals.bids.layout import SubjectInputs, T1wScan, Unit, find_subjects
 from qsmals.bids.names import log_dir, missing_files, unit_outputs
 from qsmals.bids.naming import strip_prefix
 from qsmals.cli import writing
@@ -246,12 +246,15 @@ def shared(atlases: Sequence[UserAtlas]) -> list[tuple[UserAtlas, Path]]:
 def native_atlases(specs: Sequence[AtlasFile], unit: Unit, faults: list[Fault]) -> Iterator[tuple[UserAtlas, Path]]:
     """A subject's own label images; what is wrong with one is added to ``faults``."""
     for spec in specs:
-        image = spec.path(unit.gre.subject, unit.gre.session)
+        scan = unit.t1w if spec.space == "T1w" else unit.gre
+        if scan is None:  # a fault already: see needing_t1w
+            continue
         try:
+            image = spec.path(scan.entities)
             if not image.is_file():
                 raise ValueError(f"atlas {spec.name}: there is no file {image}")
-            t1w = unit.t1w.file if unit.t1w else None
-            yield read_user_atlas(spec, image, scan=t1w if spec.space == "T1w" else unit.gre.all_files[0]), image
+            shown = scan.file if isinstance(scan, T1wScan) else scan.all_files[0]
+            yield read_user_atlas(spec, image, scan=shown), image
         except ValueError as error:
             faults.append(Fault(unit.gre.subject, "atlas", str(error), "Mend it, or leave the atlas out"))
 
