@@ -225,6 +225,24 @@ def test_a_misplaced_atlas_is_a_fault_of_its_subject(folder):
     assert faults[0].code == "atlas" and "outside the head that sub-01_T1w.nii.gz shows" in str(faults[0])
 
 
+@pytest.mark.parametrize("space", ["T1w", "MEGRE"])
+def test_a_subject_may_have_no_voxel_of_an_own_atlas(folder, space):
+    """A template has all of its regions, but not everybody has a lesion."""
+    spec = parse_atlas(f"stn={folder}/stn.nii.gz,{folder}/stn.tsv,{space}")
+    for data in (np.zeros((91, 109, 91), np.int16), 0 * probabilities(1.0)):
+        image(folder, data)
+        assert read_user_atlas(spec, Path(spec.file), scan=scan_of(folder, moved())).regions
+        with pytest.raises(ValueError, match=r"no label above 0|no more than 0 anywhere"):
+            read(folder)
+
+
+def test_a_missing_atlas_says_that_an_empty_one_may_be_given(folder):
+    (unit,) = find_subjects(write_tree(folder / "bids", Visit("01")))[0].units
+    specs, faults = [parse_atlas(f"own={folder}/{{subject}}_lesions.nii.gz,{folder}/stn.tsv,T1w")], []
+    assert list(native_atlases(specs, unit, faults)) == []
+    assert "01_lesions.nii.gz; an image without any label says" in str(faults[0])
+
+
 def test_sides_are_words_of_the_name():
     assert split_side("ctx-lh-precentral") == ("ctx_precentral", "L")
     assert split_side("R Red Nucleus ") == ("red_nucleus", "R")

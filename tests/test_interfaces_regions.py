@@ -231,6 +231,22 @@ def test_labels_in_the_scans_own_space_need_no_transform(tmp_path: Path) -> None
     assert np.array_equal(load_labels(made.out_file), labels())
 
 
+def test_an_atlas_without_any_label_gives_rows_without_voxels(tmp_path: Path) -> None:
+    from qsmals.anatomy.stages import write_affine
+
+    empty = save(np.zeros(SHAPE, np.int16), AFFINE, tmp_path / "in.nii")
+    reference = save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii")
+    motion = np.eye(4)
+    motion[0, 3] = 2.0
+    move = str(write_affine(motion, tmp_path / "move.mat"))
+    made = run(Resample(in_file=empty, reference=reference, transforms=[move], kind="labels"), tmp_path)
+    given = inputs(tmp_path, regions=[[1, "lesion", "L", [1]], [2, "lesion", "R", [2]], [50001, "lesion", "B", [1, 2]]])
+    measured = run(MeasureRegions(**{**given, "labels": made.out_file}), tmp_path)
+    table = read_table(Path(measured.table).read_text())
+    assert table["n_voxels"].tolist() == [0, 0, 0] and table["volume_mm3"].tolist() == [0, 0, 0]
+    assert all(np.isnan(table[name]).all() for name in ("coverage", *STATISTICS))
+
+
 def test_one_direction_of_a_given_motion_is_enough(tmp_path: Path) -> None:
     from qsmals.anatomy.search import similarity_matrix
     from qsmals.anatomy.stages import write_affine

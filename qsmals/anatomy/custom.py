@@ -279,6 +279,8 @@ def _both_sides(regions: Sequence[Region]) -> list[Region]:
 def read_user_atlas(spec: AtlasFile, image: Path, *, scan: Path | None = None) -> UserAtlas:
     """Read a table and an image of it, and see that they belong together.
 
+    An image of one subject may be empty: not everybody has a lesion.
+
     Parameters
     ----------
     spec : AtlasFile
@@ -307,27 +309,27 @@ def read_user_atlas(spec: AtlasFile, image: Path, *, scan: Path | None = None) -
     if data.dtype.names is not None:
         raise ValueError(f"{where}: {image} is a coloured picture (RGB); give the label image that it was made from")
     if data.ndim == 4:
-        checked = _check_probabilities(where, image, data, regions)
+        checked = _check_probabilities(where, image, data, regions, may_be_empty=spec.native)
     elif data.ndim == 3:
-        checked = _check_labels(where, image, data, regions)
+        checked = _check_labels(where, image, data, regions, may_be_empty=spec.native)
     else:
         raise ValueError(f"{where}: {image} has {data.ndim} dimensions; give labels (3) or probabilities (4)")
     inside = data.sum(axis=-1) > LEAST_TOP if data.ndim == 4 else data > 0
     if not spec.native:
         _check_place(where, image, inside, loaded.affine, spec.space)
-    elif scan is not None:
+    elif scan is not None and inside.any():
         _check_native_place(where, image, inside, loaded.affine, scan, head=spec.space == "T1w")
     return UserAtlas(spec, checked, data.ndim == 4)
 
 
 def _check_labels(
-    where: str, image: Path, data: NDArray[np.generic], regions: tuple[Region, ...]
+    where: str, image: Path, data: NDArray[np.generic], regions: tuple[Region, ...], *, may_be_empty: bool
 ) -> tuple[Region, ...]:
     values = np.unique(data)
     if not np.isfinite(values).all() or (values < 0).any() or np.abs(values - np.rint(values)).max() > 1e-3:
         raise ValueError(f"{where}: {image} has values that are no labels (whole numbers from 0)")
     found = {int(v) for v in np.rint(values)} - {0}
-    if not found:
+    if not found and not may_be_empty:
         raise ValueError(f"{where}: {image} has no label above 0")
     missing = sorted(found - {r.index for r in regions if is_single(r)})
     if missing:
@@ -337,7 +339,7 @@ def _check_labels(
 
 
 def _check_probabilities(
-    where: str, image: Path, data: NDArray[np.generic], regions: tuple[Region, ...]
+    where: str, image: Path, data: NDArray[np.generic], regions: tuple[Region, ...], *, may_be_empty: bool
 ) -> tuple[Region, ...]:
     singles = [r for r in regions if is_single(r)]
     if len(singles) != data.shape[3]:
@@ -351,7 +353,7 @@ def _check_probabilities(
         raise ValueError(
             f"{where}: the probabilities of {image} add up to {top:.4g} in a voxel, more than one{percent}"
         )
-    if top < LEAST_TOP:
+    if top < LEAST_TOP and not (may_be_empty and top == 0):
         raise ValueError(f"{where}: the probabilities of {image} add up to no more than {top:.4g} anywhere, not to one")
     volume_of = {r.index: number for number, r in enumerate(singles, 1)}
     return tuple(Region(r.index, r.name, r.hemisphere, tuple(volume_of[i] for i in r.members)) for r in regions)

@@ -252,7 +252,8 @@ def native_atlases(specs: Sequence[AtlasFile], unit: Unit, faults: list[Fault]) 
         try:
             image = spec.path(scan.entities)
             if not image.is_file():
-                raise ValueError(f"atlas {spec.name}: there is no file {image}")
+                told = "; an image without any label says that there is nothing to measure"
+                raise ValueError(f"atlas {spec.name}: there is no file {image}{told}")
             shown = scan.file if isinstance(scan, T1wScan) else scan.all_files[0]
             yield read_user_atlas(spec, image, scan=shown), image
         except ValueError as error:
