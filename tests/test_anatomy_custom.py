@@ -64,6 +64,34 @@ def test_probabilities_are_volumes_in_the_order_of_the_table(folder):
     assert atlas.label_table().count("\n") == 4
 
 
+def test_a_single_volume_is_what_its_values_say(folder):
+    """An atlas of one region has fractions; a label image has a fourth axis from a converter."""
+    (folder / "stn.tsv").write_text("index\tname\n7\tstn\n")
+    image(folder, probabilities(1.0)[..., :1])
+    atlas = read(folder)
+    assert atlas.probabilistic and [r.members for r in atlas.regions] == [(1,)]
+    labels = np.zeros((91, 109, 91, 1), np.int16)
+    labels[40:44, 55:60, 30:34] = 7
+    image(folder, labels)
+    atlas = read(folder)
+    assert not atlas.probabilistic and [r.members for r in atlas.regions] == [(7,)]
+
+
+def test_the_background_has_no_row(folder):
+    (folder / "stn.tsv").write_text("index\tname\n0\tUnknown\n" + TABLE.partition("\n")[2])
+    assert [r.index for r in read(folder).regions] == [1, 2, 7, 50001]
+    image(folder, probabilities(1.0))
+    assert [r.members for r in read(folder).regions] == [(1,), (2,), (3,), (1, 2)]
+
+
+def test_large_indices_are_taken(folder):
+    labels = np.zeros((91, 109, 91), np.int32)
+    labels[40:44, 55:60, 30:34], labels[47:51, 55:60, 30:34] = 312782546, 312782547
+    image(folder, labels)
+    (folder / "stn.tsv").write_text("index\tname\n312782546\tL x\n312782547\tL y\n")
+    assert [r.index for r in read(folder).regions] == [312782546, 312782547]
+
+
 def test_table_and_space_may_stand_in_the_names(folder):
     (folder / "stn.nii.gz").rename(folder / "tpl-MNI152NLin2009cAsym_stn.nii.gz")
     (folder / "stn.tsv").rename(folder / "tpl-MNI152NLin2009cAsym_stn.tsv")
@@ -125,6 +153,8 @@ def test_wrong_words_are_refused(folder, word, message):
         ("index\tname\n1\tx\n1\ty\n", "the index 1 twice"),
         ("index\tname\nx\ty\n", "line 2: the index 'x'"),
         ("index\tname\n3\t\n", "has no name"),
+        ("index\tname\n0\tUnknown\n", "has no row"),
+        ("index\tname\n2147483648\tx\n", "is too large"),
         ("index\tname\themisphere\n1\tx\tL\n2\tx\tlinks\n", "line 3: the hemisphere 'links' is none of L, R, B"),
         ("index\tname\n1\tx\n4\tLeft-y\n3\tX\n", "the indices 1 and 3 have the same name and side"),
         ("index\tname\n1\tLeft-STN\n2\tRight-STN\n", "no row for the labels 7"),

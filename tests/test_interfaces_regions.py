@@ -18,6 +18,7 @@ from qsmals.anatomy.registration import Transform
 from qsmals.cli.participant import atlas_plan
 from qsmals.interfaces.anatomy import FitNuclei, GivenRigid, RefineNuclei, Resample
 from qsmals.interfaces.base import load_labels, save
+from qsmals.interfaces.outputs import SaveImage
 from qsmals.interfaces.regions import MeasureRegions
 from qsmals.roi.columns import STATISTICS
 from qsmals.roi.table import read_table
@@ -222,6 +223,49 @@ def test_volumes_of_probabilities_stay_apart(tmp_path: Path) -> None:
     reference = save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii")
     made = run(Resample(in_file=file, reference=reference, kind="probabilities"), tmp_path)
     assert np.allclose(np.asanyarray(nib.load(made.out_file).dataobj), members, atol=1e-6)
+
+
+def test_volumes_are_read_moved_and_written_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An atlas may have hundreds: none is read before the last one was written."""
+    from qsmals.anatomy import images, registration
+    from qsmals.interfaces import anatomy
+
+    did: list[str] = []
+
+    def telling(word: str, function: Any) -> Any:
+        def told(*args: Any, **more: Any) -> Any:
+            did.append(word)
+            return function(*args, **more)
+
+        return told
+
+    monkeypatch.setattr(images, "to_ants", telling("read", images.to_ants))
+    monkeypatch.setattr(registration, "resample", telling("moved", registration.resample))
+    members = np.random.default_rng(1).random((*SHAPE, 3)).astype(np.float32) / 3
+    nib.save(nib.Nifti1Image(members, AFFINE), tmp_path / "in.nii.gz")
+    count, volumes = anatomy.read_volumes(tmp_path / "in.nii.gz")
+    assert (count, did) == (3, [])
+    reference = anatomy.read_image(save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii"))
+    did.clear()
+    moved = (registration.resample(member, reference, []) for member in volumes)
+    written = nib.load(anatomy.write_volumes(moved, count, reference, tmp_path / "out.nii"))
+    assert did == ["read", "moved"] * 3
+    assert np.allclose(np.asanyarray(written.dataobj), members, atol=1e-6)
+    assert np.allclose(written.affine, AFFINE) and written.header["qform_code"] == 1 == written.header["sform_code"]
+
+
+def test_labels_too_large_for_float32_stay_what_they_are(tmp_path: Path) -> None:
+    large = np.where(labels() == 13, 312782546, np.where(labels() == 16, 312782547, 0)).astype(np.int32)
+    file = save(large, AFFINE, tmp_path / "in.nii")
+    reference = save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii")
+    made = run(Resample(in_file=file, reference=reference, kind="labels"), tmp_path)
+    assert np.array_equal(load_labels(made.out_file), large)
+    saved = SaveImage(in_file=made.out_file, out_file=str(tmp_path / "x_dseg.nii.gz"), dtype="int32")
+    assert np.array_equal(load_labels(run(saved, tmp_path).out_file), large)
+    given = inputs(tmp_path, regions=[[n, "a", side, [n]] for n, side in ((312782546, "L"), (312782547, "R"))])
+    measured = run(MeasureRegions(**{**given, "labels": made.out_file}), tmp_path)
+    table = read_table(Path(measured.table).read_text())
+    assert table["n_voxels"].tolist() == [216, 144]
 
 
 def test_labels_in_the_scans_own_space_need_no_transform(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Atlases that the user brings: label images and probabilistic ones, with a table of their regions."""
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.anatomy.atlases import BOTH_SIDES, is_single
-from qsmals.anatomy.images import as_volume
+from qsmals.anatomy.images import as_volume, each_volume
 from qsmals.anatomy.place import share_in
 from qsmals.anatomy.templates import TEMPLATES
 from qsmals.roi.statistics import Region
@@ -22,6 +23,12 @@ PLACEHOLDERS = {"subject": "sub", "session": "ses", "acquisition": "acq", "run":
 """What may stand in braces in the name of a native image, and the entity of its scan that takes the place."""
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz")
+LARGEST_INDEX = 2**31 - 1
+"""What a label image holds that is written."""
+
+WHOLE = 1e-3
+"""How far from a whole number a label may be after the scaling of its file."""
+
 SUM_TOLERANCE = 0.01
 LEAST_TOP = 0.5
 """No probabilistic atlas is less certain than this everywhere."""
@@ -195,6 +202,8 @@ def _stem(file: str) -> str:
 def read_regions(table: Path) -> tuple[Region, ...]:
     """The rows of a table, and the unions of those that a left and a right one share a name.
 
+    The row of index 0, which BIDS has for the background, is none.
+
     Raises
     ------
     ValueError
@@ -210,7 +219,8 @@ def read_regions(table: Path) -> tuple[Region, ...]:
             f"{table} has no column {' and no column '.join(lacking)}: its first line must be tab-separated names, "
             "index and name among them"
         )
-    regions = [_region(table, number, dict(zip(header, row, strict=False))) for number, row in enumerate(rows[1:], 2)]
+    numbered = [(number, dict(zip(header, row, strict=False))) for number, row in enumerate(rows[1:], 2)]
+    regions = [_region(table, number, row) for number, row in numbered if row.get("index", "").strip() != "0"]
     if not regions:
         raise ValueError(f"{table} has no row")
     twice = sorted({r.index for r in regions if [q.index for q in regions].count(r.index) > 1})
@@ -230,6 +240,8 @@ def _region(table: Path, line: int, row: dict[str, str]) -> Region:
     word = row.get("index", "").strip()
     if not word.isdecimal() or int(word) < 1:
         raise ValueError(f"{table}, line {line}: the index {word!r} is no whole number above 0")
+    if int(word) > LARGEST_INDEX:
+        raise ValueError(f"{table}, line {line}: the index {word} is too large; renumber table and image")
     name, side = split_side(row.get("name", ""))
     given = row.get("hemisphere", "").strip()
     if given.lower() not in ("", "n/a"):
@@ -299,64 +311,76 @@ def read_user_atlas(spec: AtlasFile, image: Path, *, scan: Path | None = None) -
     where = f"atlas {spec.name}"
     try:
         regions = read_regions(Path(spec.table))
-        loaded = nib.load(image)
-        data = np.asanyarray(loaded.dataobj)
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+        loaded: Any = nib.load(image, keep_file_open=True)
+        if loaded.get_data_dtype().names is not None:
+            raise ValueError(f"{image} is a coloured picture (RGB); give the label image that it was made from")
+        probabilistic = _is_probabilistic(image, loaded)
+        check = _check_probabilities if probabilistic else _check_labels
+        checked, inside = check(image, loaded, regions, may_be_empty=spec.native)
+    except (OSError, EOFError, zlib.error, nib.filebasedimages.ImageFileError) as error:
         raise ValueError(f"{where}: {image} cannot be read ({error})") from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    data = as_volume(data)
-    if data.dtype.names is not None:
-        raise ValueError(f"{where}: {image} is a coloured picture (RGB); give the label image that it was made from")
-    if data.ndim == 4:
-        checked = _check_probabilities(where, image, data, regions, may_be_empty=spec.native)
-    elif data.ndim == 3:
-        checked = _check_labels(where, image, data, regions, may_be_empty=spec.native)
-    else:
-        raise ValueError(f"{where}: {image} has {data.ndim} dimensions; give labels (3) or probabilities (4)")
-    inside = data.sum(axis=-1) > LEAST_TOP if data.ndim == 4 else data > 0
     if not spec.native:
         _check_place(where, image, inside, loaded.affine, spec.space)
     elif scan is not None and inside.any():
         _check_native_place(where, image, inside, loaded.affine, scan, head=spec.space == "T1w")
-    return UserAtlas(spec, checked, data.ndim == 4)
+    return UserAtlas(spec, checked, probabilistic)
 
 
-def _check_labels(
-    where: str, image: Path, data: NDArray[np.generic], regions: tuple[Region, ...], *, may_be_empty: bool
-) -> tuple[Region, ...]:
+def _is_probabilistic(image: Path, loaded: Any) -> bool:
+    """Whether an image has a volume for each region.
+
+    A fourth axis of length 1 may be all that is left of the volumes of an atlas of one region, or what a converter
+    added to a label image: the former has fractions.
+    """
+    n_axes = max([3, *(axis for axis, n in enumerate(loaded.shape, 1) if n > 1)])
+    if n_axes > 4 or len(loaded.shape) < 3:
+        raise ValueError(f"{image} has {len(loaded.shape)} dimensions; give labels (3) or probabilities (4)")
+    if n_axes == 4 or len(loaded.shape) == 3:
+        return n_axes == 4
+    values = next(each_volume(loaded))
+    return bool(np.abs(values - np.rint(values)).max() > WHOLE)
+
+
+Checked = tuple[tuple[Region, ...], NDArray[np.bool_]]
+"""The regions of an atlas with the members that its image has, and where any of them is."""
+
+
+def _check_labels(image: Path, loaded: Any, regions: tuple[Region, ...], *, may_be_empty: bool) -> Checked:
+    data = as_volume(np.asanyarray(loaded.dataobj))
     values = np.unique(data)
-    if not np.isfinite(values).all() or (values < 0).any() or np.abs(values - np.rint(values)).max() > 1e-3:
-        raise ValueError(f"{where}: {image} has values that are no labels (whole numbers from 0)")
+    if not np.isfinite(values).all() or (values < 0).any() or np.abs(values - np.rint(values)).max() > WHOLE:
+        raise ValueError(f"{image} has values that are no labels (whole numbers from 0)")
     found = {int(v) for v in np.rint(values)} - {0}
     if not found and not may_be_empty:
-        raise ValueError(f"{where}: {image} has no label above 0")
+        raise ValueError(f"{image} has no label above 0")
     missing = sorted(found - {r.index for r in regions if is_single(r)})
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
-        raise ValueError(f"{where}: the table has no row for the labels {shown} of {image}")
-    return regions
+        raise ValueError(f"the table has no row for the labels {shown} of {image}")
+    return regions, data > 0
 
 
-def _check_probabilities(
-    where: str, image: Path, data: NDArray[np.generic], regions: tuple[Region, ...], *, may_be_empty: bool
-) -> tuple[Region, ...]:
+def _check_probabilities(image: Path, loaded: Any, regions: tuple[Region, ...], *, may_be_empty: bool) -> Checked:
+    """Volume by volume: an atlas may have hundreds."""
     singles = [r for r in regions if is_single(r)]
-    if len(singles) != data.shape[3]:
-        raise ValueError(f"{where}: {image} has {data.shape[3]} volumes, but the table has {len(singles)} rows")
-    values = data.astype(np.float32)
-    if not np.isfinite(values).all() or values.min() < -SUM_TOLERANCE:
-        raise ValueError(f"{where}: {image} has values that are no probabilities (0 to 1)")
-    top = float(values.sum(axis=3, dtype=np.float64).max())
+    if len(singles) != loaded.shape[3]:
+        raise ValueError(f"{image} has {loaded.shape[3]} volumes, but the table has {len(singles)} rows")
+    total = np.zeros(loaded.shape[:3])
+    for values in each_volume(loaded):
+        if not np.isfinite(values).all() or values.min() < -SUM_TOLERANCE:
+            raise ValueError(f"{image} has values that are no probabilities (0 to 1)")
+        total += values
+    top = float(total.max())
     if top > 1 + SUM_TOLERANCE:
         percent = "; they look like percent: divide by 100" if 50 < top < 150 else ""
-        raise ValueError(
-            f"{where}: the probabilities of {image} add up to {top:.4g} in a voxel, more than one{percent}"
-        )
+        raise ValueError(f"the probabilities of {image} add up to {top:.4g} in a voxel, more than one{percent}")
     if top < LEAST_TOP and not (may_be_empty and top == 0):
-        raise ValueError(f"{where}: the probabilities of {image} add up to no more than {top:.4g} anywhere, not to one")
+        raise ValueError(f"the probabilities of {image} add up to no more than {top:.4g} anywhere, not to one")
     volume_of = {r.index: number for number, r in enumerate(singles, 1)}
-    return tuple(Region(r.index, r.name, r.hemisphere, tuple(volume_of[i] for i in r.members)) for r in regions)
+    placed = [Region(r.index, r.name, r.hemisphere, tuple(volume_of[i] for i in r.members)) for r in regions]
+    return tuple(placed), total > LEAST_TOP
 
 
 def _check_place(where: str, image: Path, inside: NDArray[np.bool_], affine: NDArray[np.float64], space: str) -> None:

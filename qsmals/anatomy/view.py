@@ -84,9 +84,12 @@ def label_volumes(labels: NDArray[np.int32], shown: NDArray[np.bool_], hidden: N
     >>> label_volumes(row, np.arange(6) < 4, np.arange(6) >= 4)
     ((13, 3.375, 6.75),)
     """
-    inside, outside = (np.bincount(labels[where], minlength=int(labels.max()) + 1) for where in (shown, hidden))
+    inside, outside = (
+        dict(zip(*map(np.ndarray.tolist, np.unique(labels[where], return_counts=True)), strict=True))
+        for where in (shown, hidden)
+    )
     voxel = STEP_MM**3
-    return tuple((int(n), voxel * float(inside[n]), voxel * float(outside[n])) for n in np.flatnonzero(outside) if n)
+    return tuple((n, voxel * inside.get(n, 0), voxel * count) for n, count in outside.items() if n)
 
 
 def membership_volumes(
