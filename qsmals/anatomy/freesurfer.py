@@ -26,9 +26,10 @@ MASKS = ("brainmask.mgz", "mask.mgz")
 ORIGINALS = ("orig.mgz", "rawavg.mgz", "T1.mgz", "orig_nu.mgz", "nu.mgz")
 """Images of the head before it was stripped: what the T1w image is compared with."""
 
-MIN_CORRELATION = 0.8
+MIN_CORRELATION = 0.6
 """Of a T1w image with FreeSurfer's own copy of it, evened out, where the two fit best: 0.99, with a coil's strong bias
-and noise as well; 0.2 of a real brain with the template's in its place."""
+and noise as well, and 0.85 where one of the two has lost its skull; 0.2 of a real brain with the template's in its
+place."""
 
 MAX_DISPLACEMENT_MM = 0.75
 """How far a T1w image may lie from FreeSurfer's own copy of it: half a voxel along two axes. Follow-ups with slices
