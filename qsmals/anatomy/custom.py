@@ -228,9 +228,9 @@ def read_regions(table: Path) -> tuple[Region, ...]:
         raise ValueError(f"{table} has the index {twice[0]} twice")
     names = [(r.name, r.hemisphere) for r in regions]
     if same := next((pair for pair in names if names.count(pair) > 1), None):
-        rows = " and ".join(str(r.index) for r in regions if (r.name, r.hemisphere) == same)
+        shared = " and ".join(str(r.index) for r in regions if (r.name, r.hemisphere) == same)
         raise ValueError(
-            f"{table}: the indices {rows} have the same name and side ({', '.join(same)}); tell them apart by "
+            f"{table}: the indices {shared} have the same name and side ({', '.join(same)}); tell them apart by "
             "name, or by hemisphere (L, R, B)"
         )
     return (*regions, *_both_sides(regions))

@@ -84,12 +84,15 @@ def label_volumes(labels: NDArray[np.int32], shown: NDArray[np.bool_], hidden: N
     >>> label_volumes(row, np.arange(6) < 4, np.arange(6) >= 4)
     ((13, 3.375, 6.75),)
     """
-    inside, outside = (
-        dict(zip(*map(np.ndarray.tolist, np.unique(labels[where], return_counts=True)), strict=True))
-        for where in (shown, hidden)
-    )
+    inside, outside = _counts(labels[shown]), _counts(labels[hidden])
     voxel = STEP_MM**3
     return tuple((n, voxel * inside.get(n, 0), voxel * count) for n, count in outside.items() if n)
+
+
+def _counts(labels: NDArray[np.int32]) -> dict[int, int]:
+    """How often each label is there, in their order."""
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def membership_volumes(
