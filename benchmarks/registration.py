@@ -25,10 +25,10 @@ from qsmals import __version__
 from qsmals.anatomy.brain import Brain, extract_brain
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import cropped, index_to_physical, with_data
+from qsmals.anatomy.linear import read_affine
 from qsmals.anatomy.quality import RegistrationQuality, rigid_quality
 from qsmals.anatomy.registration import register_gre
 from qsmals.anatomy.search import similarity_matrix
-from qsmals.anatomy.stages import read_affine
 from qsmals.anatomy.templates import NLIN6, template_path
 
 MOTIONS = {

@@ -119,6 +119,11 @@ def test_a_given_mask_is_used(head, compute):
         extraction.brain_from_mask(head.t1w, to_ants(np.ones((4, 4, 4)), np.eye(4)), template(), compute=compute)
     with pytest.raises(ValueError, match="mask is empty"):
         extraction.brain_from_mask(head.t1w, with_data(mask, mask.numpy() * 0), template(), compute=compute)
+    with pytest.raises(ValueError, match="ml, outside 100 to 2500"):
+        extraction.brain_from_mask(head.t1w, with_data(mask, mask.numpy() * 0 + 1), template(), compute=compute)
+    beside = with_data(mask, np.roll(mask.numpy(), mask.shape[0] // 2, axis=0))
+    with pytest.raises(ValueError, match="lie outside the head"):
+        extraction.brain_from_mask(head.t1w, beside, template(), compute=compute)
 
 
 def test_an_empty_image_is_refused(compute):

@@ -11,7 +11,7 @@ from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS, NAMES
 from qsmals.bids.layout import find_subjects
 from qsmals.cli.participant import native_atlases
 from qsmals.roi.statistics import Region
-from tests.bids_trees import Visit, write_tree
+from tests.bids_trees import AFFINE, Gre, Visit, write_tree
 
 TABLE = "index\tname\n1\tLeft-STN\n2\tRight-STN\n7\tpons\n"
 MNI = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -64,6 +64,34 @@ def test_probabilities_are_volumes_in_the_order_of_the_table(folder):
     assert atlas.label_table().count("\n") == 4
 
 
+def test_a_single_volume_is_what_its_values_say(folder):
+    """An atlas of one region has fractions; a label image has a fourth axis from a converter."""
+    (folder / "stn.tsv").write_text("index\tname\n7\tstn\n")
+    image(folder, probabilities(1.0)[..., :1])
+    atlas = read(folder)
+    assert atlas.probabilistic and [r.members for r in atlas.regions] == [(1,)]
+    labels = np.zeros((91, 109, 91, 1), np.int16)
+    labels[40:44, 55:60, 30:34] = 7
+    image(folder, labels)
+    atlas = read(folder)
+    assert not atlas.probabilistic and [r.members for r in atlas.regions] == [(7,)]
+
+
+def test_the_background_has_no_row(folder):
+    (folder / "stn.tsv").write_text("index\tname\n0\tUnknown\n" + TABLE.partition("\n")[2])
+    assert [r.index for r in read(folder).regions] == [1, 2, 7, 50001]
+    image(folder, probabilities(1.0))
+    assert [r.members for r in read(folder).regions] == [(1,), (2,), (3,), (1, 2)]
+
+
+def test_large_indices_are_taken(folder):
+    labels = np.zeros((91, 109, 91), np.int32)
+    labels[40:44, 55:60, 30:34], labels[47:51, 55:60, 30:34] = 312782546, 312782547
+    image(folder, labels)
+    (folder / "stn.tsv").write_text("index\tname\n312782546\tL x\n312782547\tL y\n")
+    assert [r.index for r in read(folder).regions] == [312782546, 312782547]
+
+
 def test_table_and_space_may_stand_in_the_names(folder):
     (folder / "stn.nii.gz").rename(folder / "tpl-MNI152NLin2009cAsym_stn.nii.gz")
     (folder / "stn.tsv").rename(folder / "tpl-MNI152NLin2009cAsym_stn.tsv")
@@ -74,7 +102,26 @@ def test_table_and_space_may_stand_in_the_names(folder):
 def test_native_images_are_one_a_subject(folder):
     spec = parse_atlas(f"own={folder}/{{subject}}_{{session}}.nii.gz,{folder}/stn.tsv,T1w")
     assert spec.native
-    assert spec.path("01", "A") == folder / "01_A.nii.gz"
+    assert spec.path({"sub": "01", "ses": "A", "run": "2"}) == folder / "01_A.nii.gz"
+    with pytest.raises(ValueError, match=r"\{session\} stands in .*, and the T1w image sub-01_run-2 has no ses-"):
+        spec.path({"sub": "01", "run": "2"})
+
+
+def test_a_subjects_atlas_is_called_after_the_scan_in_whose_space_it_is(folder):
+    """The T1w image may come from another session; runs of a gradient echo have atlases of their own."""
+    gres = (Gre("acq-x_run-1"), Gre("acq-x_run-2"))
+    bids = write_tree(folder / "bids", Visit("01", "A", t1ws=("run-1",)), Visit("01", "B", gres=gres, t1ws=()))
+    units = [unit for unit in find_subjects(bids)[0].units if unit.gre.session == "B"]
+    words = (
+        f"t={folder}/T1w_{{session}}_{{run}}.nii.gz,{folder}/stn.tsv,T1w",
+        f"g={folder}/GRE_{{session}}_{{acquisition}}_{{run}}.nii.gz,{folder}/stn.tsv,MEGRE",
+    )
+    specs, faults = [parse_atlas(word) for word in words], []
+    for name in ("T1w_A_1", "GRE_B_x_1", "GRE_B_x_2"):
+        nib.save(nib.Nifti1Image(np.ones((6, 7, 5), np.int16), AFFINE), folder / f"{name}.nii.gz")
+    found = [[image.name for _, image in native_atlases(specs, unit, faults)] for unit in units]
+    assert not faults
+    assert found == [["T1w_A_1.nii.gz", f"GRE_B_x_{run}.nii.gz"] for run in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +136,7 @@ def test_native_images_are_one_a_subject(folder):
         ("x={f}/gone.nii.gz,{f}/stn.tsv,T1w", "there is no file"),
         ("x={f}/stn.nii.gz,{f}/gone.tsv,T1w", "there is no table"),
         ("x={f}/{{subject}}.nii.gz,{f}/stn.tsv,MNI152NLin6Asym", "are for images in T1w or MEGRE"),
-        ("x={f}/{{run}}.nii.gz,{f}/stn.tsv,T1w", "is unknown"),
+        ("x={f}/{{subject}}_{{echo}}.nii.gz,{f}/stn.tsv,T1w", r"\{echo\} is unknown"),
     ],
 )
 def test_wrong_words_are_refused(folder, word, message):
@@ -106,6 +153,10 @@ def test_wrong_words_are_refused(folder, word, message):
         ("index\tname\n1\tx\n1\ty\n", "the index 1 twice"),
         ("index\tname\nx\ty\n", "line 2: the index 'x'"),
         ("index\tname\n3\t\n", "has no name"),
+        ("index\tname\n0\tUnknown\n", "has no row"),
+        ("index\tname\n2147483648\tx\n", "is too large"),
+        ("index\tname\themisphere\n1\tx\tL\n2\tx\tlinks\n", "line 3: the hemisphere 'links' is none of L, R, B"),
+        ("index\tname\n1\tx\n4\tLeft-y\n3\tX\n", "the indices 1 and 3 have the same name and side"),
         ("index\tname\n1\tLeft-STN\n2\tRight-STN\n", "no row for the labels 7"),
     ],
 )
@@ -204,6 +255,24 @@ def test_a_misplaced_atlas_is_a_fault_of_its_subject(folder):
     assert faults[0].code == "atlas" and "outside the head that sub-01_T1w.nii.gz shows" in str(faults[0])
 
 
+@pytest.mark.parametrize("space", ["T1w", "MEGRE"])
+def test_a_subject_may_have_no_voxel_of_an_own_atlas(folder, space):
+    """A template has all of its regions, but not everybody has a lesion."""
+    spec = parse_atlas(f"stn={folder}/stn.nii.gz,{folder}/stn.tsv,{space}")
+    for data in (np.zeros((91, 109, 91), np.int16), 0 * probabilities(1.0)):
+        image(folder, data)
+        assert read_user_atlas(spec, Path(spec.file), scan=scan_of(folder, moved())).regions
+        with pytest.raises(ValueError, match=r"no label above 0|no more than 0 anywhere"):
+            read(folder)
+
+
+def test_a_missing_atlas_says_that_an_empty_one_may_be_given(folder):
+    (unit,) = find_subjects(write_tree(folder / "bids", Visit("01")))[0].units
+    specs, faults = [parse_atlas(f"own={folder}/{{subject}}_lesions.nii.gz,{folder}/stn.tsv,T1w")], []
+    assert list(native_atlases(specs, unit, faults)) == []
+    assert "01_lesions.nii.gz; an image without any label says" in str(faults[0])
+
+
 def test_sides_are_words_of_the_name():
     assert split_side("ctx-lh-precentral") == ("ctx_precentral", "L")
     assert split_side("R Red Nucleus ") == ("red_nucleus", "R")
@@ -217,6 +286,15 @@ def test_a_column_for_the_hemisphere_wins(tmp_path):
     regions = read_regions(tmp_path / "t.tsv")
     assert regions[:2] == (Region(60001, "x", "L", (60001,)), Region(60002, "x", "R", (60002,)))
     assert regions[3].index == 500000 + 60001
+
+
+@pytest.mark.parametrize("words", [("n/a", "N/A"), ("", ""), ("lh", "RH"), ("left", "Right"), ("l", "R")])
+def test_the_hemisphere_is_a_usual_word_or_left_to_the_name(tmp_path, words):
+    left, right = words
+    table = f"index\tname\themisphere\n1\tLeft-STN\t{left}\n2\tRight-STN\t{right}\n3\tpons\t{'n/a' if left else ''}\n"
+    (tmp_path / "t.tsv").write_text(table)
+    sides = [(r.name, r.hemisphere) for r in read_regions(tmp_path / "t.tsv")]
+    assert sides == [("stn", "L"), ("stn", "R"), ("pons", "B"), ("stn", "B")]
 
 
 def test_destrieux_names_fill_their_numbers():

@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from qsmals.anatomy.compute import Compute, ants_session
-from qsmals.anatomy.hdf5 import clear_times
+from qsmals.anatomy.hdf5 import clear_times, composite_doubt
 
 
 def test_equal_transforms_are_equal_files_and_stay_readable(tmp_path):
@@ -22,6 +22,19 @@ def test_equal_transforms_are_equal_files_and_stay_readable(tmp_path):
             clear_times(file)
         assert files[0].read_bytes() == files[1].read_bytes()
         assert np.allclose(ants.read_transform(str(files[0])).parameters, transform.parameters)
+    whole = files[0].read_bytes()
+    assert composite_doubt(files[0]) == ""
+    files[0].write_bytes(whole[: len(whole) // 2])
+    assert "cut off" in composite_doubt(files[0])
+
+
+def test_what_is_no_composite_transform_is_told_apart(tmp_path):
+    file = tmp_path / "x.h5"
+    assert "cannot be read" in composite_doubt(file)
+    file.write_bytes(b"")
+    assert composite_doubt(file) == "it is no HDF5 file"
+    file.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert composite_doubt(file) == "it holds no transform of ITK"
 
 
 def test_other_bytes_are_left_alone(tmp_path):

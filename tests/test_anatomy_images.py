@@ -19,7 +19,8 @@ from qsmals.anatomy.images import (
     to_ants,
     with_data,
 )
-from qsmals.anatomy.stages import read_affine, write_affine
+from qsmals.anatomy.linear import read_affine
+from qsmals.anatomy.stages import write_affine
 from qsmals.recon.grid import bounding_box
 
 OBLIQUE = np.array([[0.9, -0.2, 0.1, -20], [0.3, 1.1, -0.5, 14], [0.0, 0.6, 1.9, 5], [0, 0, 0, 1.0]])

@@ -7,6 +7,7 @@ from qsmals.anatomy import quality
 from qsmals.anatomy.brain import Brain, brain_from_mask
 from qsmals.anatomy.compute import Compute, ants_session
 from qsmals.anatomy.images import LPS_FROM_RAS, cropped, index_to_physical, to_ants, with_data
+from qsmals.anatomy.linear import read_affine
 from qsmals.anatomy.registration import (
     Transform,
     nearest_rigid,
@@ -15,7 +16,7 @@ from qsmals.anatomy.registration import (
     resample,
 )
 from qsmals.anatomy.search import similarity_matrix
-from qsmals.anatomy.stages import read_affine, write_affine
+from qsmals.anatomy.stages import write_affine
 from qsmals.anatomy.tissue import segment_tissues
 from tests.anatomy_heads import SmallHead, dice, moved, small_head, template
 

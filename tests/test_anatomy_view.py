@@ -71,6 +71,12 @@ def test_volumes_on_both_sides_of_the_edge_are_counted(tmp_path: Path, files: di
     assert found[CORTEX][0] == 0.0
 
 
+def test_labels_of_any_size_are_counted(tmp_path: Path, files: dict[str, str]) -> None:
+    large = np.where(t1w_images()["labels"] == PUTAMEN, 312782546, 0).astype(np.int32)
+    found = in_view(tmp_path, files | {"labels": save(large, T1W, tmp_path / "large.nii")})
+    assert found == {312782546: in_view(tmp_path, files)[PUTAMEN]}
+
+
 def test_a_slab_through_a_region_covers_half_of_it(tmp_path: Path, files: dict[str, str]) -> None:
     """From labels on the T1w grid to the table, with the transform that takes them to the scan."""
     from qsmals.interfaces.anatomy import Resample

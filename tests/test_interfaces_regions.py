@@ -11,13 +11,14 @@ import pytest
 
 from qsmals.anatomy.atlases import ALS, MIDBRAIN
 from qsmals.anatomy.destrieux import DESTRIEUX_ATLAS
+from qsmals.anatomy.linear import read_affine
 from qsmals.anatomy.quality import NucleiQuality
 from qsmals.anatomy.refinement import Refined
 from qsmals.anatomy.registration import Transform
-from qsmals.anatomy.stages import read_affine
 from qsmals.cli.participant import atlas_plan
 from qsmals.interfaces.anatomy import FitNuclei, GivenRigid, RefineNuclei, Resample
 from qsmals.interfaces.base import load_labels, save
+from qsmals.interfaces.outputs import SaveImage
 from qsmals.interfaces.regions import MeasureRegions
 from qsmals.roi.columns import STATISTICS
 from qsmals.roi.table import read_table
@@ -255,11 +256,70 @@ def test_volumes_of_probabilities_stay_apart(tmp_path: Path) -> None:
     assert np.allclose(np.asanyarray(nib.load(made.out_file).dataobj), members, atol=1e-6)
 
 
+def test_volumes_are_read_moved_and_written_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An atlas may have hundreds: none is read before the last one was written."""
+    from qsmals.anatomy import images, registration
+    from qsmals.interfaces import anatomy
+
+    did: list[str] = []
+
+    def telling(word: str, function: Any) -> Any:
+        def told(*args: Any, **more: Any) -> Any:
+            did.append(word)
+            return function(*args, **more)
+
+        return told
+
+    monkeypatch.setattr(images, "to_ants", telling("read", images.to_ants))
+    monkeypatch.setattr(registration, "resample", telling("moved", registration.resample))
+    members = np.random.default_rng(1).random((*SHAPE, 3)).astype(np.float32) / 3
+    nib.save(nib.Nifti1Image(members, AFFINE), tmp_path / "in.nii.gz")
+    count, volumes = anatomy.read_volumes(tmp_path / "in.nii.gz")
+    assert (count, did) == (3, [])
+    reference = anatomy.read_image(save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii"))
+    did.clear()
+    moved = (registration.resample(member, reference, []) for member in volumes)
+    written = nib.load(anatomy.write_volumes(moved, count, reference, tmp_path / "out.nii"))
+    assert did == ["read", "moved"] * 3
+    assert np.allclose(np.asanyarray(written.dataobj), members, atol=1e-6)
+    assert np.allclose(written.affine, AFFINE) and written.header["qform_code"] == 1 == written.header["sform_code"]
+
+
+def test_labels_too_large_for_float32_stay_what_they_are(tmp_path: Path) -> None:
+    large = np.where(labels() == 13, 312782546, np.where(labels() == 16, 312782547, 0)).astype(np.int32)
+    file = save(large, AFFINE, tmp_path / "in.nii")
+    reference = save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii")
+    made = run(Resample(in_file=file, reference=reference, kind="labels"), tmp_path)
+    assert np.array_equal(load_labels(made.out_file), large)
+    saved = SaveImage(in_file=made.out_file, out_file=str(tmp_path / "x_dseg.nii.gz"), dtype="int32")
+    assert np.array_equal(load_labels(run(saved, tmp_path).out_file), large)
+    given = inputs(tmp_path, regions=[[n, "a", side, [n]] for n, side in ((312782546, "L"), (312782547, "R"))])
+    measured = run(MeasureRegions(**{**given, "labels": made.out_file}), tmp_path)
+    table = read_table(Path(measured.table).read_text())
+    assert table["n_voxels"].tolist() == [216, 144]
+
+
 def test_labels_in_the_scans_own_space_need_no_transform(tmp_path: Path) -> None:
     file = save(labels(), AFFINE, tmp_path / "in.nii")
     reference = save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii")
     made = run(Resample(in_file=file, reference=reference, kind="labels"), tmp_path)
     assert np.array_equal(load_labels(made.out_file), labels())
+
+
+def test_an_atlas_without_any_label_gives_rows_without_voxels(tmp_path: Path) -> None:
+    from qsmals.anatomy.stages import write_affine
+
+    empty = save(np.zeros(SHAPE, np.int16), AFFINE, tmp_path / "in.nii")
+    reference = save(np.zeros(SHAPE, np.float32), AFFINE, tmp_path / "reference.nii")
+    motion = np.eye(4)
+    motion[0, 3] = 2.0
+    move = str(write_affine(motion, tmp_path / "move.mat"))
+    made = run(Resample(in_file=empty, reference=reference, transforms=[move], kind="labels"), tmp_path)
+    given = inputs(tmp_path, regions=[[1, "lesion", "L", [1]], [2, "lesion", "R", [2]], [50001, "lesion", "B", [1, 2]]])
+    measured = run(MeasureRegions(**{**given, "labels": made.out_file}), tmp_path)
+    table = read_table(Path(measured.table).read_text())
+    assert table["n_voxels"].tolist() == [0, 0, 0] and table["volume_mm3"].tolist() == [0, 0, 0]
+    assert all(np.isnan(table[name]).all() for name in ("coverage", *STATISTICS))
 
 
 def test_one_direction_of_a_given_motion_is_enough(tmp_path: Path) -> None:
@@ -273,3 +333,23 @@ def test_one_direction_of_a_given_motion_is_enough(tmp_path: Path) -> None:
     made = run(GivenRigid(to_t1w=str(file), **images), tmp_path)
     assert np.allclose(read_affine(Path(made.forward)) @ read_affine(Path(made.inverse)), np.eye(4), atol=1e-5)
     assert made.facts["reasons"]  # noise against moved noise: nothing matches
+
+
+def test_a_given_motion_of_which_one_direction_is_not_the_others_inverse_fails(tmp_path: Path) -> None:
+    from qsmals.anatomy.stages import write_affine
+
+    euler = "#Insight Transform File V1.0\n#Transform 0\nTransform: Euler3DTransform_double_3_3\n"
+    there = tmp_path / "to_t1w.txt"
+    there.write_text(euler + "Parameters: 0.1 0.02 0.05 3 -2 1\nFixedParameters: 10 12 9 0\n")
+    back = np.linalg.inv(read_affine(there))
+    head = np.random.default_rng(2).random((24, 24, 24)).astype(np.float32) + 1
+    images = {name: save(head, AFFINE, tmp_path / f"{name}.nii") for name in ("magnitude", "brain", "mask")}
+    told = []
+    for shift_mm in (0.5, 2.0):
+        back[0, 3] += shift_mm
+        to_gre = write_affine(back, tmp_path / "to_gre.mat")
+        made = run(GivenRigid(to_t1w=str(there), to_gre=str(to_gre), **images), tmp_path)
+        assert (made.forward, made.inverse) == (str(there), str(to_gre))
+        told.append([why for why in made.facts["reasons"] if "do not undo each other" in why])
+    assert told[0] == [] and not made.facts["passed"]
+    assert "to_t1w.txt" in told[1][0] and "to_gre.mat" in told[1][0] and "ends 2.5 mm from" in told[1][0]

@@ -138,3 +138,20 @@ def test_a_file_of_an_earlier_run_does_not_bring_its_work_folder(folders: list[s
     settings = parse([*folders, "participant", "--config-file", str(config)]).settings
     assert settings.work_dir == str(Path(settings.output_dir) / "work")
     assert settings.behaviour.sloppy
+
+
+@pytest.mark.parametrize("chosen", [[], ["--participant-label", "01"]])
+def test_an_image_in_native_space_is_not_that_of_several_subjects(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str], chosen: list[str]
+) -> None:
+    """Those that are not chosen are the tasks of other jobs."""
+    (tmp_path / "x.nii.gz").touch()
+    (tmp_path / "x.tsv").touch()
+    word = f"x={tmp_path}/x.nii.gz,{tmp_path}/x.tsv,"
+    (tmp_path / "bids" / "sub-01").mkdir()
+    assert parse([*folders, "participant", "--atlas", word + "T1w"])
+    (tmp_path / "bids" / "sub-02").mkdir()
+    told = refused([*folders, "participant", *chosen, "--atlas", word + "MEGRE"], capsys)
+    assert "has 2 subjects; write {subject}" in told
+    assert parse([*folders, "participant", *chosen, "--atlas", word + "MNI152NLin6Asym"])
+    assert parse([*folders, "participant", *chosen, "--atlas", word.replace("x.nii", "{subject}.nii") + "T1w"])

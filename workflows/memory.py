@@ -1,7 +1,8 @@
 """How much memory each step holds at its peak: the process with its libraries, and arrays that grow with the images.
 
 The numbers follow what the steps allocate and were fitted to what fresh worker processes held on heads of 3, 1.5 and
-1 mm; ``benchmarks/memory.py`` measures how far a step is from its number on the machine at hand.
+1 mm; ``benchmarks/memory.py`` measures how far a step is from its number on the machine at hand. The volumes of a
+probabilistic atlas are read, resampled and written one by one, so that their number does not enter.
 """
 
 from collections.abc import Sequence
@@ -129,6 +130,7 @@ NEEDS: dict[str, Need] = {
     "cortex": Need(PLAIN_GB, volumes=16),
     "nuclei": Need(PLAIN_GB, volumes=14),
     "measure": Need(0.235, volumes=7),
+    "measure probabilities": Need(0.235, volumes=10),
     "quality": Need(0.50, volumes=7, series=2.5),
     "figures": Need(0.45, volumes=12, series=1, t1w=4, template_gb=0.06),
     "facts": Need(PLAIN_GB),

@@ -149,6 +149,7 @@ def init_more_regions_wf(
             ),
             f"measure_{suffix}",
             step=f"region table of the {suffix} ({atlas.name})",
+            need="measure probabilities" if atlas.probabilistic else "measure",
         )
         workflow.connect([
             (inputnode, measure, [

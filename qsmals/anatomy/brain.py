@@ -30,6 +30,7 @@ from qsmals.anatomy.images import (
     same_grid,
     with_data,
 )
+from qsmals.anatomy.place import MOST_BRAIN_ML, mask_doubt, mask_voxels
 from qsmals.anatomy.stages import write_affine
 from qsmals.recon.grid import bounding_box
 
@@ -53,7 +54,8 @@ SHELL_MM = 3.0
 SURE_MM = 4.0
 """Depth in the aligned template from which a voxel is taken as brain: more than the alignment errs by."""
 
-PLAUSIBLE_ML = (500.0, 2500.0)
+PLAUSIBLE_ML = (500.0, MOST_BRAIN_ML)
+"""Of a whole brain."""
 
 BRIGHTEST_RIM = 0.8
 """Mean brightness of the skull and fluid around a brain, relative to the inside: heads have 0.4 to 0.5, noise 0.9."""
@@ -157,13 +159,15 @@ def brain_from_mask(t1w: Image, mask: Image, template: Image, *, compute: Comput
     Raises
     ------
     ValueError
-        The mask is empty or lies on another grid.
+        The mask lies on another grid, or cannot be that of the brain in the image: it is empty, too small or too large,
+        or lies beside the head.
     """
     if not same_grid(t1w, mask):
         raise ValueError(f"the brain mask (shape {mask.shape}) is not on the grid of the T1w image ({t1w.shape})")
     binary = with_data(mask, mask.numpy() > 0)
-    if not binary.numpy().any():
-        raise ValueError("the brain mask is empty")
+    place = index_to_physical(t1w)
+    if doubt := mask_doubt(binary.numpy() > 0, place, t1w.numpy(), place):
+        raise ValueError(f"{doubt}: check that the mask belongs to this image, or leave it out")
     with ants_session(compute):
         image = correct_bias(t1w, mask=binary, compute=compute)
         brain = with_data(image, image.numpy() * binary.numpy())
@@ -370,19 +374,10 @@ def connected_core(tissue: Mask, from_prior_mm: Floats, spacing: Any) -> Mask:
     return np.asarray((ndimage.distance_transform_edt(~kept, sampling=step) <= radius + 1.0) & tissue)
 
 
-INTENSITY = 20.0
-"""A mask whose largest value is above it is an image of intensities."""
-
-
 def on_grid(mask: Image, reference: Image) -> Image:
-    """A mask resampled to the grid of ``reference`` (linear, cut at one half).
-
-    An image of intensities, as FreeSurfer's brainmask, is a mask where it is more than the 1 that marks what was
-    edited out.
-    """
+    """A mask (:func:`~qsmals.anatomy.place.mask_voxels`) on the grid of ``reference``: linear, cut at one half."""
     import ants
 
-    values = mask.numpy()
-    inside = values > (1.5 if values.max() > INTENSITY else 0.5)
-    moved = ants.resample_image_to_target(with_data(mask, inside.astype(np.float32)), reference, interp_type="linear")
+    inside = with_data(mask, mask_voxels(mask.numpy()))
+    moved = ants.resample_image_to_target(inside, reference, interp_type="linear")
     return with_data(reference, moved.numpy() > 0.5)

@@ -1,7 +1,8 @@
 """Atlases that the user brings: label images and probabilistic ones, with a table of their regions."""
 
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -9,18 +10,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from qsmals.anatomy.atlases import BOTH_SIDES, is_single
-from qsmals.anatomy.bias import foreground
-from qsmals.anatomy.images import as_volume
+from qsmals.anatomy.images import as_volume, each_volume
+from qsmals.anatomy.place import share_in
 from qsmals.anatomy.templates import TEMPLATES
 from qsmals.roi.statistics import Region
 
 NAME = re.compile(r"[A-Za-z0-9]+")
 NATIVE = ("T1w", "MEGRE")
-PLACEHOLDERS = ("subject", "session")
+PLACEHOLDERS = {"subject": "sub", "session": "ses", "acquisition": "acq", "run": "run"}
+"""What may stand in braces in the name of a native image, and the entity of its scan that takes the place."""
+
 SUFFIXES = (".nii.gz", ".nii", ".mgz")
+LARGEST_INDEX = 2**31 - 1
+"""What a label image holds that is written."""
+
+WHOLE = 1e-3
+"""How far from a whole number a label may be after the scaling of its file."""
+
 SUM_TOLERANCE = 0.01
 LEAST_TOP = 0.5
 """No probabilistic atlas is less certain than this everywhere."""
@@ -34,16 +42,12 @@ LEAST_IN_HEAD = 0.5
 LEAST_IN_SCAN = 0.1
 """Share of those that must lie in the field of view of the gradient echo, which may be a slab."""
 
-MOST_POINTS = 50_000
-"""Voxels of an atlas whose place is looked at."""
-
-COARSE_MM, CLOSED_MM = 3.0, 12.0
-"""Voxels in which the head is found, and the gaps in it that are closed: fluid and air are dark on a T1w image."""
-
 HEAD_LPS_MM = ((-95.0, 95.0), (-95.0, 130.0), (-90.0, 100.0))
 """Bounds of the brain, cerebellum and brainstem in MNI space, with a margin."""
 
 _SIDES = {"l": "L", "lh": "L", "left": "L", "r": "R", "rh": "R", "right": "R"}
+_HEMISPHERES = {**_SIDES, "b": "B", "both": "B", "bilateral": "B"}
+"""Words of a table's column, in lower case; ``n/a`` and nothing leave it to the name."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class AtlasFile:
     name : str
         Value of ``seg-`` in file names.
     file : str
-        Path of the image; ``{subject}`` and ``{session}`` in it stand for labels (native spaces only).
+        Path of the image; `PLACEHOLDERS` in braces stand for labels (native spaces only).
     table : str
         Path of the table of regions.
     space : str
@@ -72,9 +76,27 @@ class AtlasFile:
         """Whether each subject has an image of its own."""
         return self.space in NATIVE
 
-    def path(self, subject: str, session: str | None) -> Path:
-        """The image for one subject."""
-        return Path(self.file.format(subject=subject, session=session or ""))
+    @property
+    def fields(self) -> frozenset[str]:
+        """What stands in braces in the path."""
+        return frozenset(field for _, field, _, _ in Formatter().parse(self.file) if field is not None)
+
+    def path(self, entities: Mapping[str, str]) -> Path:
+        """The image that belongs to a scan in whose space the atlas is, by the scan's entities (``sub``, ``ses``, ...).
+
+        Raises
+        ------
+        ValueError
+            The path asks for an entity that the scan does not have.
+        """
+        labels = {field: entities.get(PLACEHOLDERS[field]) for field in sorted(self.fields)}
+        for field, label in labels.items():
+            if label is None:
+                raise ValueError(
+                    f"atlas {self.name}: {{{field}}} stands in {self.file}, and the {self.space} image "
+                    f"{'_'.join(f'{key}-{value}' for key, value in entities.items())} has no {PLACEHOLDERS[field]}-"
+                )
+        return Path(self.file.format(**labels))
 
 
 @dataclass(frozen=True)
@@ -150,14 +172,15 @@ def parse_atlas(word: str) -> AtlasFile:
 
 
 def _check_files(atlas: AtlasFile, where: str) -> None:
+    known = ", ".join(f"{{{field}}}" for field in PLACEHOLDERS)
     try:
-        fields = {field for _, field, _, _ in Formatter().parse(atlas.file) if field is not None}
+        fields = atlas.fields
     except ValueError as error:
         raise ValueError(f"{where}: {error} in {atlas.file}") from error
-    if fields - set(PLACEHOLDERS):
-        raise ValueError(f"{where}: {{{sorted(fields)[0]}}} is unknown; there are {{subject}} and {{session}}")
+    if unknown := sorted(fields - set(PLACEHOLDERS)):
+        raise ValueError(f"{where}: {{{unknown[0]}}} is unknown; there are {known}")
     if fields and not atlas.native:
-        raise ValueError(f"{where}: {{subject}} and {{session}} are for images in {' or '.join(NATIVE)} space")
+        raise ValueError(f"{where}: {known} are for images in {' or '.join(NATIVE)} space")
     if not fields and not Path(atlas.file).is_file():
         raise ValueError(f"{where}: there is no file {atlas.file}")
     if not Path(atlas.table).is_file():
@@ -179,11 +202,13 @@ def _stem(file: str) -> str:
 def read_regions(table: Path) -> tuple[Region, ...]:
     """The rows of a table, and the unions of those that a left and a right one share a name.
 
+    The row of index 0, which BIDS has for the background, is none.
+
     Raises
     ------
     ValueError
         No columns ``index`` and ``name``, an index that is no positive whole number or is there twice, a name that is
-        empty.
+        empty or is there twice on one side, a hemisphere that is none.
     """
     lines = Path(table).read_text(encoding="utf-8-sig").splitlines()
     rows = [line.rstrip("\r").split("\t") for line in lines if line.strip()]
@@ -194,12 +219,20 @@ def read_regions(table: Path) -> tuple[Region, ...]:
             f"{table} has no column {' and no column '.join(lacking)}: its first line must be tab-separated names, "
             "index and name among them"
         )
-    regions = [_region(table, number, dict(zip(header, row, strict=False))) for number, row in enumerate(rows[1:], 2)]
+    numbered = [(number, dict(zip(header, row, strict=False))) for number, row in enumerate(rows[1:], 2)]
+    regions = [_region(table, number, row) for number, row in numbered if row.get("index", "").strip() != "0"]
     if not regions:
         raise ValueError(f"{table} has no row")
     twice = sorted({r.index for r in regions if [q.index for q in regions].count(r.index) > 1})
     if twice:
         raise ValueError(f"{table} has the index {twice[0]} twice")
+    names = [(r.name, r.hemisphere) for r in regions]
+    if same := next((pair for pair in names if names.count(pair) > 1), None):
+        shared = " and ".join(str(r.index) for r in regions if (r.name, r.hemisphere) == same)
+        raise ValueError(
+            f"{table}: the indices {shared} have the same name and side ({', '.join(same)}); tell them apart by "
+            "name, or by hemisphere (L, R, B)"
+        )
     return (*regions, *_both_sides(regions))
 
 
@@ -207,9 +240,17 @@ def _region(table: Path, line: int, row: dict[str, str]) -> Region:
     word = row.get("index", "").strip()
     if not word.isdecimal() or int(word) < 1:
         raise ValueError(f"{table}, line {line}: the index {word!r} is no whole number above 0")
+    if int(word) > LARGEST_INDEX:
+        raise ValueError(f"{table}, line {line}: the index {word} is too large; renumber table and image")
     name, side = split_side(row.get("name", ""))
-    given = row.get("hemisphere", "").strip().upper()
-    side = {"L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}.get(given, "B" if given else side)
+    given = row.get("hemisphere", "").strip()
+    if given.lower() not in ("", "n/a"):
+        if given.lower() not in _HEMISPHERES:
+            raise ValueError(
+                f"{table}, line {line}: the hemisphere {given!r} is none of L, R, B, lh, rh, left, right; n/a leaves "
+                "it to the name"
+            )
+        side = _HEMISPHERES[given.lower()]
     if not name:
         raise ValueError(f"{table}, line {line}: index {word} has no name")
     return Region(int(word), name, side, (int(word),))
@@ -250,6 +291,8 @@ def _both_sides(regions: Sequence[Region]) -> list[Region]:
 def read_user_atlas(spec: AtlasFile, image: Path, *, scan: Path | None = None) -> UserAtlas:
     """Read a table and an image of it, and see that they belong together.
 
+    An image of one subject may be empty: not everybody has a lesion.
+
     Parameters
     ----------
     spec : AtlasFile
@@ -268,64 +311,76 @@ def read_user_atlas(spec: AtlasFile, image: Path, *, scan: Path | None = None) -
     where = f"atlas {spec.name}"
     try:
         regions = read_regions(Path(spec.table))
-        loaded = nib.load(image)
-        data = np.asanyarray(loaded.dataobj)
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+        loaded: Any = nib.load(image, keep_file_open=True)
+        if loaded.get_data_dtype().names is not None:
+            raise ValueError(f"{image} is a coloured picture (RGB); give the label image that it was made from")
+        probabilistic = _is_probabilistic(image, loaded)
+        check = _check_probabilities if probabilistic else _check_labels
+        checked, inside = check(image, loaded, regions, may_be_empty=spec.native)
+    except (OSError, EOFError, zlib.error, nib.filebasedimages.ImageFileError) as error:
         raise ValueError(f"{where}: {image} cannot be read ({error})") from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    data = as_volume(data)
-    if data.dtype.names is not None:
-        raise ValueError(f"{where}: {image} is a coloured picture (RGB); give the label image that it was made from")
-    if data.ndim == 4:
-        checked = _check_probabilities(where, image, data, regions)
-    elif data.ndim == 3:
-        checked = _check_labels(where, image, data, regions)
-    else:
-        raise ValueError(f"{where}: {image} has {data.ndim} dimensions; give labels (3) or probabilities (4)")
-    inside = data.sum(axis=-1) > LEAST_TOP if data.ndim == 4 else data > 0
     if not spec.native:
         _check_place(where, image, inside, loaded.affine, spec.space)
-    elif scan is not None:
+    elif scan is not None and inside.any():
         _check_native_place(where, image, inside, loaded.affine, scan, head=spec.space == "T1w")
-    return UserAtlas(spec, checked, data.ndim == 4)
+    return UserAtlas(spec, checked, probabilistic)
 
 
-def _check_labels(
-    where: str, image: Path, data: NDArray[np.generic], regions: tuple[Region, ...]
-) -> tuple[Region, ...]:
+def _is_probabilistic(image: Path, loaded: Any) -> bool:
+    """Whether an image has a volume for each region.
+
+    A fourth axis of length 1 may be all that is left of the volumes of an atlas of one region, or what a converter
+    added to a label image: the former has fractions.
+    """
+    n_axes = max([3, *(axis for axis, n in enumerate(loaded.shape, 1) if n > 1)])
+    if n_axes > 4 or len(loaded.shape) < 3:
+        raise ValueError(f"{image} has {len(loaded.shape)} dimensions; give labels (3) or probabilities (4)")
+    if n_axes == 4 or len(loaded.shape) == 3:
+        return n_axes == 4
+    values = next(each_volume(loaded))
+    return bool(np.abs(values - np.rint(values)).max() > WHOLE)
+
+
+Checked = tuple[tuple[Region, ...], NDArray[np.bool_]]
+"""The regions of an atlas with the members that its image has, and where any of them is."""
+
+
+def _check_labels(image: Path, loaded: Any, regions: tuple[Region, ...], *, may_be_empty: bool) -> Checked:
+    data = as_volume(np.asanyarray(loaded.dataobj))
     values = np.unique(data)
-    if not np.isfinite(values).all() or (values < 0).any() or np.abs(values - np.rint(values)).max() > 1e-3:
-        raise ValueError(f"{where}: {image} has values that are no labels (whole numbers from 0)")
+    if not np.isfinite(values).all() or (values < 0).any() or np.abs(values - np.rint(values)).max() > WHOLE:
+        raise ValueError(f"{image} has values that are no labels (whole numbers from 0)")
     found = {int(v) for v in np.rint(values)} - {0}
-    if not found:
-        raise ValueError(f"{where}: {image} has no label above 0")
+    if not found and not may_be_empty:
+        raise ValueError(f"{image} has no label above 0")
     missing = sorted(found - {r.index for r in regions if is_single(r)})
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
-        raise ValueError(f"{where}: the table has no row for the labels {shown} of {image}")
-    return regions
+        raise ValueError(f"the table has no row for the labels {shown} of {image}")
+    return regions, data > 0
 
 
-def _check_probabilities(
-    where: str, image: Path, data: NDArray[np.generic], regions: tuple[Region, ...]
-) -> tuple[Region, ...]:
+def _check_probabilities(image: Path, loaded: Any, regions: tuple[Region, ...], *, may_be_empty: bool) -> Checked:
+    """Volume by volume: an atlas may have hundreds."""
     singles = [r for r in regions if is_single(r)]
-    if len(singles) != data.shape[3]:
-        raise ValueError(f"{where}: {image} has {data.shape[3]} volumes, but the table has {len(singles)} rows")
-    values = data.astype(np.float32)
-    if not np.isfinite(values).all() or values.min() < -SUM_TOLERANCE:
-        raise ValueError(f"{where}: {image} has values that are no probabilities (0 to 1)")
-    top = float(values.sum(axis=3, dtype=np.float64).max())
+    if len(singles) != loaded.shape[3]:
+        raise ValueError(f"{image} has {loaded.shape[3]} volumes, but the table has {len(singles)} rows")
+    total = np.zeros(loaded.shape[:3])
+    for values in each_volume(loaded):
+        if not np.isfinite(values).all() or values.min() < -SUM_TOLERANCE:
+            raise ValueError(f"{image} has values that are no probabilities (0 to 1)")
+        total += values
+    top = float(total.max())
     if top > 1 + SUM_TOLERANCE:
         percent = "; they look like percent: divide by 100" if 50 < top < 150 else ""
-        raise ValueError(
-            f"{where}: the probabilities of {image} add up to {top:.4g} in a voxel, more than one{percent}"
-        )
-    if top < LEAST_TOP:
-        raise ValueError(f"{where}: the probabilities of {image} add up to no more than {top:.4g} anywhere, not to one")
+        raise ValueError(f"the probabilities of {image} add up to {top:.4g} in a voxel, more than one{percent}")
+    if top < LEAST_TOP and not (may_be_empty and top == 0):
+        raise ValueError(f"the probabilities of {image} add up to no more than {top:.4g} anywhere, not to one")
     volume_of = {r.index: number for number, r in enumerate(singles, 1)}
-    return tuple(Region(r.index, r.name, r.hemisphere, tuple(volume_of[i] for i in r.members)) for r in regions)
+    placed = [Region(r.index, r.name, r.hemisphere, tuple(volume_of[i] for i in r.members)) for r in regions]
+    return tuple(placed), total > LEAST_TOP
 
 
 def _check_place(where: str, image: Path, inside: NDArray[np.bool_], affine: NDArray[np.float64], space: str) -> None:
@@ -349,43 +404,12 @@ def _check_native_place(
     """The labels must lie in the head that a T1w image shows, or in the field of view of a scan."""
     import nibabel as nib
 
-    indices = np.argwhere(inside)
-    indices = indices[:: max(1, len(indices) // MOST_POINTS)]
     loaded: Any = nib.load(scan)
-    to_scan = np.linalg.inv(loaded.affine) @ np.asarray(affine)
-    index = np.rint(indices @ to_scan[:3, :3].T + to_scan[:3, 3]).astype(int)
-    shown = np.all((index >= 0) & (index < loaded.shape[:3]), axis=1)
-    least = LEAST_IN_SCAN
-    if head:
-        step, mask = coarse_head(as_volume(np.asanyarray(loaded.dataobj)), loaded.header.get_zooms()[:3])
-        least = LEAST_IN_HEAD
-        shown[shown] = mask[tuple((index[shown] // step).T)]
-    if shown.mean() < least:
+    data = as_volume(np.asanyarray(loaded.dataobj)) if head else loaded.dataobj
+    shown = share_in(inside, np.asarray(affine), data, loaded.affine, head=head)
+    if shown < (LEAST_IN_HEAD if head else LEAST_IN_SCAN):
         what = "the head that" if head else "the field of view of"
         raise ValueError(
-            f"{where}: {100 * (1 - shown.mean()):.0f} % of the labels of {image} lie outside {what} {scan.name}"
+            f"{where}: {100 * (1 - shown):.0f} % of the labels of {image} lie outside {what} {scan.name}"
             f"{' shows' if head else ''}: it belongs to another image, or its affine is wrong"
         )
-
-
-def coarse_head(data: NDArray[Any], voxel_size_mm: Sequence[float]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where the head (or the brain, if there is no more of it) lies in a T1w image.
-
-    Parameters
-    ----------
-    data : (x, y, z) array
-        Brightness.
-    voxel_size_mm : (3,) sequence of float
-
-    Returns
-    -------
-    step : (3,) int
-        Voxels of the image to one of the mask.
-    mask : (i, j, k) bool
-        In voxels of about `COARSE_MM`, gaps up to `CLOSED_MM` closed.
-    """
-    step = np.maximum(1, np.rint(COARSE_MM / np.asarray(voxel_size_mm, dtype=float)).astype(int))
-    bright = foreground(np.asarray(data[:: step[0], :: step[1], :: step[2]], dtype=np.float32))
-    times = round(CLOSED_MM / COARSE_MM / 2)
-    padded = ndimage.binary_closing(np.pad(bright, times), iterations=times)
-    return step, ndimage.binary_fill_holes(padded)[(slice(times, -times),) * 3]

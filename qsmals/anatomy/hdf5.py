@@ -1,16 +1,45 @@
-"""Take the clock out of ITK's composite transform files.
+"""Take the clock out of ITK's composite transform files, and see whether one is whole.
 
 ITK writes composite transforms as HDF5, whose object headers hold the time of writing (four times of four
 bytes, each header closed by a checksum), so that equal transforms have unequal bytes. Format: HDF5 File
 Format Specification 3.0, section IV.A.1.b, "Data Object Header Prefix, version 2".
 """
 
+import mmap
 import struct
 from pathlib import Path
 
 SIGNATURE = b"OHDR\x02"
 HAS_TIMES, HAS_LIMITS = 0x20, 0x10
 WORD = 0xFFFFFFFF
+
+
+FORMAT = b"\x89HDF\r\n\x1a\n"
+END_AT = {0: 40, 1: 44, 2: 28, 3: 28}
+"""Where a superblock of each version has the end of the file (section II), with addresses of eight bytes."""
+
+TRANSFORMS = b"TransformGroup"
+"""ITK's name of what holds the transforms."""
+
+
+def composite_doubt(path: Path) -> str:
+    """Why a file cannot be a transform that ITK wrote as HDF5; empty where nothing speaks against it.
+
+    The file is looked at from its head to its end, not taken apart.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            head = stream.read(64)
+            if head[:8] != FORMAT or len(head) < 64 or head[8] not in END_AT:
+                return "it is no HDF5 file"
+            end = int.from_bytes(head[END_AT[head[8]] :][:8], "little")
+            if size < end:
+                return f"it is cut off: {size} bytes are left of {end}"
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return "" if content.find(TRANSFORMS) >= 0 else "it holds no transform of ITK"
+    except OSError as error:
+        return f"it cannot be read ({error})"
 
 
 def clear_times(path: Path) -> None:

@@ -1,10 +1,14 @@
 """ANTs images from arrays with affines and back, and small geometry on their grids."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+
+EXACT_LABELS = 2**24
+"""Whole numbers below it are float32 without a loss."""
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -18,7 +22,7 @@ def to_ants(data: NDArray[Any], affine: ArrayLike) -> Image:
     Parameters
     ----------
     data : (x, y, z) array
-        Booleans and integers become float32, which holds every label below 2**24 exactly.
+        Booleans and integers become float32, which holds every label below `EXACT_LABELS` exactly.
     affine : (4, 4) array-like
         Voxel to scanner coordinates (RAS+, mm), without shear.
 
@@ -75,6 +79,12 @@ def as_volume(data: NDArray[Any]) -> NDArray[Any]:
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     return data
+
+
+def each_volume(image: Any) -> Iterator[NDArray[Any]]:
+    """The volumes of a 4D nibabel image, read one after the other (load it with ``keep_file_open=True``)."""
+    for number in range(image.shape[3]):
+        yield as_volume(np.asanyarray(image.dataobj[(slice(None),) * 3 + (number,)]))
 
 
 def same_grid(a: Image, b: Image, *, tolerance_mm: float = 1e-3) -> bool:

@@ -1,6 +1,6 @@
 """Whether a registration can be believed."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ MIN_SIGNAL_SHARE = 0.3
 SHIFT_MM = 3.0
 MIN_SHARPNESS = 1.25
 MIN_TEMPLATE_SHARPNESS = 1.15
+MAX_ROUND_TRIP_MM = 1.0
+"""Median over the brain of what two transforms, there and back, may err by; those of SyN err by a tenth of it."""
+
+ROUND_TRIP_POINTS = 20_000
 MIN_NUCLEI_CORRELATION = 0.2
 """Simulated heads have 0.83 and more, one with a noise of 100 ppb 0.47, and a map of nothing but noise 0.04. A map with
 the wrong sign has -0.83, for the metric is blind to the sign."""
@@ -139,6 +143,32 @@ def template_quality(
     return RegistrationQuality(dice, information, sharpness, float(low), float(high), not reasons, tuple(reasons))
 
 
+def with_round_trip(quality: RegistrationQuality, mask: Image, there: Path, back: Path) -> RegistrationQuality:
+    """The quality of a transform, failed where the one in the other direction is not its inverse.
+
+    Images and labels come through one of the two each, and only one was judged.
+
+    Parameters
+    ----------
+    quality : RegistrationQuality
+    mask : image
+        Positive in the brain.
+    there, back : Path
+        Transforms that take points of the mask's space elsewhere and back.
+    """
+    index = np.argwhere(mask.numpy() > 0)
+    index = index[:: max(1, len(index) // ROUND_TRIP_POINTS)]
+    places, elsewhere = _mapped(mask, there, index.T)
+    error_mm = float(np.median(np.linalg.norm(_moved(elsewhere, back) - places, axis=1)))
+    if error_mm <= MAX_ROUND_TRIP_MM:
+        return quality
+    why = (
+        f"{there} and {back} do not undo each other: a point of the brain that goes there and back ends {error_mm:.1f} "
+        f"mm from where it was (median; {MAX_ROUND_TRIP_MM:g} are allowed)"
+    )
+    return replace(quality, passed=False, reasons=(*quality.reasons, why))
+
+
 @dataclass(frozen=True)
 class NucleiQuality:
     """Measures of the deformation that places the deep nuclei by susceptibility, in the nuclei and 3 mm around them.
@@ -224,13 +254,19 @@ def _mapped(
     reference: Image, transform: Path, index: NDArray[np.intp]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Places of voxels (3, n) of a grid, LPS mm (n, 3), and where a transform takes them."""
+    matrix = index_to_physical(reference)
+    places = np.asarray((matrix[:3, :3] @ index + matrix[:3, 3:]).T)
+    return places, _moved(places, transform)
+
+
+def _moved(places: NDArray[np.float64], transform: Path) -> NDArray[np.float64]:
+    """Where a transform takes points, LPS mm (n, 3)."""
     import ants
     import pandas as pd
 
-    matrix = index_to_physical(reference)
-    places = pd.DataFrame((matrix[:3, :3] @ index + matrix[:3, 3:]).T, columns=["x", "y", "z"])
-    moved = ants.apply_transforms_to_points(3, places, [str(transform)], whichtoinvert=[False])
-    return places.to_numpy(), moved[["x", "y", "z"]].to_numpy()
+    table = pd.DataFrame(places, columns=["x", "y", "z"])
+    moved = ants.apply_transforms_to_points(3, table, [str(transform)], whichtoinvert=[False])
+    return np.asarray(moved[["x", "y", "z"]].to_numpy())
 
 
 def volume_change(reference: Image, transform: Path) -> NDArray[np.float64]:

@@ -23,7 +23,8 @@ from qsmals.anatomy.images import (
     resampled,
     with_data,
 )
-from qsmals.anatomy.stages import Metric, Stage, read_affine, run_stages, write_affine
+from qsmals.anatomy.linear import read_affine
+from qsmals.anatomy.stages import Metric, Stage, run_stages, write_affine
 from qsmals.recon.grid import bounding_box
 
 Floats = NDArray[np.float64]
@@ -156,11 +157,8 @@ def both_ways(forward: Path | None, inverse: Path | None, folder: Path) -> Trans
         raise ValueError("a transform is needed in one direction at least")
     if forward and inverse:
         return Transform(forward, inverse)
-    try:
-        matrix = read_affine(known)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(f"{known} is no linear transform that ITK reads ({error})") from error
-    other = write_affine(np.asarray(np.linalg.inv(matrix), dtype=np.float64), folder / "other.mat")
+    inverted = np.asarray(np.linalg.inv(read_affine(known)), dtype=np.float64)
+    other = write_affine(inverted, folder / "other.mat")
     return Transform(forward or other, inverse or other)
 
 

@@ -158,16 +158,3 @@ def write_affine(matrix: NDArray[np.float64], path: Path, *, centre_mm: ArrayLik
     )
     ants.write_transform(transform, str(path))
     return path
-
-
-def read_affine(path: Path) -> NDArray[np.float64]:
-    """The (4, 4) map of LPS points (fixed to moving) in an ITK affine file."""
-    import ants
-
-    transform = ants.read_transform(str(path), precision="double")
-    parameters = np.asarray(transform.parameters, dtype=float)
-    centre = np.asarray(transform.fixed_parameters, dtype=float)[:3]
-    matrix = np.eye(4)
-    matrix[:3, :3] = parameters[:9].reshape(3, 3)
-    matrix[:3, 3] = parameters[9:12] + centre - matrix[:3, :3] @ centre
-    return matrix

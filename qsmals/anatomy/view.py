@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.anatomy.images import Image, index_to_physical
+from qsmals.anatomy.linear import read_affine
 from qsmals.anatomy.registration import resample
-from qsmals.anatomy.stages import read_affine
 
 STEP_MM = 1.5
 """Edge of the voxels in which regions are counted: the smallest, the red nuclei, have 70 of them."""
@@ -84,9 +84,15 @@ def label_volumes(labels: NDArray[np.int32], shown: NDArray[np.bool_], hidden: N
     >>> label_volumes(row, np.arange(6) < 4, np.arange(6) >= 4)
     ((13, 3.375, 6.75),)
     """
-    inside, outside = (np.bincount(labels[where], minlength=int(labels.max()) + 1) for where in (shown, hidden))
+    inside, outside = _counts(labels[shown]), _counts(labels[hidden])
     voxel = STEP_MM**3
-    return tuple((int(n), voxel * float(inside[n]), voxel * float(outside[n])) for n in np.flatnonzero(outside) if n)
+    return tuple((n, voxel * inside.get(n, 0), voxel * count) for n, count in outside.items() if n)
+
+
+def _counts(labels: NDArray[np.int32]) -> dict[int, int]:
+    """How often each label is there, in their order."""
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def membership_volumes(

@@ -167,13 +167,15 @@ class Unit:
 class SubjectInputs:
     """Everything of one subject: what can be run, and the faults seen in names and sidecars.
 
-    ``sessions`` are the labels of all sessions that were looked at, with scans or without; '' for none.
+    ``sessions`` are the labels of all sessions that were looked at, with scans or without; '' for none. ``all_t1ws``
+    are the T1-weighted images of all sessions, whether a unit uses them or not.
     """
 
     label: str
     units: tuple[Unit, ...]
     faults: tuple[Fault, ...] = ()
     sessions: tuple[str, ...] = ()
+    all_t1ws: tuple[T1wScan, ...] = ()
 
     @cached_property
     def t1w_scans(self) -> tuple[T1wScan, ...]:
@@ -313,7 +315,7 @@ class _Finder:
         faults += _clashes(label, [unit.gre for unit in units])
         if not gre_named:
             faults.append(self._no_gre(label))
-        return SubjectInputs(label, units, tuple(faults))
+        return SubjectInputs(label, units, tuple(faults), all_t1ws=tuple(t1ws))
 
     def _no_gre(self, label: str) -> Fault:
         where = f" in session {', '.join(sorted(self.sessions))}" if self.sessions else ""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qsmals import __version__
 from qsmals.engine.resources import parse_mem
@@ -14,6 +14,9 @@ from qsmals.recon.method import Registry
 from qsmals.recon.presets import PRESETS
 from qsmals.recon.stages import STAGES
 from qsmals.settings import Anatomy, Settings, merge, read_toml
+
+if TYPE_CHECKING:
+    from qsmals.anatomy.custom import AtlasFile
 
 SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 EPILOG = """exit codes:
@@ -204,7 +207,8 @@ def _add_anatomy(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME=FILE[,LABELS.tsv[,SPACE]]",
         help="one more set of regions (repeatable): a label image or 4D probabilities, a table (index, name) and "
-        f"the space: {', '.join(SPACES)}, T1w or MEGRE ({{subject}} and {{session}} in FILE stand for labels)",
+        f"the space: {', '.join(SPACES)}, T1w or MEGRE ({{subject}}, {{session}}, {{acquisition}} and {{run}} in FILE "
+        "stand for the labels of each scan)",
     )
     group.add_argument(
         "--skip-registration",
@@ -406,7 +410,10 @@ def _check_anatomy(settings: Settings) -> None:
     if anatomy.extra_atlases:
         from qsmals.anatomy.custom import parse_atlas
 
-        names = [parse_atlas(word).name for word in anatomy.extra_atlases]
+        atlases = [parse_atlas(word) for word in anatomy.extra_atlases]
+        names = [atlas.name for atlas in atlases]
+        if everyones := next((atlas for atlas in atlases if atlas.native and "subject" not in atlas.fields), None):
+            _check_one_subject(Path(settings.bids_dir), everyones)
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"--atlas: {twice} is given twice")
     if anatomy.brain_extraction == "deepbet":
@@ -414,6 +421,25 @@ def _check_anatomy(settings: Settings) -> None:
 
         if not deepbet_installed():
             raise ValueError("--brain-extraction deepbet: it is not installed; pip install 'qsmals[deepbet]'")
+
+
+def _check_one_subject(bids_dir: Path, atlas: "AtlasFile") -> None:
+    """Raise ValueError where one image would be taken for the own image of several subjects of a data set.
+
+    Those that are not chosen count as well: each may be the task of another job.
+    """
+    from qsmals.bids.errors import InvalidInput
+    from qsmals.bids.layout import list_participants
+
+    try:
+        subjects = list_participants(bids_dir)
+    except InvalidInput:  # told where the scans are looked for
+        return
+    if len(subjects) > 1:
+        raise ValueError(
+            f"--atlas {atlas.name}={atlas.file}: in {atlas.space} space each subject has an image of its own, and "
+            f"BIDS_DIR has {len(subjects)} subjects; write {{subject}} where the label stands in the path"
+        )
 
 
 def _check_files(settings: Settings) -> None:

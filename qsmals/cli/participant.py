@@ -34,7 +34,7 @@ from qsmals.bids.given import (
 )
 from qsmals.bids.group import read_participants
 from qsmals.bids.images import BadImage, read_facts
-from qsmals.bids.layout import SubjectInputs, Unit, find_subjects
+from qsmals.bids.layout import SubjectInputs, T1wScan, Unit, find_subjects
 from qsmals.bids.names import log_dir, missing_files, unit_outputs
 from qsmals.bids.naming import strip_prefix
 from qsmals.cli import writing
@@ -193,11 +193,16 @@ def find_given(
     result, given = dict(checked), {}
     for subject in (s for s in subjects if checked[s.label].ok):
         faults: list[Fault] = []
-        known = {t1w.file: given_for_t1w(t1w, derivatives, spaces=spaces) for t1w in subject.t1w_scans}
+        known = {
+            t1w.file: given_for_t1w(t1w, derivatives, spaces=spaces, others=subject.all_t1ws)
+            for t1w in subject.t1w_scans
+        }
+        gres = [unit.gre for unit in subject.units]
         faults += [fault for _, found in known.values() for fault in found]
         for unit in subject.units:
             t1w = known[unit.t1w.file][0] if unit.t1w else GivenT1w()
-            gre = given_for_gre(unit.gre, derivatives, spaces=spaces, alone=unit.t1w is None)
+            gre, wrong = given_for_gre(unit.gre, derivatives, spaces=spaces, alone=unit.t1w is None, others=gres)
+            faults += wrong
             faults += [] if unit.t1w else needing_t1w(unit, derivatives, native)
             own = [*native_atlases(native, unit, faults), *destrieux_atlas(t1w)]
             given[unit.gre.prefix] = Given(t1w, gre, tuple(atlas_plan(a, f) for a, f in [*shared(atlases), *own]))
@@ -246,12 +251,16 @@ def shared(atlases: Sequence[UserAtlas]) -> list[tuple[UserAtlas, Path]]:
 def native_atlases(specs: Sequence[AtlasFile], unit: Unit, faults: list[Fault]) -> Iterator[tuple[UserAtlas, Path]]:
     """A subject's own label images; what is wrong with one is added to ``faults``."""
     for spec in specs:
-        image = spec.path(unit.gre.subject, unit.gre.session)
+        scan = unit.t1w if spec.space == "T1w" else unit.gre
+        if scan is None:  # a fault already: see needing_t1w
+            continue
         try:
+            image = spec.path(scan.entities)
             if not image.is_file():
-                raise ValueError(f"atlas {spec.name}: there is no file {image}")
-            t1w = unit.t1w.file if unit.t1w else None
-            yield read_user_atlas(spec, image, scan=t1w if spec.space == "T1w" else unit.gre.all_files[0]), image
+                told = "; an image without any label says that there is nothing to measure"
+                raise ValueError(f"atlas {spec.name}: there is no file {image}{told}")
+            shown = scan.file if isinstance(scan, T1wScan) else scan.all_files[0]
+            yield read_user_atlas(spec, image, scan=shown), image
         except ValueError as error:
             faults.append(Fault(unit.gre.subject, "atlas", str(error), "Mend it, or leave the atlas out"))
 

@@ -1,11 +1,12 @@
 """Brain extraction, registration and resampling with ANTs, as nipype interfaces."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
+from numpy.typing import NDArray
 
 from qsmals.interfaces.base import (
     Step,
@@ -17,6 +18,7 @@ from qsmals.interfaces.base import (
     load_mask,
     log_warnings,
     save,
+    save_series,
     volume,
 )
 
@@ -376,19 +378,20 @@ class GivenTemplate(AntsStep):
     output_spec = _TransformOutput
 
     def compute(self, folder: Path) -> dict[str, Any]:
-        """See :func:`qsmals.anatomy.quality.template_quality`."""
+        """See :func:`qsmals.anatomy.quality.template_quality` and :func:`~qsmals.anatomy.quality.with_round_trip`."""
         from qsmals.anatomy.compute import ants_session
-        from qsmals.anatomy.quality import template_quality
+        from qsmals.anatomy.quality import template_quality, with_round_trip
 
-        compute, forward = self.resources(folder), Path(self.inputs.forward)
+        compute, forward, inverse = self.resources(folder), Path(self.inputs.forward), Path(self.inputs.inverse)
         with ants_session(compute):
             template, brain, mask = (
                 template_image(self.inputs.template), read_image(self.inputs.brain), read_image(self.inputs.mask)
             )  # fmt: skip
             quality = template_quality(template, brain, mask, forward, seed=compute.seed)
+            quality = with_round_trip(quality, mask, inverse, forward)  # points move against images
         what = f"registration of {self.inputs.source} to template"
         log_warnings("registration", (f"{what}: {why}" for why in quality.reasons), folder)
-        return {"forward": str(forward), "inverse": str(self.inputs.inverse), "facts": quality.as_dict()}
+        return {"forward": str(forward), "inverse": str(inverse), "facts": quality.as_dict()}
 
 
 class _GivenRigidInput(AntsInput):
@@ -406,9 +409,9 @@ class GivenRigid(AntsStep):
     output_spec = _TransformOutput
 
     def compute(self, folder: Path) -> dict[str, Any]:
-        """See :func:`qsmals.anatomy.quality.rigid_quality`."""
+        """See :func:`qsmals.anatomy.quality.rigid_quality` and :func:`~qsmals.anatomy.quality.with_round_trip`."""
         from qsmals.anatomy.compute import ants_session
-        from qsmals.anatomy.quality import rigid_quality
+        from qsmals.anatomy.quality import rigid_quality, with_round_trip
         from qsmals.anatomy.registration import both_ways
 
         compute = self.resources(folder)
@@ -420,6 +423,7 @@ class GivenRigid(AntsStep):
                 read_image(file) for file in (self.inputs.magnitude, self.inputs.brain, self.inputs.mask)
             )
             quality = rigid_quality(magnitude, brain, mask, transform.forward, seed=compute.seed)
+            quality = with_round_trip(quality, mask, transform.forward, transform.inverse)
         log_warnings("registration", (f"registration of GRE to T1w: {why}" for why in quality.reasons), folder)
         return {"forward": str(transform.forward), "inverse": str(transform.inverse), "facts": quality.as_dict()}
 
@@ -544,10 +548,14 @@ class Resample(AntsStep):
             reference = template_image(name) if name else read_image(self.inputs.reference)
             transforms = [Path(path) for path in self.inputs.transforms or []]
             if self.inputs.kind == "probabilities":
-                volumes = [resample(v, reference, transforms) for v in read_volumes(self.inputs.in_file)]
-                return {"out_file": write_volumes(volumes, folder / "resampled.nii")}
-            labels = self.inputs.kind == "labels"
-            moved = resample(read_image(self.inputs.in_file), reference, transforms, labels=labels)
+                count, volumes = read_volumes(self.inputs.in_file)
+                series = (resample(member, reference, transforms) for member in volumes)
+                return {"out_file": write_volumes(series, count, reference, folder / "resampled.nii")}
+            if self.inputs.kind == "labels":
+                image, numbers = read_labels(self.inputs.in_file)
+                moved = resample(image, reference, transforms, labels=True)
+                return {"out_file": write_labels(moved, numbers, folder / "resampled.nii")}
+            moved = resample(read_image(self.inputs.in_file), reference, transforms)
             if self.inputs.kind == "mask":
                 moved = moved.new_image_like((moved.numpy() > 0.5).astype("float32"))
             return {"out_file": write_image(moved, folder / "resampled.nii")}
@@ -564,23 +572,49 @@ def read_image(path: str | Path, *, number: int = 0) -> Any:
     return to_ants(data[..., number] if data.ndim == 4 else data, loaded.affine)
 
 
-def read_volumes(path: str | Path) -> list[Any]:
-    """Every volume of a series as ANTs holds it."""
-    import nibabel as nib
+def read_labels(path: str | Path) -> tuple[Any, Any]:
+    """A label image as ANTs holds it, and the label of each of its values.
 
-    from qsmals.anatomy.images import to_ants
+    ANTs holds float32. Where labels are too large for that, as those of the Allen atlases, their ranks are in the
+    image; None in place of the labels where it has the labels themselves.
+    """
+    from qsmals.anatomy.images import EXACT_LABELS, to_ants
 
-    loaded = nib.load(path)
-    data = np.asanyarray(loaded.dataobj)
-    return [to_ants(data[..., number], loaded.affine) for number in range(data.shape[3])]
+    affine, data = affine_of(path), load_labels(path)
+    if data.max() < EXACT_LABELS:
+        return to_ants(data, affine), None
+    numbers, ranks = np.unique(data, return_inverse=True)
+    return to_ants(ranks.reshape(data.shape), affine), numbers
 
 
-def write_volumes(images: Sequence[Any], path: Path) -> str:
-    """Write images of one grid as a series."""
+def labels_of(ants_image: Any, numbers: Any) -> NDArray[np.int32]:
+    """The labels of an image of :func:`read_labels` that was resampled."""
+    values = np.rint(ants_image.numpy()).astype(np.int32)
+    return values if numbers is None else numbers[values]
+
+
+def write_labels(ants_image: Any, numbers: Any, path: Path) -> str:
+    """Write an image of :func:`read_labels` that was resampled."""
     from qsmals.anatomy.images import from_ants
 
-    arrays = [from_ants(image) for image in images]
-    return save(np.stack([data for data, _ in arrays], axis=-1), arrays[0][1], path)
+    return save(labels_of(ants_image, numbers), from_ants(ants_image)[1], path)
+
+
+def read_volumes(path: str | Path) -> tuple[int, Iterator[Any]]:
+    """How many volumes a series has, and each of them as ANTs holds it, read when it is asked for."""
+    import nibabel as nib
+
+    from qsmals.anatomy.images import each_volume, to_ants
+
+    loaded: Any = nib.load(path, keep_file_open=True)
+    return loaded.shape[3], (to_ants(data, loaded.affine) for data in each_volume(loaded))
+
+
+def write_volumes(images: Iterable[Any], count: int, reference: Any, path: Path) -> str:
+    """Write images on the grid of a reference as a series, each when it comes."""
+    from qsmals.anatomy.images import LPS_FROM_RAS, index_to_physical
+
+    return save_series((image.numpy() for image in images), count, LPS_FROM_RAS @ index_to_physical(reference), path)
 
 
 def write_image(ants_image: Any, path: Path) -> str:

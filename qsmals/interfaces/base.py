@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from qsmals.engine.threads import threads
 
+SERIES_OFFSET = 352
+"""Of the voxels in a NIfTI file without extensions, bytes."""
+
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
@@ -74,7 +77,8 @@ def load_labels(path: str | Path) -> NDArray[np.int32]:
     """Voxels of a label image as whole numbers."""
     import nibabel as nib
 
-    return np.rint(volume(np.asanyarray(nib.load(path).dataobj))).astype(np.int32)
+    values = volume(np.asanyarray(nib.load(path).dataobj))
+    return (values if np.issubdtype(values.dtype, np.integer) else np.rint(values)).astype(np.int32)
 
 
 def affine_of(path: str | Path) -> NDArray[np.float64]:
@@ -87,6 +91,19 @@ def affine_of(path: str | Path) -> NDArray[np.float64]:
 def save(values: ArrayLike, affine: ArrayLike, path: Path) -> str:
     """Write an uncompressed image for the next node; masks become uint8. Returns the path as text."""
     image(values, affine).to_filename(path)
+    return str(path)
+
+
+def save_series(volumes: Iterable[NDArray[Any]], count: int, affine: ArrayLike, path: Path) -> str:
+    """Write ``count`` volumes (x, y, z) one after the other as an uncompressed float32 series; never holds two."""
+    with path.open("wb") as stream:
+        for number, values in enumerate(volumes):
+            if number == 0:
+                header = image(np.broadcast_to(np.float32(0), (*values.shape, count)), affine).header
+                header["vox_offset"] = SERIES_OFFSET
+                header.write_to(stream)
+                stream.write(bytes(SERIES_OFFSET - stream.tell()))
+            stream.write(values.astype("<f4").tobytes(order="F"))
     return str(path)
 
 

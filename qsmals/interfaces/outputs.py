@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
+from numpy.typing import NDArray
 
 from qsmals.engine.files import write_bytes, write_image, write_json, write_text
-from qsmals.interfaces.base import Step, StepInput, affine_of, image, load, load_mask, warnings_in
+from qsmals.interfaces.base import Step, StepInput, affine_of, image, load, load_labels, load_mask, warnings_in
 from qsmals.interfaces.susceptibility import NOT_CONVERGED
 
 
@@ -53,11 +54,13 @@ class SaveImage(Save):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """Scale, mask, convert, write."""
-        values = load(self.inputs.in_file) * np.float32(self._factor())
+        dtype, factor = np.dtype(self.inputs.dtype), self._factor()
+        values: NDArray[Any] = load_labels(self.inputs.in_file) if dtype == np.int32 else load(self.inputs.in_file)
+        if factor != 1:
+            values = values * np.float32(factor)
         if isdefined(self.inputs.mask):
-            values = np.where(load_mask(self.inputs.mask), values, np.float32(0))
-        dtype = np.dtype(self.inputs.dtype)
-        stored = values if dtype == np.float32 else np.rint(values).astype(dtype)
+            values = np.where(load_mask(self.inputs.mask), values, values.dtype.type(0))
+        stored = values if values.dtype == dtype else np.rint(values).astype(dtype)
         write_image(Path(self.inputs.out_file), image(stored, affine_of(self.inputs.in_file)))
         return self._finish()
 

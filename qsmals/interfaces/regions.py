@@ -8,7 +8,7 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 from numpy.typing import NDArray
 
-from qsmals.interfaces.anatomy import AntsInput, AntsStep, read_image, read_volumes, write_image
+from qsmals.interfaces.anatomy import AntsInput, AntsStep, labels_of, read_image, read_labels, read_volumes, write_image
 from qsmals.interfaces.base import Step, StepInput, affine_of, load, load_echoes, load_labels, load_mask
 
 
@@ -176,7 +176,8 @@ class RegionsInView(AntsStep):
         from qsmals.anatomy.registration import resample
 
         transforms = [Path(path) for path in self.inputs.transforms or []]
-        for member in read_volumes(self.inputs.labels):
+        _, volumes = read_volumes(self.inputs.labels)
+        for member in volumes:
             yield resample(member, grid, transforms).numpy()
 
     def _labels(self, grid: Any) -> tuple[Any, Any]:
@@ -198,8 +199,8 @@ class RegionsInView(AntsStep):
 
         way = "segmentation_transforms" if name == "segmentation" else "transforms"
         transforms = [Path(path) for path in getattr(self.inputs, way) or []]
-        moved = resample(read_image(getattr(self.inputs, name)), grid, transforms, order=0)
-        return np.rint(moved.numpy()).astype(np.int32)
+        image, numbers = read_labels(getattr(self.inputs, name))
+        return labels_of(resample(image, grid, transforms, order=0), numbers)
 
 
 class _AtlasInput(AntsInput):
