@@ -137,9 +137,8 @@ SNR of 80, 6 echoes from 4 to 29 ms, a monopolar readout and images as Siemens s
   background; an inversion that finds the background together with the susceptibility corrects both.
 - What each method's parameters were chosen on stands with them in [methods.md](methods.md). Those of the default
   inversion were chosen on the first two heads here and at other voxel sizes; all other conditions, and the person with
-  ALS, are a check. At 1 mm and below the images are computed on the scan's own voxels and with the dipole that the
-  inversion has: real scans agree less with it, as do the images by qsm-forward, whose continuous dipole rings at sharp
-  edges.
+  ALS, are a check. At 1 mm and below the images are computed on the scan's own voxels, without partial volume: a real
+  map is less sharp. In the images by qsm-forward the field of air, cut off in k-space, rings in the brain.
 - *GB* is the peak of the process that ran background removal and inversion, libraries included. A star marks an
   inversion that stopped at its largest number of iterations. `benchmarks/speed.py` measures times.
 """
