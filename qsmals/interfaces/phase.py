@@ -265,6 +265,7 @@ class EstimateField(Step):
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.field` and :mod:`qsmals.recon.phase.sign`."""
         from qsmals.recon.field import FIELD
+        from qsmals.recon.field.total import measured_voxels
         from qsmals.recon.grid import Grid
         from qsmals.recon.mask.robust import without_cavities
 
@@ -284,7 +285,7 @@ class EstimateField(Step):
         log_warnings("phase", warnings_in([note]), folder)
         field_ppm = np.float32(sign) * total.field_ppm
         if isdefined(self.inputs.given):
-            field_ppm = self._given(field_ppm, mask)
+            field_ppm = self._given(field_ppm, mask, measured_voxels(total.field_ppm, total.noise_ppm))
             note["evidence"] += f"; the total field is that of {self.inputs.given}"
         return {
             "field_ppm": save(field_ppm, affine, folder / "total_field.nii"),
@@ -292,8 +293,8 @@ class EstimateField(Step):
             "detected": [note],
         }
 
-    def _given(self, own_ppm: Float, mask: NDArray[np.bool_]) -> Float:
-        """The given field in ppm; where it is 0 or not finite, the scan's own, shifted to the same level."""
+    def _given(self, own_ppm: Float, mask: NDArray[np.bool_], measured: NDArray[np.bool_]) -> Float:
+        """The given field in ppm; where it is 0 or not finite, the scan's own, shifted to the same level, if any."""
         from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 
         given = load(self.inputs.given) / np.float32(GAMMA_BAR_MHZ_PER_TESLA * self.inputs.b0_tesla)
@@ -301,7 +302,7 @@ class EstimateField(Step):
         if given.shape != own_ppm.shape or not (known & mask).any():
             raise ValueError(f"the total field {self.inputs.given} is empty or not on the grid of the scan")
         level = np.float32(np.median((given - own_ppm)[known & mask]))
-        return np.where(known, given, own_ppm + level).astype(np.float32)
+        return np.where(known, given, np.where(measured, own_ppm + level, 0)).astype(np.float32)
 
     def _sign(self, field_ppm: Float, tissue: NDArray[np.bool_], grid: "Grid") -> tuple[int, dict[str, Any]]:
         from qsmals.recon.phase.sign import PhaseSign, detect_phase_sign
