@@ -17,6 +17,7 @@ from qsmals.recon.background.lbv import LbvParameters, interior, lbv
 from qsmals.recon.background.pdf import PdfParameters, pdf
 from qsmals.recon.background.resharp import ResharpParameters, resharp
 from qsmals.recon.background.sharp import SharpParameters, sharp
+from qsmals.recon.background.spheres import SpheresInMask
 from qsmals.recon.background.vsharp import VSharpParameters, sphere_radii_mm, truncated_inverse, vsharp
 from qsmals.recon.dipole import dipole_field, dipole_kernel
 from qsmals.recon.grid import Grid
@@ -250,6 +251,34 @@ def test_a_field_without_any_measurement_is_refused() -> None:
         bridge_gaps(field, mask=mask, measured=~measured, grid=CUBE)
     with pytest.raises(ValueError, match="one shape"):
         bridge_gaps(field[1:], mask=mask, measured=measured, grid=CUBE)
+
+
+@pytest.mark.parametrize("size", [(1.0, 1.0, 3.0), (0.7, 0.7, 1.5), (2.0, 1.0, 1.5)])
+@pytest.mark.parametrize("radius_mm", [0.6, 1.3, 4.0, 30.0])
+def test_spheres_of_any_voxel_are_told_by_their_own_voxels(size: tuple[float, float, float], radius_mm: float) -> None:
+    scan = head(size)
+    radius_mm = max(radius_mm, 0.6 * min(size))
+    found = SpheresInMask(scan.mask, scan.grid).fit(radius_mm)
+    footprint = fourier.sphere(radius_mm, size) != 0
+    if radius_mm == 30.0:
+        assert not found.any()
+    else:
+        np.testing.assert_array_equal(found, ndimage.binary_erosion(scan.mask, footprint))
+
+
+@pytest.mark.parametrize("radius_mm", [0.6, 1.0, 3.0, 8.0])
+def test_spheres_of_cubic_voxels_keep_their_distance(radius_mm: float) -> None:
+    scan = head()
+    reach = fourier.sphere_reach_mm(radius_mm, scan.grid.voxel_size_mm)
+    expected = depth_mm(scan.mask, scan.grid.voxel_size_mm) > reach + 1e-4
+    np.testing.assert_array_equal(SpheresInMask(scan.mask, scan.grid).fit(radius_mm), expected)
+
+
+def test_vsharp_loses_one_voxel_of_any_shape() -> None:
+    """Not a slice's thickness in-plane: the smallest sphere reaches the six neighbours."""
+    scan = head((1.0, 1.0, 3.0))
+    result = vsharp(scan.total_ppm, mask=scan.mask, grid=scan.grid)
+    np.testing.assert_array_equal(result.mask, ndimage.binary_erosion(scan.mask))
 
 
 def test_truncated_inverse() -> None:
