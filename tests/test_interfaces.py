@@ -25,7 +25,7 @@ from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.recon.dipole import dipole_field
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import INVERSION
-from tests.phase_phantom import B0_TESLA, axes, ellipsoid, signal, smooth_field, smooth_offset
+from tests.phase_phantom import B0_TESLA, axes, ellipsoid, signal, smooth_field, smooth_offset, zero_filled
 
 SHAPE = (32, 32, 32)
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -209,6 +209,27 @@ def test_a_total_field_made_before_is_taken(tmp_path: Path) -> None:
     outside = ~(load_mask(found["prepared"].tissue_mask) | known)
     assert outside.any() and not load(taken.field_ppm)[outside].any()
     assert "given.nii" in taken.detected[0]["evidence"]
+
+
+def test_interpolated_images_of_one_echo_keep_their_noise(tmp_path: Path) -> None:
+    medians = []
+    for name, shape in (("measured", SHAPE), ("interpolated", (64, 64, 32))):
+        data = zero_filled(acquired(1, snr=10.0)[..., 0], shape)
+        step = EstimateField(
+            magnitude=write(tmp_path / f"{name}_mag.nii", np.abs(data).astype(np.float32)),
+            phase=write(tmp_path / f"{name}_phase.nii", np.angle(data).astype(np.float32)),
+            mask=write(tmp_path / f"{name}_mask.nii", ellipsoid(shape, 0.8).astype(np.uint8)),
+            te_s=TE_S[:1],
+            b0_tesla=B0_TESLA,
+            sign="positive",
+            method="weighted",
+        )
+        (tmp_path / name).mkdir()
+        found = run(step, tmp_path / name)
+        medians.append(float(np.median(load(found.noise_ppm)[ellipsoid(shape, 0.6)])))
+        told = [entry["found"] for entry in found.detected if entry["what"] == "interpolation"]
+        assert told == (["2 × 2 × 1 stored voxels to a measured one"] if name == "interpolated" else [])
+    assert medians[1] == pytest.approx(medians[0], rel=0.1)
 
 
 @pytest.mark.parametrize("parts", ["polar", "cartesian"])

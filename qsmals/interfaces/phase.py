@@ -23,6 +23,9 @@ from qsmals.interfaces.base import (
 if TYPE_CHECKING:
     from qsmals.recon.grid import Grid
 
+MOST_ECHOES_WITHOUT_MISFIT = 2
+"""With one echo, or two and a fitted offset, no misfit of the echoes tells their noise."""
+
 NO_BRAIN = (
     "no voxel of the brain mask has signal in the gradient-echo scan: the registration to the T1w image failed, or the "
     "two do not belong together. Look at both images, and at --brain-extraction if the T1w image is brain-only"
@@ -237,6 +240,14 @@ class UnwrapPhase(Step):
         }
 
 
+def _interpolation(steps: tuple[int, int, int]) -> list[dict[str, Any]]:
+    """The note about interpolated images; none of images as measured."""
+    if max(steps) == 1:
+        return []
+    found = f"{' × '.join(map(str, steps))} stored voxels to a measured one"
+    return [{"what": "interpolation", "found": found, "evidence": "power of the brain's k-space drops inside it"}]
+
+
 class _FieldInput(StepInput):
     magnitude = File(exists=True, mandatory=True)
     phase = File(exists=True, mandatory=True, desc="unwrapped, rad")
@@ -272,15 +283,18 @@ class EstimateField(Step):
         method = FIELD[self.inputs.method]
         affine = affine_of(self.inputs.phase)
         mask, magnitude = load_mask(self.inputs.mask), load_echoes(self.inputs.magnitude)
+        grid = Grid.from_affine(mask.shape, affine)
+        phase = load_echoes(self.inputs.phase)
+        steps = self._acquired_steps(phase, magnitude, mask, grid)
         total = method.function(
-            load_echoes(self.inputs.phase),
+            phase,
             magnitude=magnitude,
             te_s=tuple(self.inputs.te_s),
             mask=mask,
             b0_tesla=self.inputs.b0_tesla,
             params=method.make_parameters(self.inputs.parameters),
+            acquired_steps=steps,
         )
-        grid = Grid.from_affine(mask.shape, affine)
         sign, note = self._sign(total.field_ppm, without_cavities(mask, magnitude[..., 0], grid=grid), grid)
         log_warnings("phase", warnings_in([note]), folder)
         field_ppm = np.float32(sign) * total.field_ppm
@@ -290,8 +304,19 @@ class EstimateField(Step):
         return {
             "field_ppm": save(field_ppm, affine, folder / "total_field.nii"),
             "noise_ppm": save(total.noise_ppm, affine, folder / "noise.nii"),
-            "detected": [note],
+            "detected": [note, *_interpolation(steps)],
         }
+
+    def _acquired_steps(
+        self, phase: Float, magnitude: Float, mask: NDArray[np.bool_], grid: "Grid"
+    ) -> tuple[int, int, int]:
+        """Stored voxels to a measured one, where the field's noise is that of the magnitude: of few echoes."""
+        from qsmals.recon.field.resolution import AS_STORED, acquired_steps
+
+        if len(self.inputs.te_s) > MOST_ECHOES_WITHOUT_MISFIT:
+            return AS_STORED
+        brain = mask & load_mask(self.inputs.brain_mask) if isdefined(self.inputs.brain_mask) else mask
+        return acquired_steps(magnitude[..., 0], phase[..., 0], brain, voxel_size_mm=grid.voxel_size_mm)
 
     def _given(self, own_ppm: Float, mask: NDArray[np.bool_], measured: NDArray[np.bool_]) -> Float:
         """The given field in ppm; where it is 0 or not finite, the scan's own, shifted to the same level, if any."""
