@@ -81,6 +81,7 @@ class MakeFieldMasks(Step):
                 "volume_ml": round(float(masks.brain.sum()) * voxel_ml, 1),
                 "dropped_percent": round(100 * (1 - float(masks.brain.sum()) / float(brain.sum())), 2),
                 "quality_threshold": round(float(masks.quality_threshold), 3),
+                **({"threshold_rule": masks.threshold_rule} if masks.threshold_rule else {}),
             },
         }
 
