@@ -40,6 +40,14 @@ def smooth_offset(shape: tuple[int, int, int]) -> Volume:
     return (0.4 + 1.3 * x - 0.8 * y + 0.9 * z + 0.5 * x * y - 0.4 * z**2).astype(np.float32)
 
 
+def zero_filled(signal_: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """An image with its k-space in the middle of a larger one, as scanners interpolate."""
+    k = np.fft.fftshift(np.fft.fftn(signal_))
+    pads = [((new - old) // 2, new - old - (new - old) // 2) for old, new in zip(signal_.shape, shape, strict=True)]
+    larger = np.fft.ifftn(np.fft.ifftshift(np.pad(k, pads)))
+    return larger * (np.prod(shape) / np.prod(signal_.shape))
+
+
 def signal(
     field_ppm: Volume,
     te_s: list[float],

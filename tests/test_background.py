@@ -11,11 +11,13 @@ from scipy import fft, ndimage
 
 from qsmals.recon import fourier
 from qsmals.recon.background import BACKGROUND
+from qsmals.recon.background.gaps import bridge_gaps
 from qsmals.recon.background.ismv import IsmvParameters, ismv
 from qsmals.recon.background.lbv import LbvParameters, interior, lbv
 from qsmals.recon.background.pdf import PdfParameters, pdf
 from qsmals.recon.background.resharp import ResharpParameters, resharp
 from qsmals.recon.background.sharp import SharpParameters, sharp
+from qsmals.recon.background.spheres import SpheresInMask
 from qsmals.recon.background.vsharp import VSharpParameters, sphere_radii_mm, truncated_inverse, vsharp
 from qsmals.recon.dipole import dipole_field, voxel_dipole_kernel
 from qsmals.recon.grid import Grid
@@ -185,6 +187,98 @@ def test_vsharp_takes_radii_in_voxels_and_erodes_before() -> None:
         vsharp(scan.total_ppm, mask=scan.mask, grid=scan.grid, params=replace(voxels, erosion_voxels=-1))
     with pytest.raises(ValueError, match="radii"):
         vsharp(scan.total_ppm, mask=scan.mask, grid=scan.grid, params=replace(voxels, radii_voxels=(2, 0.3)))
+
+
+CUBE = Grid((26, 24, 22), (1.0, 1.0, 1.5))
+
+
+SMALL_RADII = {
+    "v-sharp": VSharpParameters(largest_radius_mm=4.0),
+    "sharp": SharpParameters(radius_mm=3.0),
+    "resharp": ResharpParameters(radius_mm=3.0),
+}
+
+
+def gaps_phantom() -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """A harmonic field, a mask that holds all but a frame, and where the field was measured in it."""
+    x, y, z = np.meshgrid(
+        *[np.arange(n) * h for n, h in zip(CUBE.shape, CUBE.voxel_size_mm, strict=True)], indexing="ij"
+    )
+    field = (0.3 + 0.005 * z + 0.001 * (x * y - 3 * x)).astype(np.float32)
+    mask = np.zeros(CUBE.shape, dtype=bool)
+    mask[2:-2, 2:-2, 2:-2] = True
+    return field, mask, mask.copy()
+
+
+def test_a_fully_measured_field_is_kept_as_it_is() -> None:
+    field, mask, measured = gaps_phantom()
+    found = bridge_gaps(field, mask=mask, measured=measured, grid=CUBE)
+    assert found.field_ppm is field and found.mask is mask and (found.n_bridged, found.n_left_out) == (0, 0)
+
+
+def test_enclosed_gaps_get_the_harmonic_field_and_open_ones_are_left_out() -> None:
+    field, mask, measured = gaps_phantom()
+    measured[8:15, 8:15, 8:12] = False
+    measured[2:6, 2:10, :] = False
+    measured[20:, 12, 12] = False  # a groove of one voxel, as of a vein at the surface
+    spoiled = np.where(measured, field, np.float32(np.nan))
+    before = spoiled.copy()
+    found = bridge_gaps(spoiled, mask=mask, measured=measured, grid=CUBE)
+    np.testing.assert_array_equal(spoiled, before)
+    assert found.mask[8:15, 8:15, 8:12].all() and found.mask[20:23, 12, 12].all()
+    assert not found.mask[2:4, 2:8, :].any() and not (found.mask & ~mask).any()
+    assert found.n_bridged + found.n_left_out == np.count_nonzero(mask & ~measured)
+    assert found.n_left_out == np.count_nonzero(mask & ~found.mask)
+    np.testing.assert_allclose(found.field_ppm[8:15, 8:15, 8:12], field[8:15, 8:15, 8:12], atol=2e-5)
+    np.testing.assert_allclose(found.field_ppm[20:23, 12, 12], field[20:23, 12, 12], atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["v-sharp", "sharp", "resharp", "ismv", "lbv"])
+def test_a_void_in_a_harmonic_field_makes_no_source(name: str) -> None:
+    field, mask, measured = gaps_phantom()
+    measured[10:15, 10:15, 9:12] = False
+    found = bridge_gaps(np.where(measured, field, 0), mask=mask, measured=measured, grid=CUBE)
+    params = SMALL_RADII.get(name)
+    local = BACKGROUND[name].function(found.field_ppm, mask=found.mask, grid=CUBE, params=params)
+    whole = BACKGROUND[name].function(field, mask=mask, grid=CUBE, params=params)
+    np.testing.assert_array_equal(local.mask, whole.mask)
+    np.testing.assert_allclose(local.field_ppm, whole.field_ppm, atol=1e-4)
+
+
+def test_a_field_without_any_measurement_is_refused() -> None:
+    field, mask, measured = gaps_phantom()
+    with pytest.raises(ValueError, match="in no voxel"):
+        bridge_gaps(field, mask=mask, measured=~measured, grid=CUBE)
+    with pytest.raises(ValueError, match="one shape"):
+        bridge_gaps(field[1:], mask=mask, measured=measured, grid=CUBE)
+
+
+@pytest.mark.parametrize("size", [(1.0, 1.0, 3.0), (0.7, 0.7, 1.5), (2.0, 1.0, 1.5)])
+@pytest.mark.parametrize("radius_mm", [0.6, 1.3, 4.0, 30.0])
+def test_spheres_of_any_voxel_are_told_by_their_own_voxels(size: tuple[float, float, float], radius_mm: float) -> None:
+    scan = head(size)
+    radius_mm = max(radius_mm, 0.6 * min(size))
+    found = SpheresInMask(scan.mask, scan.grid).fit(radius_mm)
+    footprint = fourier.sphere(radius_mm, size) != 0
+    if radius_mm == 30.0:
+        assert not found.any()
+    else:
+        np.testing.assert_array_equal(found, ndimage.binary_erosion(scan.mask, footprint))
+
+
+@pytest.mark.parametrize("radius_mm", [0.6, 1.0, 3.0, 8.0])
+def test_spheres_of_cubic_voxels_keep_their_distance(radius_mm: float) -> None:
+    scan = head()
+    reach = fourier.sphere_reach_mm(radius_mm, scan.grid.voxel_size_mm)
+    expected = depth_mm(scan.mask, scan.grid.voxel_size_mm) > reach + 1e-4
+    np.testing.assert_array_equal(SpheresInMask(scan.mask, scan.grid).fit(radius_mm), expected)
+
+
+def test_vsharp_loses_one_voxel_of_any_shape() -> None:
+    """Not a slice's thickness in-plane: the smallest sphere reaches the six neighbours."""
+    scan = head((1.0, 1.0, 3.0))
+    result = vsharp(scan.total_ppm, mask=scan.mask, grid=scan.grid)
+    np.testing.assert_array_equal(result.mask, ndimage.binary_erosion(scan.mask))
 
 
 def test_truncated_inverse() -> None:

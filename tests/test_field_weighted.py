@@ -5,7 +5,7 @@ import pytest
 
 from qsmals.recon.field import FIELD
 from qsmals.recon.field.magnitude import combined_magnitude
-from qsmals.recon.field.weighted import WeightedParameters, weighted
+from qsmals.recon.field.weighted import WeightedParameters, detail_noise, weighted
 from qsmals.recon.field.weights import LARGEST_WEIGHT, inverse_noise
 from tests.phase_phantom import B0_TESLA, RADIANS_PER_PPM_SECOND, ellipsoid, smooth_field
 
@@ -93,6 +93,32 @@ def test_an_empty_mask_gives_an_empty_field():
     for n in (1, 5):
         total = estimate(phase[..., :n], magnitude[..., :n], TE_S[:n], np.zeros_like(MASK))
         assert not total.field_ppm.any() and np.isinf(total.noise_ppm).all()
+
+
+@pytest.mark.parametrize(("steps", "factor"), [((2, 2, 1), (2, 2, 1)), ((2, 2, 2), (2, 2, 2)), ((1, 1, 1), (1, 1, 1))])
+def test_noise_of_interpolated_images_is_seen_over_a_measured_voxel(steps, factor):
+    """Zeros around k-space leave the noise of a voxel as it is and hide it from its neighbours."""
+    noise = np.random.default_rng(1).standard_normal((32, 30, 28))
+    shape = tuple(n * f for n, f in zip(noise.shape, factor, strict=True))
+    k = np.fft.fftshift(np.fft.fftn(noise))
+    k = np.pad(k, [((m - n) // 2, (m - n) // 2) for m, n in zip(shape, k.shape, strict=True)])
+    larger = np.fft.ifftn(np.fft.ifftshift(k)).real * np.prod(factor)
+    everywhere = np.ones(shape, dtype=bool)
+    assert detail_noise(larger, everywhere, steps) == pytest.approx(larger.std(), rel=0.05)
+    assert max(steps) == 1 or detail_noise(larger, everywhere) < 0.5 * larger.std()
+
+
+@pytest.mark.parametrize("method", list(FIELD))
+def test_every_method_takes_the_noise_of_one_echo_over_a_measured_voxel(method):
+    phase, magnitude = (np.repeat(volume, 2, axis=0) for volume in echoes(TE_S[:1], snr=50))
+    mask = np.repeat(MASK, 2, axis=0)
+    known = {"magnitude": magnitude, "te_s": TE_S[:1], "mask": mask, "b0_tesla": B0_TESLA}
+    params = FIELD[method].make_parameters()
+    wrong = FIELD[method].function(phase, params=params, **known).noise_ppm[mask]
+    right = FIELD[method].function(phase, params=params, acquired_steps=(2, 1, 1), **known).noise_ppm[mask]
+    expected = estimate(*echoes(TE_S[:1], snr=50), TE_S[:1]).noise_ppm[MASK]
+    assert np.median(right) == pytest.approx(np.median(expected), rel=0.05)
+    assert np.median(wrong) < 0.9 * np.median(expected)
 
 
 def test_one_echo_of_one_slice_can_be_estimated():

@@ -25,7 +25,7 @@ from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 from qsmals.recon.dipole import dipole_field
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import INVERSION
-from tests.phase_phantom import B0_TESLA, axes, ellipsoid, signal, smooth_field, smooth_offset
+from tests.phase_phantom import B0_TESLA, axes, ellipsoid, signal, smooth_field, smooth_offset, zero_filled
 
 SHAPE = (32, 32, 32)
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -206,7 +206,30 @@ def test_a_total_field_made_before_is_taken(tmp_path: Path) -> None:
     )
     taken = run(step, tmp_path)
     assert np.abs(load(taken.field_ppm) - own - 0.5)[BRAIN].max() < 1e-4
+    outside = ~(load_mask(found["prepared"].tissue_mask) | known)
+    assert outside.any() and not load(taken.field_ppm)[outside].any()
     assert "given.nii" in taken.detected[0]["evidence"]
+
+
+def test_interpolated_images_of_one_echo_keep_their_noise(tmp_path: Path) -> None:
+    medians = []
+    for name, shape in (("measured", SHAPE), ("interpolated", (64, 64, 32))):
+        data = zero_filled(acquired(1, snr=10.0)[..., 0], shape)
+        step = EstimateField(
+            magnitude=write(tmp_path / f"{name}_mag.nii", np.abs(data).astype(np.float32)),
+            phase=write(tmp_path / f"{name}_phase.nii", np.angle(data).astype(np.float32)),
+            mask=write(tmp_path / f"{name}_mask.nii", ellipsoid(shape, 0.8).astype(np.uint8)),
+            te_s=TE_S[:1],
+            b0_tesla=B0_TESLA,
+            sign="positive",
+            method="weighted",
+        )
+        (tmp_path / name).mkdir()
+        found = run(step, tmp_path / name)
+        medians.append(float(np.median(load(found.noise_ppm)[ellipsoid(shape, 0.6)])))
+        told = [entry["found"] for entry in found.detected if entry["what"] == "interpolation"]
+        assert told == (["2 × 2 × 1 stored voxels to a measured one"] if name == "interpolated" else [])
+    assert medians[1] == pytest.approx(medians[0], rel=0.1)
 
 
 @pytest.mark.parametrize("parts", ["polar", "cartesian"])
@@ -331,6 +354,30 @@ def test_a_background_removed_from_noise_is_told(tmp_path: Path, caplog: pytest.
     (record,) = [r for r in caplog.records if r.name == "qsmals.background"]
     share = 100 * (1 - np.count_nonzero(BRAIN) / BRAIN.size)
     assert record.getMessage().startswith(f"{share:.0f} % of the voxels") and "brain-and-quality" in record.getMessage()
+
+
+def test_removal_leaves_out_what_was_not_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A mask that reaches beyond the tissue, and a vein: voxels of no worth, which still were measured, stay."""
+    x, y, z = axes(SHAPE)
+    field = (0.3 + 0.05 * z + 0 * (x + y)).astype(np.float32)
+    beyond, vein, worthless = BRAIN & (x > 0.5), sphere((-0.2, 0.1, 0.0), 0.09), sphere((0.0, -0.4, 0.0), 0.1)
+    unmeasured = beyond | vein
+    mask = write(tmp_path / "mask.nii", BRAIN.astype(np.uint8))
+    step = RemoveBackground(
+        field_ppm=write(tmp_path / "field.nii", np.where(unmeasured, 0, field)),
+        noise_ppm=write(tmp_path / "noise.nii", np.where(unmeasured | worthless, np.inf, 0.001).astype(np.float32)),
+        brain_mask=mask,
+        reliable_mask=mask,
+        method="v-sharp",
+    )
+    found = run(step, tmp_path)
+    kept = load_mask(found.mask)
+    assert not kept[beyond].any() and kept[vein].all() and kept[worthless].all()
+    assert np.abs(load(found.local_field_ppm)[kept]).max() < 0.002
+    (entry,) = found.detected
+    assert entry["found"] == f"{beyond.sum()} of {BRAIN.sum()} of the mask left out, {vein.sum()} in gaps bridged"
+    (record,) = [r for r in caplog.records if r.name == "qsmals.background"]
+    assert "voxels without phase" in record.getMessage()
 
 
 def test_medi_takes_its_edges_from_the_magnitude(tmp_path: Path) -> None:

@@ -168,12 +168,22 @@ def test_ilsqr_first_map_is_the_dense_least_squares_solution() -> None:
     local, dipole = noise(8, 0.05), dipole_kernel(SMALL)
     power = np.random.default_rng(9).uniform(0.5, 1.5, SMALL.shape).astype(np.float32)
     params = IlsqrParameters(first_tolerance=1e-6, first_max_iterations=2000)
-    found = least_squares(local, power, dipole, params)
+    found, reached = least_squares(local, power, dipole, params)
+    assert reached.converged
     units = np.eye(local.size).reshape(-1, *SMALL.shape)
     operator = np.stack([filtered(dipole, u).ravel() for u in units], axis=1)
     answer = np.linalg.lstsq(operator.T @ (power.ravel()[:, None] * operator), operator.T @ (power * local).ravel())[0]
     unexplained = [power * (filtered(dipole, x.reshape(SMALL.shape)) - local) ** 2 for x in (found, answer)]
     assert unexplained[0].sum() == pytest.approx(unexplained[1].sum(), rel=1e-3)
+
+
+def test_ilsqr_tells_of_a_first_map_that_stopped_early() -> None:
+    local, mask = noise(8, 0.05), np.ones(SMALL.shape, dtype=bool)
+    few = {"smoothing_radius_mm": 1.5, "padding_mm": 0.0}
+    assert not ilsqr(local, mask=mask, grid=SMALL, params=IlsqrParameters(first_tolerance=0.5, **few)).notes
+    params = IlsqrParameters(first_tolerance=1e-6, first_max_iterations=3, **few)
+    (note,) = ilsqr(local, mask=mask, grid=SMALL, params=params).notes
+    assert "first map" in note and "iterations, 3" in note and "1e-06" in note
 
 
 def test_ilsqr_fast_map_has_the_edges() -> None:

@@ -12,7 +12,7 @@ from scipy import fft, optimize
 
 from qsmals.recon import fourier
 from qsmals.recon.background import BACKGROUND
-from qsmals.recon.background.ismv import sphere_interior
+from qsmals.recon.background.spheres import sphere_interior
 from qsmals.recon.dipole import dipole_field, dipole_kernel, voxel_dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion import nonlinearweakharmonic

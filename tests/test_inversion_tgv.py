@@ -176,6 +176,16 @@ def test_blocks_are_found_under_a_background_at_any_tilt_and_voxel(
         np.testing.assert_array_equal(array, kept)
 
 
+def test_coarser_grids_that_stopped_early_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COARSEST_VOXELS", 6)
+    grid = Grid((26, 26, 26), (1.0, 1.0, 1.0), TILTED)
+    local, mask = dipole_field(blocks(grid), grid), ellipsoid(grid)
+    few = TGVParameters(max_iterations=25, tolerance=1e-9, levels=3)
+    notes = tgv(local, mask=mask, grid=grid, params=few).notes
+    assert [note.split(" stopped")[0] for note in notes] == [f"the grid of {n} times the voxel's edges" for n in (4, 2)]
+    assert not tgv(local, mask=mask, grid=grid, params=TGVParameters(max_iterations=25, tolerance=2.0)).notes
+
+
 def test_a_harmonic_field_changes_nothing() -> None:
     """The background, whatever its strength, is in the null space of the equation."""
     grid = Grid((24, 22, 20), (1.0, 1.0, 1.0), TILTED)

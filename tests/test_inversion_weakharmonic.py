@@ -193,6 +193,9 @@ def test_regularisation_follows_the_noise() -> None:
     assert np.abs(by_noise - quiet).max() > 1e-3
     told = weak_harmonic(local, mask=mask, grid=GRID, noise_ppm=noise, params=params).adapted
     assert told == pytest.approx({"regularisation_mm": 2 * params.regularisation, "noise_ppm": 1.6e-3})
+    assert not weak_harmonic(local, mask=mask, grid=GRID, noise_ppm=4 * noise, params=params).notes
+    (note,) = weak_harmonic(local, mask=mask, grid=GRID, noise_ppm=20 * noise, params=params).notes
+    assert "32.0 ppb" in note and "40 times" in note and "echoes disagree" in note
     with pytest.raises(ValueError, match="noise"):
         weak_harmonic(local, mask=mask, grid=GRID, noise_ppm=noise[1:], params=params)
 

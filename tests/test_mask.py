@@ -7,7 +7,14 @@ from scipy import ndimage
 
 from qsmals.recon.grid import Grid
 from qsmals.recon.mask import MASK, morphology
-from qsmals.recon.mask.quality import FieldMaskParameters, field_masks, otsu_threshold
+from qsmals.recon.mask.quality import (
+    FALLBACK_RULE,
+    OTSU_RULE,
+    FieldMaskParameters,
+    field_masks,
+    otsu_threshold,
+    quality_threshold,
+)
 from qsmals.recon.mask.robust import robust_mask, without_cavities
 
 SIZE = (1.0, 1.5, 2.0)
@@ -139,7 +146,7 @@ def test_field_masks_keep_the_rim_reach_out_and_drop_the_sinus() -> None:
     assert not masks.reliable[(r > 12.5) & (r < 13.5)].any()
     assert not (masks.brain & ~(masks.reliable & brain)).any()
     assert ndimage.label(masks.reliable)[1] == 1
-    assert 0.4 < masks.quality_threshold < 0.8
+    assert 0.4 < masks.quality_threshold < 0.8 and masks.threshold_rule == OTSU_RULE
 
 
 def test_field_masks_do_not_cut_a_brain_of_even_quality() -> None:
@@ -148,7 +155,15 @@ def test_field_masks_do_not_cut_a_brain_of_even_quality() -> None:
     quality[brain] += np.random.default_rng(3).normal(0, 0.01, brain.sum()).astype(np.float32)
     masks = field_masks(brain, quality=quality, magnitude=None, grid=Grid(SHAPE, SIZE))
     np.testing.assert_array_equal(masks.brain, brain)
-    assert masks.quality_threshold == 0.3
+    assert masks.quality_threshold == 0.3 and masks.threshold_rule == FALLBACK_RULE
+
+
+def test_the_rule_of_the_threshold_is_told() -> None:
+    brain, _, quality, _ = scan()
+    otsu = quality_threshold(quality, brain)
+    assert otsu.rule == OTSU_RULE and 0.4 < otsu.value < 0.8
+    capped = quality_threshold(quality, brain, FieldMaskParameters(largest_drop=0.001))
+    assert capped.value < otsu.value and capped.rule == "capped, so that it drops no more than 0.1 % of the brain"
 
 
 def test_field_masks_without_quality_or_magnitude() -> None:
@@ -156,7 +171,7 @@ def test_field_masks_without_quality_or_magnitude() -> None:
     grid = Grid(SHAPE, SIZE)
     alone = field_masks(brain, quality=None, magnitude=None, grid=grid, params=FieldMaskParameters(reach_mm=0.0))
     np.testing.assert_array_equal(alone.brain, brain)
-    assert alone.quality_threshold == 0
+    assert (alone.quality_threshold, alone.threshold_rule) == (0, "")
     by_magnitude = field_masks(brain, quality=None, magnitude=np.stack([magnitude] * 3, -1), grid=grid)
     assert by_magnitude.brain.sum() > 0.8 * brain.sum()
     with pytest.raises(ValueError, match="empty"):

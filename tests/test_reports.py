@@ -453,7 +453,8 @@ def test_figures_of_images_that_a_later_run_had_no_use_for_leave_the_page(tree):
 
 
 def test_the_volumes_of_the_mask_lead_from_the_brain_to_the_map(tree):
-    make_scan(tree, "sub-01", facts={"mask": FACTS["mask"] | {"dropped_percent": 11.8, "quality_threshold": 0.56}})
+    threshold = {"quality_threshold": 0.56, "threshold_rule": "capped"}
+    make_scan(tree, "sub-01", facts={"mask": FACTS["mask"] | {"dropped_percent": 11.8} | threshold})
     write_quality(tree / "sub-01/anat", "sub-01", brain_volume=1400.0, brain_kept=85.0)
     _, page = report(tree)
     words = (
@@ -463,6 +464,7 @@ def test_the_volumes_of_the_mask_lead_from_the_brain_to_the_map(tree):
     )
     places = [page.text.index(part) for part in words]
     assert places == sorted(places) and "Threshold of phase quality (0 to 1): 0.56" in page.text
+    assert "Rule of that threshold: capped" in page.text
 
 
 def test_the_volumes_of_the_mask_as_far_as_they_are_known(tmp_path):

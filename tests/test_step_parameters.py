@@ -109,11 +109,20 @@ def run(interface: Any, folder: Path, **inputs: Any) -> Any:
 
 def test_sidecars_join_what_the_run_found(tmp_path: Path) -> None:
     reference = {"ReferenceRegion": {"Region": "brain", "OffsetsPpm": {"csf": float("nan")}}}
-    found = run(SidecarFacts, tmp_path, **DETECTED, reference=reference, mask={"quality_threshold": 0.25})
+    found = run(
+        SidecarFacts,
+        tmp_path,
+        **DETECTED,
+        reference=reference,
+        mask={"quality_threshold": 0.25, "threshold_rule": "capped"},
+    )
     assert [entry["What"] for entry in found.field["Detected"]] == [
         *("phase scale", "readout", "phase sign", "dipole inversion")
     ]
-    assert found.field["Detected"][2]["Warning"] is True and found.mask == {"QualityThreshold": 0.25}
+    assert found.field["Detected"][2]["Warning"] is True and found.mask == {
+        "QualityThreshold": 0.25,
+        "QualityThresholdRule": "capped",
+    }
     assert found.chi == found.field | {"ReferenceRegion": {"Region": "brain", "OffsetsPpm": {"csf": None}}}
 
 

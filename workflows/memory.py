@@ -97,6 +97,7 @@ NEEDS: dict[str, Need] = {
     "background": Need(KERNEL_GB, volumes=24),
     "background lbv": Need(KERNEL_GB, volumes=9.5),
     "invert": Need(KERNEL_GB, volumes=60),
+    "invert nonlinear-tgv": Need(KERNEL_GB, volumes=76),
     "invert weak-harmonic": Need(0.31, volumes=7, boxes=44),
     "relax": Need(KERNEL_GB, volumes=16, series=1),
     "relax arlo": Need(KERNEL_GB, volumes=5.5, series=1),

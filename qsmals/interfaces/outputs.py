@@ -152,11 +152,12 @@ class SidecarFacts(Step):
 
         entries = [{key.capitalize(): value for key, value in entry.items()} for entry in _detected(self.inputs)]
         field = {"Detected": strict_json(entries)}
-        threshold = self.inputs.mask.get("quality_threshold")
+        words = {"quality_threshold": "QualityThreshold", "threshold_rule": "QualityThresholdRule"}
+        facts = self.inputs.mask
         return {
             "chi": {**strict_json(dict(self.inputs.reference)), **field},
             "field": field,
-            "mask": {} if threshold is None else {"QualityThreshold": strict_json(threshold)},
+            "mask": strict_json({words[key]: facts[key] for key in words if facts.get(key) is not None}),
         }
 
 

@@ -23,6 +23,9 @@ from qsmals.interfaces.base import (
 if TYPE_CHECKING:
     from qsmals.recon.grid import Grid
 
+MOST_ECHOES_WITHOUT_MISFIT = 2
+"""With one echo, or two and a fitted offset, no misfit of the echoes tells their noise."""
+
 NO_BRAIN = (
     "no voxel of the brain mask has signal in the gradient-echo scan: the registration to the T1w image failed, or the "
     "two do not belong together. Look at both images, and at --brain-extraction if the T1w image is brain-only"
@@ -237,6 +240,14 @@ class UnwrapPhase(Step):
         }
 
 
+def _interpolation(steps: tuple[int, int, int]) -> list[dict[str, Any]]:
+    """The note about interpolated images; none of images as measured."""
+    if max(steps) == 1:
+        return []
+    found = f"{' × '.join(map(str, steps))} stored voxels to a measured one"
+    return [{"what": "interpolation", "found": found, "evidence": "power of the brain's k-space drops inside it"}]
+
+
 class _FieldInput(StepInput):
     magnitude = File(exists=True, mandatory=True)
     phase = File(exists=True, mandatory=True, desc="unwrapped, rad")
@@ -265,35 +276,50 @@ class EstimateField(Step):
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.field` and :mod:`qsmals.recon.phase.sign`."""
         from qsmals.recon.field import FIELD
+        from qsmals.recon.field.total import measured_voxels
         from qsmals.recon.grid import Grid
         from qsmals.recon.mask.robust import without_cavities
 
         method = FIELD[self.inputs.method]
         affine = affine_of(self.inputs.phase)
         mask, magnitude = load_mask(self.inputs.mask), load_echoes(self.inputs.magnitude)
+        grid = Grid.from_affine(mask.shape, affine)
+        phase = load_echoes(self.inputs.phase)
+        steps = self._acquired_steps(phase, magnitude, mask, grid)
         total = method.function(
-            load_echoes(self.inputs.phase),
+            phase,
             magnitude=magnitude,
             te_s=tuple(self.inputs.te_s),
             mask=mask,
             b0_tesla=self.inputs.b0_tesla,
             params=method.make_parameters(self.inputs.parameters),
+            acquired_steps=steps,
         )
-        grid = Grid.from_affine(mask.shape, affine)
         sign, note = self._sign(total.field_ppm, without_cavities(mask, magnitude[..., 0], grid=grid), grid)
         log_warnings("phase", warnings_in([note]), folder)
         field_ppm = np.float32(sign) * total.field_ppm
         if isdefined(self.inputs.given):
-            field_ppm = self._given(field_ppm, mask)
+            field_ppm = self._given(field_ppm, mask, measured_voxels(total.field_ppm, total.noise_ppm))
             note["evidence"] += f"; the total field is that of {self.inputs.given}"
         return {
             "field_ppm": save(field_ppm, affine, folder / "total_field.nii"),
             "noise_ppm": save(total.noise_ppm, affine, folder / "noise.nii"),
-            "detected": [note],
+            "detected": [note, *_interpolation(steps)],
         }
 
-    def _given(self, own_ppm: Float, mask: NDArray[np.bool_]) -> Float:
-        """The given field in ppm; where it is 0 or not finite, the scan's own, shifted to the same level."""
+    def _acquired_steps(
+        self, phase: Float, magnitude: Float, mask: NDArray[np.bool_], grid: "Grid"
+    ) -> tuple[int, int, int]:
+        """Stored voxels to a measured one, where the field's noise is that of the magnitude: of few echoes."""
+        from qsmals.recon.field.resolution import AS_STORED, acquired_steps
+
+        if len(self.inputs.te_s) > MOST_ECHOES_WITHOUT_MISFIT:
+            return AS_STORED
+        brain = mask & load_mask(self.inputs.brain_mask) if isdefined(self.inputs.brain_mask) else mask
+        return acquired_steps(magnitude[..., 0], phase[..., 0], brain, voxel_size_mm=grid.voxel_size_mm)
+
+    def _given(self, own_ppm: Float, mask: NDArray[np.bool_], measured: NDArray[np.bool_]) -> Float:
+        """The given field in ppm; where it is 0 or not finite, the scan's own, shifted to the same level, if any."""
         from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
 
         given = load(self.inputs.given) / np.float32(GAMMA_BAR_MHZ_PER_TESLA * self.inputs.b0_tesla)
@@ -301,7 +327,7 @@ class EstimateField(Step):
         if given.shape != own_ppm.shape or not (known & mask).any():
             raise ValueError(f"the total field {self.inputs.given} is empty or not on the grid of the scan")
         level = np.float32(np.median((given - own_ppm)[known & mask]))
-        return np.where(known, given, own_ppm + level).astype(np.float32)
+        return np.where(known, given, np.where(measured, own_ppm + level, 0)).astype(np.float32)
 
     def _sign(self, field_ppm: Float, tissue: NDArray[np.bool_], grid: "Grid") -> tuple[int, dict[str, Any]]:
         from qsmals.recon.phase.sign import PhaseSign, detect_phase_sign

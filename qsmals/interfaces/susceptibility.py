@@ -19,6 +19,7 @@ from qsmals.interfaces.base import (
     load_mask,
     log_warnings,
     save,
+    warnings_in,
 )
 
 BACKGROUND_NOT_CONVERGED = "background field removal stopped at its largest number of iterations before its tolerance"
@@ -28,6 +29,8 @@ NOISY_SURROUNDINGS = (
     "{percent:.0f} % of the voxels from which the background is removed have a field of little worth, and the maps may "
     "be wrong; --mask brain-and-quality leaves them out"
 )
+LARGEST_UNMEASURED_SHARE = 0.01
+"""Design choice: from this share of the mask left out on, the log tells as well."""
 NOT_CONVERGED = "the dipole inversion stopped at its largest number of iterations before its tolerance"
 
 
@@ -78,6 +81,7 @@ class MakeFieldMasks(Step):
                 "volume_ml": round(float(masks.brain.sum()) * voxel_ml, 1),
                 "dropped_percent": round(100 * (1 - float(masks.brain.sum()) / float(brain.sum())), 2),
                 "quality_threshold": round(float(masks.quality_threshold), 3),
+                **({"threshold_rule": masks.threshold_rule} if masks.threshold_rule else {}),
             },
         }
 
@@ -94,7 +98,7 @@ class _BackgroundInput(StepInput):
 class _BackgroundOutput(TraitedSpec):
     local_field_ppm = File(desc="local field, ppm")
     mask = File(desc="where the local field is known")
-    detected = traits.List(traits.Dict, desc="what an iterative method reached")
+    detected = traits.List(traits.Dict, desc="voxels without a measurement, and what an iterative method reached")
 
 
 class RemoveBackground(Step):
@@ -104,8 +108,10 @@ class RemoveBackground(Step):
     output_spec = _BackgroundOutput
 
     def compute(self, folder: Path) -> dict[str, Any]:
-        """See :mod:`qsmals.recon.background`."""
+        """See :mod:`qsmals.recon.background`; voxels without a measured field are no part of any mask."""
         from qsmals.recon.background import BACKGROUND
+        from qsmals.recon.background.gaps import bridge_gaps
+        from qsmals.recon.field.total import measured_voxels
         from qsmals.recon.field.weights import inverse_noise
         from qsmals.recon.grid import Grid
 
@@ -113,21 +119,25 @@ class RemoveBackground(Step):
         affine = affine_of(self.inputs.field_ppm)
         brain, noise = load_mask(self.inputs.brain_mask), load(self.inputs.noise_ppm)
         mask = load_mask(self.inputs.reliable_mask) if method.beyond_brain else brain
+        field_ppm, grid = load(self.inputs.field_ppm), Grid.from_affine(mask.shape, affine)
+        bridged = bridge_gaps(field_ppm, mask=mask, measured=measured_voxels(field_ppm, noise), grid=grid)
+        missing, mask = _unmeasured(bridged, int(mask.sum())), bridged.mask
         local = method.function(
-            load(self.inputs.field_ppm),
+            bridged.field_ppm,
             mask=mask,
-            grid=Grid.from_affine(mask.shape, affine),
+            grid=grid,
             weights=inverse_noise(noise, mask),
             params=method.make_parameters(self.inputs.parameters),
         )
         warnings = _noise_warnings(noise, mask, brain)
         if local.convergence is not None and not local.convergence.converged:
             warnings.append(BACKGROUND_NOT_CONVERGED)
+        warnings += warnings_in(missing)
         log_warnings("background", warnings, folder)
         return {
             "local_field_ppm": save(local.field_ppm, affine, folder / "local_field.nii"),
             "mask": save(local.mask, affine, folder / "mask.nii"),
-            "detected": _reached(local.convergence),
+            "detected": [*missing, *_reached(local.convergence)],
         }
 
 
@@ -255,6 +265,18 @@ def _noise_warnings(noise_ppm: Float, mask: Any, brain: Any) -> list[str]:
 
     share = noisy_share(noise_ppm, mask, brain)
     return [NOISY_SURROUNDINGS.format(percent=100 * share)] if share > LARGEST_NOISY_SHARE else []
+
+
+def _unmeasured(bridged: Any, n_mask: int) -> list[dict[str, Any]]:
+    """Voxels of the mask without a measured field, as a line for report and sidecar; none where all were measured."""
+    if not bridged.n_left_out + bridged.n_bridged:
+        return []
+    entry = {
+        "what": "voxels without phase",
+        "found": f"{bridged.n_left_out} of {n_mask} of the mask left out, {bridged.n_bridged} in gaps bridged",
+        "evidence": "outside the tissue, or without magnitude or phase",
+    }
+    return [entry | {"warning": True} if bridged.n_left_out > LARGEST_UNMEASURED_SHARE * n_mask else entry]
 
 
 def _reached(convergence: Any) -> list[dict[str, Any]]:

@@ -84,8 +84,8 @@ MEASURES: dict[str, Measure] = {
     "field_noise": Measure(
         "Noise of the total field",
         "ppb",
-        "Median over the brain of the standard deviation that the field fit gives each voxel; not judged for one echo "
-        "of interpolated images, whose neighbours hide the noise",
+        "Median over the brain of the standard deviation that the field fit gives each voxel; of a single echo of "
+        "interpolated images it is told as the SNR is",
         "Biondetti et al. 2022, doi:10.1002/mrm.29365",
         "desc-field_MEGRE.png",
         "Signal",

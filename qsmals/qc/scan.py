@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.qc import phase, regions, signal, susceptibility
+from qsmals.recon.field.resolution import Steps, acquired_steps
 from qsmals.recon.field.weighted import detail_noise
 from qsmals.recon.grid import Grid
 from qsmals.recon.mask.morphology import dilate
@@ -107,7 +108,7 @@ def measure_scan(
     """
     details: dict[str, str] = {}
     first = int(np.argmin(te_s))
-    steps = signal.acquired_steps(
+    steps = acquired_steps(
         arrays.magnitude[..., first], arrays.phase_rad[..., first], arrays.brain, voxel_size_mm=grid.voxel_size_mm
     )
     echoes, of_signal = _signal(arrays, te_s, grid, steps, details)
@@ -118,7 +119,7 @@ def measure_scan(
 
 
 def _signal(
-    arrays: ScanArrays, te_s: Sequence[float], grid: Grid, steps: tuple[int, int, int], details: dict[str, str]
+    arrays: ScanArrays, te_s: Sequence[float], grid: Grid, steps: Steps, details: dict[str, str]
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     magnitude, brain, thin = arrays.magnitude, arrays.brain, _every(steps)
     first = int(np.argmin(te_s))
@@ -133,9 +134,6 @@ def _signal(
         details["phase_noise"] = "; ".join(filter(None, (f"echo {int(np.nanargmax(noise)) + 1}", thinned)))
     details["snr_first"] = details["snr_last"] = thinned
     field_noise = arrays.noise_ppm[arrays.brain & np.isfinite(arrays.noise_ppm)]
-    if max(steps) > 1 and len(te_s) == 1:  # the field's noise is then that of the stored voxels' differences
-        field_noise = field_noise[:0]
-        details["field_noise"] = "interpolated images of one echo"
     values = {
         "snr_first": float(snr[first]),
         "snr_last": float(snr[int(np.argmax(te_s))]),
@@ -149,14 +147,14 @@ def _signal(
     return {name: [float(v) for v in column] for name, column in lists.items()}, values
 
 
-def _every(steps: tuple[int, int, int]) -> tuple[slice, slice, slice]:
+def _every(steps: Steps) -> tuple[slice, slice, slice]:
     """One voxel of so many along each axis."""
     x, y, z = (slice(None, None, step) for step in steps)
     return x, y, z
 
 
 def _phase(
-    arrays: ScanArrays, te_s: Sequence[float], b0_tesla: float, grid: Grid, steps: tuple[int, int, int]
+    arrays: ScanArrays, te_s: Sequence[float], b0_tesla: float, grid: Grid, steps: Steps
 ) -> tuple[dict[str, float], phase.Jumps]:
     thin = _every(steps)
     noise = detail_noise(arrays.magnitude[..., int(np.argmin(te_s))][thin], arrays.brain[thin])

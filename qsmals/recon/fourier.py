@@ -208,6 +208,11 @@ def sphere_kernel(radius_mm: float, grid: Grid, shape: Shape) -> NDArray[np.floa
     weights = sphere(radius_mm, grid.voxel_size_mm)
     if any(w > n for w, n in zip(weights.shape, shape, strict=True)):
         raise ValueError(f"a sphere of {radius_mm} mm does not fit into {shape} voxels of {grid.voxel_size_mm} mm")
+    return centred_kernel(weights, shape)
+
+
+def centred_kernel(weights: NDArray[np.floating], shape: Shape) -> NDArray[np.float32]:
+    """Spectrum of even weights about their central voxel on a padded grid at least as large; real."""
     volume = np.zeros(shape, dtype=np.float32)
     volume[: weights.shape[0], : weights.shape[1], : weights.shape[2]] = weights
     x, y, z = (-(n // 2) for n in weights.shape)

@@ -144,7 +144,7 @@ def _region_volumes(scan: Scan) -> dict[str, str]:
 MASK_PARTS = {"phase": "with reliable phase", "signal": "with signal", "magnitude": "with signal"}
 """Word in the mask's source to what is said of the part of the brain whose field was used."""
 
-MASK_WORDS = {"quality_threshold": "Threshold of phase quality (0 to 1)"}
+MASK_WORDS = {"quality_threshold": "Threshold of phase quality (0 to 1)", "threshold_rule": "Rule of that threshold"}
 
 
 def mask_table(scan: Scan) -> dict[str, Any]:

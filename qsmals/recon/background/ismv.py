@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from qsmals.recon import fourier
 from qsmals.recon.background.local import LocalField, checked_field
+from qsmals.recon.background.spheres import sphere_interior
 from qsmals.recon.conjugate import conjugate_gradient
 from qsmals.recon.grid import Grid
-from qsmals.recon.mask.morphology import TOLERANCE_MM, depth_mm
 from qsmals.recon.method import Citation, Method
 
 
@@ -84,21 +84,6 @@ def ismv(
         filtered, filtered(total), tolerance=params.tolerance, max_iterations=params.max_iterations
     )
     return LocalField(local, inner, convergence)
-
-
-def sphere_interior(mask: NDArray[np.bool_], radius_mm: float, grid: Grid) -> NDArray[np.bool_]:
-    """Voxels whose sphere lies in the mask.
-
-    Raises
-    ------
-    ValueError
-        There is none.
-    """
-    reach = fourier.sphere_reach_mm(radius_mm, grid.voxel_size_mm)
-    inner = depth_mm(mask, grid.voxel_size_mm) > reach + TOLERANCE_MM
-    if not inner.any():
-        raise ValueError(f"the mask is too thin for a sphere of {radius_mm} mm")
-    return inner
 
 
 ISMV = Method(

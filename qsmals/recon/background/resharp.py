@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon import fourier
-from qsmals.recon.background.ismv import sphere_interior
 from qsmals.recon.background.local import LocalField, checked_field
+from qsmals.recon.background.spheres import sphere_interior
 from qsmals.recon.conjugate import conjugate_gradient
 from qsmals.recon.grid import Grid
 from qsmals.recon.method import Citation, Method

@@ -9,8 +9,8 @@ from scipy import ndimage
 
 from qsmals.recon import fourier
 from qsmals.recon.background.local import LocalField, checked_field
+from qsmals.recon.background.spheres import SpheresInMask
 from qsmals.recon.grid import Grid
-from qsmals.recon.mask.morphology import TOLERANCE_MM, depth_mm
 from qsmals.recon.method import Citation, Method
 
 SMALLEST_IN_VOXELS = 0.6
@@ -111,10 +111,10 @@ def vsharp(
         mask = np.asarray(ndimage.binary_erosion(mask, iterations=params.erosion_voxels))
     total = checked_field(field_ppm, mask, grid)
     radii = sphere_radii_mm(params, grid)
-    depth = depth_mm(mask, grid.voxel_size_mm)
-    radii = radii[_first_that_fits(radii, depth, grid) :]
+    spheres = SpheresInMask(mask, grid)
+    radii = radii[_first_that_fits(radii, spheres) :]
     shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(radii[0], grid))
-    difference, inner = _largest_sphere_difference(total, depth, radii, grid, shape)
+    difference, inner = _largest_sphere_difference(total, spheres, radii, grid, shape)
     spectrum = fourier.transform(difference, shape)
     spectrum *= truncated_inverse(1.0 - fourier.sphere_kernel(radii[0], grid, shape), params.threshold)
     local = fourier.inverse(spectrum, shape, grid.shape)
@@ -153,17 +153,16 @@ def truncated_inverse(spectrum: NDArray[np.float32], threshold: float) -> NDArra
     return np.divide(1.0, spectrum, out=np.zeros_like(spectrum), where=keep)
 
 
-def _first_that_fits(radii: list[float], depth: NDArray[np.float32], grid: Grid) -> int:
-    deepest = float(depth.max())
+def _first_that_fits(radii: list[float], spheres: SpheresInMask) -> int:
     for index, radius in enumerate(radii):
-        if fourier.sphere_reach_mm(radius, grid.voxel_size_mm) < deepest - TOLERANCE_MM:
+        if spheres.fit(radius).any():
             return index
     raise ValueError("the mask is too thin: no sphere fits into it")
 
 
 def _largest_sphere_difference(
     total: NDArray[np.float32],
-    depth: NDArray[np.float32],
+    spheres: SpheresInMask,
     radii: list[float],
     grid: Grid,
     shape: fourier.Shape,
@@ -173,8 +172,7 @@ def _largest_sphere_difference(
     difference = np.zeros_like(total)
     done = np.zeros(total.shape, dtype=bool)
     for radius in radii:
-        reach = fourier.sphere_reach_mm(radius, grid.voxel_size_mm)
-        fits = (depth > reach + TOLERANCE_MM) & ~done
+        fits = spheres.fit(radius) & ~done
         if fits.any():
             mean = fourier.inverse(spectrum * fourier.sphere_kernel(radius, grid, shape), shape)
             mean = mean[: total.shape[0], : total.shape[1], : total.shape[2]]

@@ -14,6 +14,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
+from qsmals.recon.field.resolution import AS_STORED, Steps
 from qsmals.recon.field.total import TotalField
 from qsmals.recon.field.weighted import (
     WeightedParameters,
@@ -78,6 +79,7 @@ def nonlinear(
     mask: NDArray[np.bool_],
     b0_tesla: float,
     params: NonlinearParameters,
+    acquired_steps: Steps = AS_STORED,
 ) -> TotalField:
     r"""Rate w, in rad/s, with the least ``sum |S exp(i phase) - S exp(i (offset + w TE))|^2`` over the echoes.
 
@@ -107,6 +109,8 @@ def nonlinear(
         Field strength, T.
     params : NonlinearParameters
         Settings.
+    acquired_steps : (3,) int
+        As for :func:`weighted.weighted`.
 
     Returns
     -------
@@ -136,7 +140,15 @@ def nonlinear(
     te = checked_echo_times(unwrapped_rad, magnitude, te_s, mask, b0_tesla)
     if te.size == 1:
         closed = WeightedParameters(residual_quantile=params.residual_quantile)
-        return weighted(unwrapped_rad, magnitude=magnitude, te_s=te_s, mask=mask, b0_tesla=b0_tesla, params=closed)
+        return weighted(
+            unwrapped_rad,
+            magnitude=magnitude,
+            te_s=te_s,
+            mask=mask,
+            b0_tesla=b0_tesla,
+            params=closed,
+            acquired_steps=acquired_steps,
+        )
     phase = np.ascontiguousarray(unwrapped_rad[mask], dtype=np.float32)
     strength = np.ones_like(phase) if magnitude is None else np.ascontiguousarray(magnitude[mask], dtype=np.float32)
     fitted_offset = params.offset == "fitted"
@@ -147,7 +159,8 @@ def nonlinear(
     if freedom > 0:
         variance = noise_variance(information, misfit, power / te.size, freedom, params.residual_quantile)
     elif rate.size:
-        variance = detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask) ** 2 / information
+        first = (unwrapped_rad if magnitude is None else magnitude)[..., 0]
+        variance = detail_noise(first, mask, acquired_steps) ** 2 / information
     else:
         variance = information
     inside = np.flatnonzero(mask)[good]

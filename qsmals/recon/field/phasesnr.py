@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
+from qsmals.recon.field.resolution import AS_STORED, Steps
 from qsmals.recon.field.total import TotalField
 from qsmals.recon.field.weighted import checked_echo_times, detail_noise, noise_variance, usable_voxels, volume_of
 from qsmals.recon.method import Citation, Method
@@ -44,6 +45,7 @@ def phase_snr(
     mask: NDArray[np.bool_],
     b0_tesla: float,
     params: PhaseSnrParameters,
+    acquired_steps: Steps = AS_STORED,
 ) -> TotalField:
     """Mean over the echoes of ``phase / (2 pi gamma B0 TE)``, weighted by magnitude TE.
 
@@ -66,6 +68,8 @@ def phase_snr(
         Field strength, T.
     params : PhaseSnrParameters
         Settings.
+    acquired_steps : (3,) int
+        As for :func:`weighted.weighted`.
 
     Returns
     -------
@@ -86,7 +90,7 @@ def phase_snr(
     rate = _mean_rate(phase, strength, te)
     noise = np.sqrt(_variance(phase, strength, te, rate))
     if te.size == 1 and rate.size:
-        noise *= detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask)
+        noise *= detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask, acquired_steps)
     if magnitude is not None:
         noise[relative_residual(phase, strength, te, rate) >= params.largest_residual] = np.inf
     to_ppm = 1.0 / (2.0 * np.pi * GAMMA_BAR_MHZ_PER_TESLA * b0_tesla)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from qsmals.recon.constants import GAMMA_BAR_MHZ_PER_TESLA
+from qsmals.recon.field.resolution import AS_STORED, Steps
 from qsmals.recon.field.total import TotalField
 from qsmals.recon.method import Citation, Method
 
@@ -52,6 +53,7 @@ def weighted(
     mask: NDArray[np.bool_],
     b0_tesla: float,
     params: WeightedParameters,
+    acquired_steps: Steps = AS_STORED,
 ) -> TotalField:
     r"""Weighted mean over the echoes of ``phase / (2 pi gamma B0 TE)``.
 
@@ -74,6 +76,9 @@ def weighted(
         Field strength, T.
     params : WeightedParameters
         Settings.
+    acquired_steps : (3,) int
+        Stored voxels to a measured one along each axis (:func:`resolution.acquired_steps`), for the noise of a single
+        echo: that of interpolated images does not show between neighbours.
 
     Returns
     -------
@@ -99,7 +104,7 @@ def weighted(
     rate, information = _mean_rate(phase, strength, te)
     variance = _rate_variance(phase, strength, te, rate, information, params.residual_quantile)
     if te.size == 1 and rate.size:
-        variance *= detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask) ** 2
+        variance *= detail_noise((unwrapped_rad if magnitude is None else magnitude)[..., 0], mask, acquired_steps) ** 2
     to_ppm = 1.0 / (2.0 * np.pi * GAMMA_BAR_MHZ_PER_TESLA * b0_tesla)
     return TotalField(
         field_ppm=volume_of(rate * to_ppm, inside, mask.shape, 0.0),
@@ -189,24 +194,39 @@ def noise_variance(
     return np.asarray(variance)
 
 
-def detail_noise(volume: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
+def detail_noise(volume: NDArray[np.floating], mask: NDArray[np.bool_], steps: Steps = AS_STORED) -> float:
     """Noise of a volume from differences along its three axes at once, in cubes that lie inside the mask.
 
     The finest diagonal wavelet detail, scaled by its median absolute deviation: Donoho DL, Johnstone IM. Biometrika
     1994;81:425-455. doi:10.1093/biomet/81.3.425. An axis of size 1 is left out.
+
+    Parameters
+    ----------
+    volume : (x, y, z) float
+        Any unit.
+    mask : (x, y, z) bool
+        Where to look; voxels that are not finite are left out.
+    steps : (3,) int
+        Distance of the voxels compared, along each axis: the edge of a measured voxel in stored ones.
+
+    Raises
+    ------
+    ValueError
+        No such cube lies inside the mask.
     """
     inside = mask & np.isfinite(volume)
     detail = np.where(inside, volume, 0).astype(np.float64)
     gain = 1.0
     for axis in range(3):
         if volume.shape[axis] > 1:
-            detail = np.diff(detail, axis=axis)
-            low, high = (tuple(s if a == axis else slice(None) for a in range(3)) for s in (slice(1, None), slice(-1)))
+            n = steps[axis]
+            high, low = (tuple(s if a == axis else slice(None) for a in range(3)) for s in (slice(n, None), slice(-n)))
+            detail = detail[high] - detail[low]
             inside = inside[low] & inside[high]
             gain *= np.sqrt(2.0)
     values = np.abs(detail[inside])
     if values.size == 0:
-        raise ValueError("the mask has no cube of 2x2x2 voxels to estimate the noise from")
+        raise ValueError("the mask has no cube of 2x2x2 measured voxels to estimate the noise from")
     return float(MAD_TO_SD * np.median(values) / gain)
 
 

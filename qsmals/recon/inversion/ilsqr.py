@@ -13,7 +13,7 @@ from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import padded
 from qsmals.recon.inversion.leastsquares import weighted_least_squares
-from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
+from qsmals.recon.inversion.solution import Susceptibility, checked_inputs, stage_notes
 from qsmals.recon.method import Citation, Method
 
 Volume = NDArray[np.float32]
@@ -79,7 +79,8 @@ def ilsqr(
     Returns
     -------
     Susceptibility
-        Its convergence is that of the third step, in relative residuals.
+        Its convergence is that of the third step, in relative residuals; a note says where the first step stopped
+        before its tolerance.
 
     Raises
     ------
@@ -101,10 +102,12 @@ def ilsqr(
     inside[:nx, :ny, :nz] = mask
     local, dipole = padded(local, shape), dipole_kernel(grid, shape)
     power = padded(np.square(weight), shape) * _laplacian_weights(local, inside, grid, params)
-    first = least_squares(local, power, dipole, params) * inside
+    first, reached = least_squares(local, power, dipole, params)
+    first *= inside
     edges = fast_map(local, inside, dipole, grid, params)
     streaks, convergence = streaking(first, flatness(edges, inside, grid, params), dipole, grid, params)
-    return Susceptibility(np.where(mask, (first - streaks)[:nx, :ny, :nz], np.float32(0)), convergence)
+    chi = np.where(mask, (first - streaks)[:nx, :ny, :nz], np.float32(0))
+    return Susceptibility(chi, convergence, notes=stage_notes({"the first map, by least squares,": reached}))
 
 
 def _check(params: IlsqrParameters) -> None:
@@ -118,8 +121,8 @@ def _check(params: IlsqrParameters) -> None:
             raise ValueError(f"two percentiles rise within 0..100, not {pair}")
 
 
-def least_squares(local: Volume, power: Volume, dipole: Volume, params: IlsqrParameters) -> Volume:
-    """First map, with the weights ``power``."""
+def least_squares(local: Volume, power: Volume, dipole: Volume, params: IlsqrParameters) -> tuple[Volume, Convergence]:
+    """First map, with the weights ``power``, and how far it got."""
     return weighted_least_squares(
         local, power, dipole, tolerance=params.first_tolerance, max_iterations=params.first_max_iterations
     )

@@ -5,13 +5,14 @@ from numpy.typing import NDArray
 
 from qsmals.recon import fourier
 from qsmals.recon.conjugate import conjugate_gradient
+from qsmals.recon.convergence import Convergence
 
 Volume = NDArray[np.float32]
 
 
 def weighted_least_squares(
     local: Volume, power: Volume, dipole: Volume, *, tolerance: float, max_iterations: int
-) -> Volume:
+) -> tuple[Volume, Convergence]:
     """Map that brings ``|W (D chi - f)|^2`` down from zero by conjugate gradients on the normal equations.
 
     Parameters
@@ -22,6 +23,13 @@ def weighted_least_squares(
         Its half spectrum.
     tolerance, max_iterations : float, int
         When to stop, which is what regularises.
+
+    Returns
+    -------
+    chi : (x, y, z) float32
+        Susceptibility, ppm.
+    convergence : Convergence
+        Relative residuals.
     """
     shape = local.shape
 
@@ -35,6 +43,4 @@ def weighted_least_squares(
         explained *= power
         return through_dipole(explained)
 
-    return conjugate_gradient(
-        normal, through_dipole(power * local), tolerance=tolerance, max_iterations=max_iterations
-    )[0]
+    return conjugate_gradient(normal, through_dipole(power * local), tolerance=tolerance, max_iterations=max_iterations)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon import fourier
-from qsmals.recon.background.ismv import sphere_interior
+from qsmals.recon.background.spheres import sphere_interior
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.dipole import dipole_kernel
 from qsmals.recon.grid import Grid

@@ -90,7 +90,7 @@ def rts(
     shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
     dipole = dipole_kernel(grid, shape)
     power = np.square(padded(weight, shape))
-    first = weighted_least_squares(
+    first, _ = weighted_least_squares(  # a number of iterations, and no tolerance, ends this step by design
         padded(local, shape), power, dipole, tolerance=FIRST_TOLERANCE, max_iterations=params.first_iterations
     )
     chi, convergence = fill_cone(first, dipole, grid, params)

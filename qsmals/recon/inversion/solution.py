@@ -46,6 +46,27 @@ class Susceptibility:
     adapted_to: str = ""
 
 
+def stage_notes(reached: Mapping[str, Convergence]) -> tuple[str, ...]:
+    """Notes on stages before a method's last one that stopped at their largest number of iterations.
+
+    Parameters
+    ----------
+    reached : mapping of str to Convergence
+        By the stage's name, as a sentence begins with it.
+
+    Examples
+    --------
+    >>> stage_notes({"the first map": Convergence(5, (0.5, 0.04), 0.01), "the second": Convergence(2, (0.001,), 0.01)})
+    ('the first map stopped at its largest number of iterations, 5, at 0.04 before its tolerance of 0.01',)
+    """
+    return tuple(
+        f"{stage} stopped at its largest number of iterations, {stop.iterations}, at {stop.reached:.2g} before its "
+        f"tolerance of {stop.tolerance:g}"
+        for stage, stop in reached.items()
+        if stop.iterations and not stop.converged
+    )
+
+
 def brain_field(solution: Susceptibility, brain: NDArray[np.bool_], grid: Grid) -> NDArray[np.float32]:
     """Local field of the brain by a method that also found what is background.
 

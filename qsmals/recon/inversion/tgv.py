@@ -10,7 +10,7 @@ from scipy import ndimage
 from qsmals.recon.convergence import Convergence
 from qsmals.recon.grid import Grid, bounding_box
 from qsmals.recon.inversion.admm import relative_change
-from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
+from qsmals.recon.inversion.solution import Susceptibility, checked_inputs, stage_notes
 from qsmals.recon.method import Citation, Method
 
 Volume = NDArray[np.float32]
@@ -94,7 +94,7 @@ def tgv(
     -------
     Susceptibility
         With the mask in whose voxels the equation holds: one voxel less all round. The changes are those in 25
-        iterations each, on the finest grid.
+        iterations each, on the finest grid; notes say which coarser ones stopped before the tolerance.
 
     Raises
     ------
@@ -116,10 +116,12 @@ def tgv(
     if not interior(inside).any():
         raise ValueError("the mask has no interior: no voxel of it has all its neighbours in it")
     level = _Level.of(np.pad(total[box], 1), np.square(np.pad(weight[box], 1)), inside, grid)
-    state, convergence = _solve(level, params, params.levels)
+    state, (*coarser, convergence) = _solve(level, params, params.levels)
     chi, known = np.zeros_like(total), np.zeros_like(mask)
     chi[box], known[box] = state.chi[1:-1, 1:-1, 1:-1], interior(inside)[1:-1, 1:-1, 1:-1]
-    return Susceptibility(np.where(known, chi, np.float32(0)), convergence, mask=known)
+    n = len(coarser)
+    notes = stage_notes({f"the grid of {2 ** (n - i)} times the voxel's edges": c for i, c in enumerate(coarser)})
+    return Susceptibility(np.where(known, chi, np.float32(0)), convergence, mask=known, notes=notes)
 
 
 def interior(mask: Mask) -> Mask:
@@ -232,15 +234,18 @@ def _double(volume: Volume, shape: tuple[int, ...]) -> Volume:
     return np.asarray(inner, dtype=np.float32)
 
 
-def _solve(level: _Level, params: TGVParameters, levels: int) -> tuple[_State, Convergence]:
-    """From the solution on the next coarser grid, if there is one."""
+def _solve(level: _Level, params: TGVParameters, levels: int) -> tuple[_State, list[Convergence]]:
+    """From the solution on the next coarser grid, if there is one; what each grid reached, the coarsest first."""
     coarse = level.halved() if levels > 1 else None
+    reached: list[Convergence] = []
     if coarse is None:
         state = _State.zero(level.mask.shape)
     else:
-        state = _solve(coarse, params, levels - 1)[0].doubled(level.mask.shape)
+        before, reached = _solve(coarse, params, levels - 1)
+        state = before.doubled(level.mask.shape)
         _clear(state, level.mask, level.inner)
-    return _iterate(level, state, params)
+    state, convergence = _iterate(level, state, params)
+    return state, [*reached, convergence]
 
 
 def _clear(state: _State, mask: Mask, inner: Mask) -> None:

@@ -22,6 +22,13 @@ LEFT_BY_TV = 6.0
 """Largest slope of the total variation by one voxel, in units of regularisation over voxel edge: its six differences.
 The misfit that the regularisation holds in balance is of this order."""
 
+MUCH_NOISE = 10.0
+"""Noise, in units of that to which the regularisation belongs, from which the map is told to be smooth: design choice,
+where the quality measures fail a scan (8 ppb against 10)."""
+SMOOTHED = (
+    "the noise of the total field, {noise:.1f} ppb, made the regularisation {times:.0f} times as strong as in a good "
+    "scan, and the map is smooth: there is little signal, or the echoes disagree (unwrapping, phase offset, motion)"
+)
 
 FOLLOWS = "the regularisation, the weight of the total variation, follows the noise of the total field"
 
@@ -116,7 +123,8 @@ def weak_harmonic(
     whose misfit is beyond ``outlier_factor`` standard deviations lose weight in proportion to its square.
 
     Noise decides how much regularisation a field needs: lambda is ``regularisation`` times the field's median noise
-    over ``reference_noise_ppm``, the noise counting as at least ``least_noise_ppm``.
+    over ``reference_noise_ppm``, the noise counting as at least ``least_noise_ppm``. From ten times that on, the result
+    has a note.
 
     It is in effect a scheme of a fixed number of iterations, ``reweight_every (reweightings + 1)``, 75 by default: the
     tolerance is asked only after them, a whole period after the last change of the weights, and under every condition
@@ -159,7 +167,8 @@ def weak_harmonic(
     _check(params)
     local, weight = checked_inputs(field_ppm, mask, grid, weights)
     noise = params.reference_noise_ppm if noise_ppm is None else median_noise_ppm(noise_ppm, mask, params)
-    params = replace(params, regularisation=params.regularisation * noise / params.reference_noise_ppm)
+    times = noise / params.reference_noise_ppm
+    params = replace(params, regularisation=params.regularisation * times)
     box = bounding_box(mask)
     known = mask[box]
     small = replace(grid, shape=known.shape)
@@ -174,6 +183,7 @@ def weak_harmonic(
     return Susceptibility(
         chi,
         convergence,
+        notes=(SMOOTHED.format(noise=1000 * noise, times=times),) if times >= MUCH_NOISE else (),
         residual_ppm=residual,
         adapted={"regularisation_mm": params.regularisation, "noise_ppm": noise},
         adapted_to=FOLLOWS,

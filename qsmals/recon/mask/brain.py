@@ -25,6 +25,9 @@ def brain_alone(
 ) -> FieldMasks:
     """The brain mask for everything, whatever the phase is like in it.
 
+    Voxels without any measured phase are left to background removal, which knows the field: see
+    :func:`qsmals.recon.background.gaps.bridge_gaps`.
+
     Parameters
     ----------
     brain_mask : (x, y, z) bool
@@ -54,6 +57,6 @@ BRAIN = Method(
     title="T1w brain mask",
     function=brain_alone,
     parameters=BrainMaskParameters,
-    sentence="The field was used in the whole brain mask and nowhere else.",
+    sentence="The field was used in the brain mask, as far as it was measured, and nowhere else.",
     citations=(),
 )

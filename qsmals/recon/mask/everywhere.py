@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon.grid import Grid
-from qsmals.recon.mask.quality import OTSU_1979, FieldMaskParameters, FieldMasks, field_masks
+from qsmals.recon.mask.quality import OTSU_1979, THRESHOLD_WORDS, FieldMaskParameters, FieldMasks, field_masks
 from qsmals.recon.method import Method
 
 
@@ -27,7 +27,7 @@ class QualityMaskParameters:
     @property
     def words(self) -> Mapping[str, str]:
         """For the methods text."""
-        return {"around": "in the whole head"}
+        return {"around": "in the whole head", "drop": f"{100 * self.largest_drop:g} %"}
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,9 @@ QUALITY = Method(
     title="phase quality of the whole head",
     function=quality_everywhere,
     parameters=QualityMaskParameters,
-    sentence="Susceptibility was mapped in the brain mask wherever the phase quality was above Otsu's threshold "
-    "between noise and tissue, holes filled.",
+    sentence="Susceptibility was mapped in the brain mask wherever the phase quality was above "
+    + THRESHOLD_WORDS
+    + ", holes filled.",
     citations=(OTSU_1979,),
 )
 

@@ -15,6 +15,10 @@ HISTOGRAM_BINS = 256
 SEPARATE_CLASSES = 4.0
 """Ashman's D from which two classes count as distinct."""
 
+OTSU_RULE = "Otsu's, between noise and tissue"
+FALLBACK_RULE = "the fallback, without two distinct classes"
+CAPPED_RULE = "capped, so that it drops no more than {percent:g} % of the brain"
+
 
 @dataclass(frozen=True)
 class FieldMaskParameters:
@@ -46,7 +50,11 @@ class FieldMaskParameters:
     @property
     def words(self) -> Mapping[str, str]:
         """For the methods text."""
-        return {"percent": f"{100 * self.signal_fraction:g} %", "around": f"within {self.reach_mm:g} mm"}
+        return {
+            "percent": f"{100 * self.signal_fraction:g} %",
+            "around": f"within {self.reach_mm:g} mm",
+            "drop": f"{100 * self.largest_drop:g} %",
+        }
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,31 @@ class FieldMasks:
         Voxels of the region searched whose own phase is reliable, before holes are filled.
     quality_threshold : float
         Quality above which a voxel was reliable, 0 without a quality map.
+    threshold_rule : str
+        Which rule gave that threshold, in words; empty without a quality map.
     """
 
     brain: NDArray[np.bool_]
     reliable: NDArray[np.bool_]
     quality: NDArray[np.bool_]
     quality_threshold: float
+    threshold_rule: str = ""
+
+
+@dataclass(frozen=True)
+class QualityThreshold:
+    """A threshold of phase quality.
+
+    Attributes
+    ----------
+    value : float
+        Quality above which a voxel is reliable.
+    rule : str
+        Which rule gave it, in words.
+    """
+
+    value: float
+    rule: str
 
 
 def otsu_threshold(values: NDArray[np.float32]) -> float:
@@ -126,13 +153,12 @@ def field_masks(
 ) -> FieldMasks:
     """Brain mask and reliable mask from anatomy, phase quality and magnitude.
 
-    A voxel is reliable when its quality lies above Otsu's threshold between tissue and noise (see
-    :func:`quality_threshold`) and its magnitude above
-    ``signal_fraction`` of the brain's median. The region searched is the brain dilated by ``reach_mm``: the
-    more of the surrounding field is known, the better the background's sources are told from the cortex, which
-    lies at the brain's rim. Reliable voxels are then closed by ``close_mm`` and filled (veins, iron-rich nuclei and
-    bleeds have poor phase yet belong to the brain), opened by ``open_mm`` outside the brain, and cut
-    to the largest component.
+    A voxel is reliable when its quality lies above a threshold between tissue and noise (Otsu's where there are two
+    classes, see :func:`quality_threshold`) and its magnitude above ``signal_fraction`` of the brain's median. The
+    region searched is the brain dilated by ``reach_mm``: the more of the surrounding field is known, the better the
+    background's sources are told from the cortex, which lies at the brain's rim. Reliable voxels are then closed by
+    ``close_mm`` and filled (veins, iron-rich nuclei and bleeds have poor phase yet belong to the brain), opened by
+    ``open_mm`` outside the brain, and cut to the largest component.
 
     Parameters
     ----------
@@ -161,36 +187,45 @@ def field_masks(
     _check(brain, quality, magnitude)
     size = grid.voxel_size_mm
     reliable = morphology.dilate(brain, params.reach_mm, size)
-    threshold = 0.0
+    threshold = QualityThreshold(0.0, "")
     if quality is not None:
         clean = np.nan_to_num(quality)
         threshold = quality_threshold(clean, brain, params)
-        reliable &= clean > threshold
+        reliable &= clean > threshold.value
     if magnitude is not None:
         reliable &= _has_signal(magnitude, brain, params.signal_fraction)
     if not (reliable & brain).any():
         raise ValueError("no voxel of the brain has reliable phase; check phase, magnitude and the brain mask's grid")
     wide = _consolidated(reliable, brain, size, params)
-    return FieldMasks(brain=brain & wide, reliable=wide, quality=reliable, quality_threshold=threshold)
+    return FieldMasks(
+        brain=brain & wide,
+        reliable=wide,
+        quality=reliable,
+        quality_threshold=threshold.value,
+        threshold_rule=threshold.rule,
+    )
 
 
 def quality_threshold(
     quality: NDArray[np.float32], brain: NDArray[np.bool_], params: FieldMaskParameters | None = None
-) -> float:
+) -> QualityThreshold:
     """Quality between noise and tissue.
 
     Otsu's threshold over all voxels with a quality, if it parts two clearly distinct classes, else
     ``fallback_threshold``: a volume without air has no class of noise, and the threshold would part good from
-    better. In either case at most ``largest_drop`` of the brain lies below.
+    better. In either case at most ``largest_drop`` of the brain lies below, for which the threshold is capped.
     """
     params = params or FieldMaskParameters()
     values = quality[np.isfinite(quality) & (quality > 0)]
-    threshold = params.fallback_threshold
+    threshold = QualityThreshold(params.fallback_threshold, FALLBACK_RULE)
     if values.size:
         otsu = otsu_threshold(values)
         if class_separation(values, otsu) >= SEPARATE_CLASSES:
-            threshold = otsu
-    return min(threshold, float(np.quantile(np.nan_to_num(quality[brain]), params.largest_drop)))
+            threshold = QualityThreshold(otsu, OTSU_RULE)
+    cap = float(np.quantile(np.nan_to_num(quality[brain]), params.largest_drop))
+    if cap < threshold.value:
+        return QualityThreshold(cap, CAPPED_RULE.format(percent=100 * params.largest_drop))
+    return threshold
 
 
 def class_separation(values: NDArray[np.float32], threshold: float) -> float:
@@ -238,6 +273,12 @@ def _consolidated(
     return morphology.largest_component(inside | outside)
 
 
+THRESHOLD_WORDS = (
+    "a threshold (Otsu's between noise and tissue where those were distinct classes, else {fallback_threshold:g}, and "
+    "in no case one that dropped more than {drop} of the brain)"
+)
+"""For the methods text; which of them it was is known after the run, and stands in sidecar and report."""
+
 OTSU_1979 = Citation(
     key="otsu1979",
     authors="Otsu N",
@@ -252,7 +293,8 @@ BRAIN_AND_QUALITY = Method(
     title="T1w brain mask, as far as the phase is reliable",
     function=field_masks,
     parameters=FieldMaskParameters,
-    sentence="Susceptibility was mapped in the brain mask wherever the phase quality was above Otsu's threshold "
-    "between noise and tissue and the magnitude above {percent} of the brain's median, holes filled.",
+    sentence="Susceptibility was mapped in the brain mask wherever the phase quality was above "
+    + THRESHOLD_WORDS
+    + " and the magnitude above {percent} of the brain's median, holes filled.",
     citations=(OTSU_1979,),
 )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from qsmals.recon.method import Citation, Method
+from qsmals.recon.unwrap.islands import TWO_PI, component_offsets
 from qsmals.recon.unwrap.romeo import check_echoes, phase_quality, valid_voxels
 from qsmals.recon.unwrap.unwrapped import Unwrapped
 
@@ -37,14 +38,17 @@ def laplacian(
     air has a mean difference of 0 and so flattens the smooth field of distant sources near the head's surface.
     The result is a least-squares fit: it differs from the measured phase where the wrapped
     differences are not a gradient (noise, singularities). Good for filtering and display; for susceptibility an
-    exact method is better. The level of each echo is that of its wrapped phase.
+    exact method is better. The level of each echo is that of its wrapped phase up to whole turns: the first echo gets
+    those with which the others agree best, as ROMEO's template, and each further echo those that bring it nearest to
+    the field of the echoes before.
 
     Parameters
     ----------
     phase_rad : (x, y, z, e) float32
-        Wrapped phase, rad. Voxels with a value that is not finite are treated as outside the mask.
+        Wrapped phase, rad, free of a phase offset (phase proportional to echo time) if e is 2 or more.
+        Voxels with a value that is not finite are treated as outside the mask.
     magnitude : (x, y, z, e) float32 or None
-        Used for the quality map only.
+        Used for the quality map, and as weight where the echoes' whole turns are told.
     te_s : (e,) float
         Echo times, s, positive and increasing.
     mask : (x, y, z) bool
@@ -55,7 +59,7 @@ def laplacian(
     Returns
     -------
     Unwrapped
-        Every echo on its own; quality as ROMEO's.
+        Every echo on its own but for its whole turns; quality as ROMEO's.
 
     Raises
     ------
@@ -70,8 +74,37 @@ def laplacian(
         wrapped = np.ascontiguousarray(phase_rad[..., echo], dtype=np.float32)
         solution = _solve(_source(wrapped), eigenvalues)
         unwrapped[echo][valid] = solution[valid] + _circular_mean(wrapped[valid] - solution[valid])
+    result = np.moveaxis(unwrapped, 0, -1)
+    if te.size > 1 and valid.any():
+        _level_echoes(result, magnitude, te, valid)
     quality = phase_quality(phase_rad, magnitude=magnitude, te_s=te_s, mask=mask)
-    return Unwrapped(phase_rad=np.moveaxis(unwrapped, 0, -1), quality=quality)
+    return Unwrapped(phase_rad=result, quality=quality)
+
+
+def _level_echoes(
+    unwrapped: NDArray[np.float32],
+    magnitude: NDArray[np.float32] | None,
+    te_s: NDArray[np.float64],
+    valid: NDArray[np.bool_],
+) -> None:
+    """Add to each echo, in place, the whole turns that make the phase proportional to the echo time.
+
+    A mean over the mask has lost them: beyond half a turn it jumps, and the echoes would be whole turns apart.
+    """
+    whole, no_wraps = valid.astype(np.int32), np.zeros(valid.shape, dtype=np.int16)
+    first = int(component_offsets(whole, no_wraps, unwrapped, magnitude, te_s, 0)[1])
+    unwrapped[valid, 0] += np.float32(TWO_PI * first)
+    # the field of the echoes before, weighted by magnitude^2 TE^2
+    weighted, weights = np.zeros(np.count_nonzero(valid)), np.zeros(np.count_nonzero(valid))
+    for echo, time in enumerate(te_s):
+        phase = unwrapped[valid, echo]
+        if echo > 0:
+            turns = round(float(np.median(time * weighted / weights - phase)) / TWO_PI)
+            phase += np.float32(TWO_PI * turns)
+            unwrapped[valid, echo] = phase
+        power = 1.0 if magnitude is None else np.square(np.maximum(magnitude[valid, echo], 1e-12), dtype=np.float64)
+        weighted += power * time * phase
+        weights += power * time**2
 
 
 def _source(wrapped: NDArray[np.float32]) -> NDArray[np.float32]:
