@@ -129,7 +129,6 @@ def test_a_preset_names_where_it_is_not_the_paper(name: str, own: str) -> None:
     )  # fmt: skip
     for words in (
         "brain mask from the T1-weighted image",
-        "Ewald's sum for the dipole in place of the toolbox's continuous kernel",
         "weights of at most three times their median",
         own,
     ):

@@ -83,8 +83,7 @@ CONSENSUS_PAPER = Citation(
 )
 _SENTENCE = (
     "Methods and parameters of the reconstruction are those of the {} pipeline of the QSM consensus paper, with the "
-    "brain mask from the T1-weighted image, Ewald's sum for the dipole in place of the toolbox's continuous kernel, {}"
-    ", and weights of at most three times their median"
+    "brain mask from the T1-weighted image, {}, and weights of at most three times their median"
 )
 
 PRESETS: Mapping[str, Preset] = {
