@@ -140,8 +140,8 @@ SNR of 80, 6 echoes from 4 to 29 ms, a monopolar readout and images as Siemens s
 - What each method's parameters were chosen on stands with them in [methods.md](methods.md). Those of the default
   inversion were chosen on the first two heads here and at other voxel sizes; all other conditions, and the person with
   ALS, are a check. At 1 mm and below the images are computed on the scan's own voxels, without partial volume, but for
-  those from a grid of 0.5 mm (13 GB of memory), which are nearest to a scanner's. In the images by qsm-forward the
-  field of air, cut off in k-space, rings in the brain.
+  those from a grid of 0.5 mm, which are nearest to a scanner's. In the images by qsm-forward the field of air, cut off
+  in k-space, rings in the brain.
 - *GB* is the peak of the process that ran background removal and inversion, libraries included. A star marks an
   inversion that stopped at its largest number of iterations. `benchmarks/speed.py` measures times.
 """

@@ -40,7 +40,7 @@ MOTIONS = {
 """Turns about x, y, z (degrees) and shifts (mm)."""
 
 SLABS = (0.6, 0.2)
-"""Shares of the brain that slabs show; the smaller one is a slab for the midbrain, about 25 mm high."""
+"""Shares of the brain that slabs show; the smaller one is a slab for the midbrain."""
 
 
 def gradient_echo(t1w: Any, brain: Brain, *, seed: int) -> Any:

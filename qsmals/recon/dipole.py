@@ -55,10 +55,10 @@ def dipole_kernel(grid: Grid, shape: fourier.Shape | None = None) -> NDArray[np.
     """
     shape = shape or grid.shape
     k = fourier.frequencies(shape, grid.voxel_size_mm)
-    mixed = [np.where(_both_signs(n, x), 0.0, x * b) for n, x, b in zip(shape, k, grid.b0_direction, strict=True)]
-    x, y, z = (part.astype(np.float32) for part in mixed)
-    along = sum(np.square(part * b).astype(np.float32) for part, b in zip(k, grid.b0_direction, strict=True))
-    kernel = np.float32(1 / 3) - (along + 2 * (x * y + y * z + z * x)) / _squared(k)
+    along = [(x * b).astype(np.float32) for x, b in zip(k, grid.b0_direction, strict=True)]
+    x, y, z = (np.where(_both_signs(n, f), np.float32(0), part) for n, f, part in zip(shape, k, along, strict=True))
+    squares = np.square(along[0]) + np.square(along[1]) + np.square(along[2])
+    kernel = np.float32(1 / 3) - (squares + 2 * (x * y + y * z + z * x)) / _squared(k)
     kernel[0, 0, 0] = 0.0
     return np.asarray(kernel, dtype=np.float32)
 

@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from qsmals.bids.layout import as_number
+from qsmals.bids.provenance import named
 from qsmals.recon.method import Citation, Method
 from qsmals.reports import references
 from qsmals.reports.consensus import departures
@@ -209,10 +210,6 @@ def _body(papers: _Bibliography, alike: Sequence[tuple[Mapping[str, Any], Sequen
     return body
 
 
-NAMED_SCANS = 20
-"""Scans that differ from the others are named in running text up to this number."""
-
-
 def _scan_words(names: Sequence[str], total: int) -> str:
     """Some of the scans in running text.
 
@@ -221,8 +218,7 @@ def _scan_words(names: Sequence[str], total: int) -> str:
     >>> _scan_words(["sub-01", "sub-07"], 30)
     'In 2 of 30 scans (sub-01, sub-07)'
     """
-    more = f", and {len(names) - NAMED_SCANS} more" if len(names) > NAMED_SCANS else ""
-    return f"In {len(names)} of {total} scans ({', '.join(names[:NAMED_SCANS])}{more})"
+    return f"In {len(names)} of {total} scans ({named(names)})"
 
 
 def _paragraphs(

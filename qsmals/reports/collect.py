@@ -1,6 +1,5 @@
 """The outputs of a subject, found by their names."""
 
-import json
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qsmals.bids.provenance import why_outdated
+from qsmals.bids.provenance import read_sidecar, why_outdated
 from qsmals.reports.assess import Quality, read_quality
 from qsmals.reports.facts import ScanFacts, newest_facts
 from qsmals.roi.columns import MINIMUM_COVERAGE
@@ -170,17 +169,9 @@ def _tables(folder: Path, prefix: str, outdated: Container[Path]) -> tuple[tuple
             faults.append(f"{prefix}: {path.name} cannot be read: {error}")
             continue
         atlas, quantity = _entity(path, "seg"), path.stem.rsplit("_", 1)[1]
-        tables.append(RegionTable(path, atlas, quantity, columns, _registration_failed(path.with_suffix(".json"))))
+        failed = str(read_sidecar(path).get("RegistrationFailed", ""))
+        tables.append(RegionTable(path, atlas, quantity, columns, failed))
     return tuple(tables), faults
-
-
-def _registration_failed(sidecar: Path) -> str:
-    """Which statistics of a table a failed registration took, and why; empty where it says nothing of that kind."""
-    try:
-        content = json.loads(sidecar.read_text())
-    except (OSError, ValueError):
-        return ""
-    return str(content.get("RegistrationFailed", "")) if isinstance(content, dict) else ""
 
 
 def _missing(
