@@ -327,6 +327,7 @@ def make_total_field(bids: Path, output: Path, n_threads: int, chosen: Mapping[s
             quality=unwrapped.quality,
             magnitude=scan.magnitude,
             grid=scan.grid,
+            field_ppm=total.field_ppm,
             params=masking.make_parameters(),
         )
         field_ppm = np.float32(sign_of(total.field_ppm, tissue, scan.grid)) * total.field_ppm

@@ -129,7 +129,11 @@ def test_from_stored_images_to_susceptibility(n_echoes: int, parts: str, tmp_pat
     brain = write(tmp_path / "brain.nii", BRAIN.astype(np.uint8))
     magnitude, field = found["prepared"].magnitude, found["field"]
     make = MakeFieldMasks(
-        brain_mask=brain, quality=found["unwrapped"].quality, magnitude=magnitude, method="brain-and-quality"
+        brain_mask=brain,
+        quality=found["unwrapped"].quality,
+        magnitude=magnitude,
+        field_ppm=field.field_ppm,
+        method="brain-and-quality",
     )
     masks = run(make, tmp_path)
     assert load_mask(masks.brain_mask).sum() > 0.97 * BRAIN.sum()

@@ -16,6 +16,7 @@ from qsmals.recon.mask.quality import (
     quality_threshold,
 )
 from qsmals.recon.mask.robust import robust_mask, without_cavities
+from qsmals.recon.mask.surroundings import roughness_ppm
 
 SIZE = (1.0, 1.5, 2.0)
 SHAPE = (44, 32, 24)
@@ -147,6 +148,59 @@ def test_field_masks_keep_the_rim_reach_out_and_drop_the_sinus() -> None:
     assert not (masks.brain & ~(masks.reliable & brain)).any()
     assert ndimage.label(masks.reliable)[1] == 1
     assert 0.4 < masks.quality_threshold < 0.8 and masks.threshold_rule == OTSU_RULE
+
+
+def harmonic_ppm() -> NDArray[np.float32]:
+    """A field of distant sources, of second order."""
+    x, y, z = np.meshgrid(*[(np.arange(n) - n / 2) * h for n, h in zip(SHAPE, SIZE, strict=True)], indexing="ij")
+    return (0.3 + 0.02 * x - 0.01 * z + 2e-4 * (x**2 - y**2) + 1e-4 * y * z).astype(np.float32)
+
+
+def test_roughness_is_the_distance_from_the_mean_of_the_neighbours() -> None:
+    grid = Grid(SHAPE, SIZE)
+    assert roughness_ppm(harmonic_ppm(), grid)[1:-1, 1:-1, 1:-1].max() < 1e-6
+    noise = np.random.default_rng(5).normal(0, 1, SHAPE).astype(np.float32)
+    near = [np.roll(noise, step, axis) for axis in range(3) for step in (1, -1)]
+    weights = np.repeat(1 / np.square(SIZE), 2)
+    expected = np.abs(noise - sum(w * n for w, n in zip(weights, near, strict=True)) / weights.sum())
+    inner = (slice(1, -1),) * 3
+    np.testing.assert_allclose(roughness_ppm(noise, grid)[inner], expected[inner], atol=1e-6)
+    ramp = np.broadcast_to(np.arange(4, dtype=np.float32), (3, 3, 4))
+    assert not roughness_ppm(ramp, Grid((3, 3, 4), (1, 1, 1))).any()  # the volume's edge is no source
+
+
+@pytest.mark.parametrize("name", MASK)
+def test_a_rough_field_is_used_deep_in_the_brain_alone(name: str) -> None:
+    brain, _, quality, magnitude = scan()
+    noise = np.random.default_rng(6).normal(0, 1e-3, SHAPE)
+    field = harmonic_ppm() + noise.astype(np.float32)
+    fat, unknown = (11, 16, 12), (20, 22, 14)
+    where = {place: radius_mm()[place] for place in (fat, unknown)}
+    assert where[fat] > 10 and where[unknown] > 10 and not brain[fat] and not brain[unknown]
+    field[fat] += 0.1
+    field[unknown] = np.nan
+    shallow, deep = (13, 16, 12), (22, 16, 12)
+    assert 7 < radius_mm()[shallow] < 10 and radius_mm()[deep] < 2
+    field[shallow] += 0.1
+    field[deep] += 0.1
+    arguments = {"quality": quality, "magnitude": magnitude, "grid": Grid(SHAPE, SIZE)}
+    method = MASK[name]
+    before = method.function(brain, **arguments, params=method.make_parameters())
+    after = method.function(brain, **arguments, field_ppm=field, params=method.make_parameters())
+    if name == "brain":
+        np.testing.assert_array_equal(after.reliable, brain)
+        return
+    assert all(before.reliable[place] for place in (fat, unknown, shallow, deep))
+    assert not any(after.reliable[place] for place in (fat, unknown, shallow))
+    assert after.brain[deep] and not after.brain[shallow]
+    lost = before.reliable & ~after.reliable
+    assert lost.sum() <= 21  # the three and what touches them
+    strict = method.function(
+        brain, **arguments, field_ppm=field, params=method.make_parameters({"largest_roughness": 1})
+    )
+    assert strict.reliable.sum() < after.reliable.sum()
+    with pytest.raises(ValueError, match="the field has shape"):
+        method.function(brain, **arguments, field_ppm=field[1:], params=method.make_parameters())
 
 
 def test_field_masks_do_not_cut_a_brain_of_even_quality() -> None:

@@ -92,7 +92,7 @@ NEEDS: dict[str, Need] = {
     "offset": Need(KERNEL_GB, volumes=10, series=2.5, blocks=125),
     "unwrap": Need(0.21, volumes=4, series=4),
     "field": Need(0.38, volumes=8, series=3),
-    "masks": Need(PLAIN_GB, volumes=8, series=1),
+    "masks": Need(PLAIN_GB, volumes=15, series=1),
     # susceptibility
     "background": Need(KERNEL_GB, volumes=24),
     "background lbv": Need(KERNEL_GB, volumes=9.5),

@@ -126,7 +126,10 @@ def init_susceptibility_wf(
 
     workflow = Workflow(name=name)
     workflow.connect([
-        (inputnode, masks, [("brain_mask", "brain_mask"), ("quality", "quality"), ("magnitude", "magnitude")]),
+        (inputnode, masks, [
+            ("brain_mask", "brain_mask"), ("quality", "quality"), ("magnitude", "magnitude"),
+            ("field_ppm", "field_ppm"),
+        ]),
         (masks, outputnode, [
             ("brain_mask", "brain_mask"), ("quality_mask", "quality_mask"), ("facts", "mask_facts"),
         ]),

@@ -38,6 +38,7 @@ class _MaskInput(StepInput):
     brain_mask = File(exists=True, mandatory=True, desc="brain on the GRE grid")
     quality = File(exists=True, mandatory=True, desc="phase quality, 0..1")
     magnitude = File(exists=True, mandatory=True, desc="magnitude of all echoes")
+    field_ppm = File(exists=True, mandatory=True, desc="total field, ppm")
     method = traits.Str(mandatory=True)
     parameters = traits.Dict(usedefault=True)
 
@@ -69,6 +70,7 @@ class MakeFieldMasks(Step):
             quality=load(self.inputs.quality),
             magnitude=load_echoes(self.inputs.magnitude),
             grid=grid,
+            field_ppm=load(self.inputs.field_ppm),
             params=method.make_parameters(self.inputs.parameters),
         )
         voxel_ml = float(np.prod(grid.voxel_size_mm)) / 1000

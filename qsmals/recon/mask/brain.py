@@ -21,6 +21,7 @@ def brain_alone(
     quality: NDArray[np.float32] | None,
     magnitude: NDArray[np.float32] | None,
     grid: Grid,
+    field_ppm: NDArray[np.float32] | None = None,
     params: BrainMaskParameters | None = None,
 ) -> FieldMasks:
     """The brain mask for everything, whatever the phase is like in it.
@@ -32,7 +33,7 @@ def brain_alone(
     ----------
     brain_mask : (x, y, z) bool
         The brain, from any source.
-    quality, magnitude, params
+    quality, magnitude, field_ppm, params
         Not used by this method.
     grid : Grid
         Voxel size; not used either.

@@ -7,7 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon.grid import Grid
-from qsmals.recon.mask.quality import OTSU_1979, THRESHOLD_WORDS, FieldMaskParameters, FieldMasks, field_masks
+from qsmals.recon.mask.quality import (
+    OTSU_1979,
+    ROUGHNESS_WORDS,
+    THRESHOLD_WORDS,
+    FieldMaskParameters,
+    FieldMasks,
+    field_masks,
+)
 from qsmals.recon.method import Method
 
 
@@ -23,6 +30,12 @@ class QualityMaskParameters:
     )
     close_mm: float = field(default=2.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
     open_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
+    largest_roughness: float = field(
+        default=20.0, metadata={"unit": "times the brain's median", "source": "the same as of brain-and-quality"}
+    )
+    trusted_depth_mm: float = field(
+        default=3.0, metadata={"unit": "mm into the brain", "source": "the same as of brain-and-quality"}
+    )
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -43,6 +56,12 @@ class MagnitudeMaskParameters:
     )
     close_mm: float = field(default=2.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
     open_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
+    largest_roughness: float = field(
+        default=20.0, metadata={"unit": "times the brain's median", "source": "the same as of brain-and-quality"}
+    )
+    trusted_depth_mm: float = field(
+        default=3.0, metadata={"unit": "mm into the brain", "source": "the same as of brain-and-quality"}
+    )
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -56,6 +75,7 @@ def quality_everywhere(
     quality: NDArray[np.float32] | None,
     magnitude: NDArray[np.float32] | None,
     grid: Grid,
+    field_ppm: NDArray[np.float32] | None = None,
     params: QualityMaskParameters | None = None,
 ) -> FieldMasks:
     """Every voxel of the volume with reliable phase, in one piece with the brain.
@@ -72,6 +92,8 @@ def quality_everywhere(
         Not used by this method.
     grid : Grid
         Voxel size.
+    field_ppm : (x, y, z) float32, optional
+        Total field, ppm; without it no voxel is left out for its roughness.
     params : QualityMaskParameters, optional
         Settings.
 
@@ -87,7 +109,7 @@ def quality_everywhere(
     if quality is None:
         raise ValueError("a mask by phase quality needs the quality map")
     settings = FieldMaskParameters(**vars(params or QualityMaskParameters()), reach_mm=_diagonal_mm(grid))
-    return field_masks(brain_mask, quality=quality, magnitude=None, grid=grid, params=settings)
+    return field_masks(brain_mask, quality=quality, magnitude=None, grid=grid, field_ppm=field_ppm, params=settings)
 
 
 def magnitude_everywhere(
@@ -96,6 +118,7 @@ def magnitude_everywhere(
     quality: NDArray[np.float32] | None,
     magnitude: NDArray[np.float32] | None,
     grid: Grid,
+    field_ppm: NDArray[np.float32] | None = None,
     params: MagnitudeMaskParameters | None = None,
 ) -> FieldMasks:
     """Every voxel of the volume with signal, in one piece with the brain.
@@ -112,6 +135,8 @@ def magnitude_everywhere(
         Magnitude, any unit; of several echoes the middle one is used.
     grid : Grid
         Voxel size.
+    field_ppm : (x, y, z) float32, optional
+        Total field, ppm; without it no voxel is left out for its roughness.
     params : MagnitudeMaskParameters, optional
         Settings.
 
@@ -127,7 +152,7 @@ def magnitude_everywhere(
     if magnitude is None:
         raise ValueError("a mask by magnitude needs the magnitude")
     settings = FieldMaskParameters(**vars(params or MagnitudeMaskParameters()), reach_mm=_diagonal_mm(grid))
-    return field_masks(brain_mask, quality=None, magnitude=magnitude, grid=grid, params=settings)
+    return field_masks(brain_mask, quality=None, magnitude=magnitude, grid=grid, field_ppm=field_ppm, params=settings)
 
 
 def _diagonal_mm(grid: Grid) -> float:
@@ -141,7 +166,8 @@ QUALITY = Method(
     parameters=QualityMaskParameters,
     sentence="Susceptibility was mapped in the brain mask wherever the phase quality was above "
     + THRESHOLD_WORDS
-    + ", holes filled.",
+    + ", holes filled"
+    + ROUGHNESS_WORDS,
     citations=(OTSU_1979,),
 )
 
@@ -151,6 +177,6 @@ MAGNITUDE = Method(
     function=magnitude_everywhere,
     parameters=MagnitudeMaskParameters,
     sentence="Susceptibility was mapped in the brain mask wherever the magnitude was above {percent} of the brain's "
-    "median, holes filled.",
+    "median, holes filled" + ROUGHNESS_WORDS,
     citations=(),
 )

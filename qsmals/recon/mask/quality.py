@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from qsmals.recon.grid import Grid
 from qsmals.recon.mask import morphology
+from qsmals.recon.mask.surroundings import without_sources
 from qsmals.recon.method import Citation, Method
 
 HISTOGRAM_BINS = 256
@@ -39,6 +40,14 @@ class FieldMaskParameters:
     )
     open_mm: float = field(
         default=1.0, metadata={"unit": "mm", "source": "SEPIA's opening of R2*-based masks; single voxels"}
+    )
+    largest_roughness: float = field(
+        default=20.0,
+        metadata={"unit": "times the brain's median", "source": "images with partial volume (docs/ablation.md)"},
+    )
+    trusted_depth_mm: float = field(
+        default=3.0,
+        metadata={"unit": "mm into the brain", "source": "design choice: a brain mask too wide by a cortex"},
     )
     fallback_threshold: float = field(
         default=0.3, metadata={"unit": "quality", "source": "design choice, between ROMEO's quality of air and brain"}
@@ -149,6 +158,7 @@ def field_masks(
     quality: NDArray[np.float32] | None,
     magnitude: NDArray[np.float32] | None,
     grid: Grid,
+    field_ppm: NDArray[np.float32] | None = None,
     params: FieldMaskParameters | None = None,
 ) -> FieldMasks:
     """Brain mask and reliable mask from anatomy, phase quality and magnitude.
@@ -158,7 +168,9 @@ def field_masks(
     region searched is the brain dilated by ``reach_mm``: the more of the surrounding field is known, the better the
     background's sources are told from the cortex, which lies at the brain's rim. Reliable voxels are then closed by
     ``close_mm`` and filled (veins, iron-rich nuclei and bleeds have poor phase yet belong to the brain), opened by
-    ``open_mm`` outside the brain, and cut to the largest component.
+    ``open_mm`` outside the brain, and cut to the largest component. At last voxels with a field by far rougher than the
+    brain's are left out, around the brain and up to ``trusted_depth_mm`` below its surface: see
+    :func:`~qsmals.recon.mask.surroundings.without_sources`.
 
     Parameters
     ----------
@@ -170,6 +182,8 @@ def field_masks(
         Magnitude; of several echoes the middle one is used, whose phase matters most for the field.
     grid : Grid
         Voxel size.
+    field_ppm : (x, y, z) float32, optional
+        Total field, ppm; without it no voxel is left out for its roughness.
     params : FieldMaskParameters, optional
         Settings.
 
@@ -184,7 +198,7 @@ def field_masks(
     """
     params = params or FieldMaskParameters()
     brain = np.asarray(brain_mask, dtype=bool)
-    _check(brain, quality, magnitude)
+    _check(brain, quality, magnitude, field_ppm)
     size = grid.voxel_size_mm
     reliable = morphology.dilate(brain, params.reach_mm, size)
     threshold = QualityThreshold(0.0, "")
@@ -197,6 +211,15 @@ def field_masks(
     if not (reliable & brain).any():
         raise ValueError("no voxel of the brain has reliable phase; check phase, magnitude and the brain mask's grid")
     wide = _consolidated(reliable, brain, size, params)
+    if field_ppm is not None:
+        wide = without_sources(
+            wide,
+            brain,
+            field_ppm=field_ppm,
+            grid=grid,
+            largest_roughness=params.largest_roughness,
+            trusted_depth_mm=params.trusted_depth_mm,
+        )
     return FieldMasks(
         brain=brain & wide,
         reliable=wide,
@@ -244,12 +267,10 @@ def class_separation(values: NDArray[np.float32], threshold: float) -> float:
     return float((high.mean() - low.mean()) / spread) if spread > 0 else float("inf")
 
 
-def _check(
-    brain: NDArray[np.bool_], quality: NDArray[np.float32] | None, magnitude: NDArray[np.float32] | None
-) -> None:
+def _check(brain: NDArray[np.bool_], *volumes: NDArray[np.float32] | None) -> None:
     if not brain.any():
         raise ValueError("the brain mask is empty")
-    for name, volume in (("quality map", quality), ("magnitude", magnitude)):
+    for name, volume in zip(("quality map", "magnitude", "field"), volumes, strict=True):
         if volume is not None and volume.shape[:3] != brain.shape:
             raise ValueError(f"the {name} has shape {volume.shape}, the brain mask {brain.shape}")
 
@@ -279,6 +300,12 @@ THRESHOLD_WORDS = (
 )
 """For the methods text; which of them it was is known after the run, and stands in sidecar and report."""
 
+ROUGHNESS_WORDS = (
+    "; voxels less than {trusted_depth_mm:g} mm deep in that mask whose field differed from the mean of its neighbours "
+    "by more than {largest_roughness:g} times what is usual in the brain (the median) were left out."
+)
+"""The end of the sentence for the methods text."""
+
 OTSU_1979 = Citation(
     key="otsu1979",
     authors="Otsu N",
@@ -295,6 +322,7 @@ BRAIN_AND_QUALITY = Method(
     parameters=FieldMaskParameters,
     sentence="Susceptibility was mapped in the brain mask wherever the phase quality was above "
     + THRESHOLD_WORDS
-    + " and the magnitude above {percent} of the brain's median, holes filled.",
+    + " and the magnitude above {percent} of the brain's median, holes filled"
+    + ROUGHNESS_WORDS,
     citations=(OTSU_1979,),
 )

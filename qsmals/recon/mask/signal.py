@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon.grid import Grid
-from qsmals.recon.mask.quality import FieldMaskParameters, FieldMasks, field_masks
+from qsmals.recon.mask.quality import ROUGHNESS_WORDS, FieldMaskParameters, FieldMasks, field_masks
 from qsmals.recon.method import Method
 
 
@@ -27,6 +27,12 @@ class SignalMaskParameters:
     )
     close_mm: float = field(default=2.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
     open_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
+    largest_roughness: float = field(
+        default=20.0, metadata={"unit": "times the brain's median", "source": "the same as of brain-and-quality"}
+    )
+    trusted_depth_mm: float = field(
+        default=3.0, metadata={"unit": "mm into the brain", "source": "the same as of brain-and-quality"}
+    )
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -40,6 +46,7 @@ def brain_with_signal(
     quality: NDArray[np.float32] | None,
     magnitude: NDArray[np.float32] | None,
     grid: Grid,
+    field_ppm: NDArray[np.float32] | None = None,
     params: SignalMaskParameters | None = None,
 ) -> FieldMasks:
     """Brain mask and reliable mask from anatomy and magnitude.
@@ -56,6 +63,8 @@ def brain_with_signal(
         Magnitude, any unit; of several echoes the middle one is used.
     grid : Grid
         Voxel size.
+    field_ppm : (x, y, z) float32, optional
+        Total field, ppm; without it no voxel is left out for its roughness.
     params : SignalMaskParameters, optional
         Settings.
 
@@ -71,9 +80,8 @@ def brain_with_signal(
     params = params or SignalMaskParameters()
     if magnitude is None:
         raise ValueError("a mask by magnitude needs the magnitude")
-    return field_masks(
-        brain_mask, quality=None, magnitude=magnitude, grid=grid, params=FieldMaskParameters(**vars(params))
-    )
+    settings = FieldMaskParameters(**vars(params))
+    return field_masks(brain_mask, quality=None, magnitude=magnitude, grid=grid, field_ppm=field_ppm, params=settings)
 
 
 BRAIN_AND_MAGNITUDE = Method(
@@ -82,6 +90,6 @@ BRAIN_AND_MAGNITUDE = Method(
     function=brain_with_signal,
     parameters=SignalMaskParameters,
     sentence="Susceptibility was mapped in the brain mask wherever the magnitude was above {percent} of the brain's "
-    "median, holes filled.",
+    "median, holes filled" + ROUGHNESS_WORDS,
     citations=(),
 )
