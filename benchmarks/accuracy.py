@@ -295,7 +295,13 @@ def straightened(magnitude: Volume, phase: Volume) -> Volume:
     return np.stack([np.angle(signal).astype(np.float32) for signal in turned], axis=-1)
 
 
-def make_total_field(bids: Path, output: Path, n_threads: int, chosen: Mapping[str, str] | None = None) -> None:
+def make_total_field(
+    bids: Path,
+    output: Path,
+    n_threads: int,
+    chosen: Mapping[str, str] | None = None,
+    mask_parameters: Mapping[str, Any] | None = None,
+) -> None:
     """Total field, its noise and the masks of the field, from the stored images, into one file.
 
     ``chosen`` names the method of a stage that is not to be the default. Volumes are kept in the memory order of an
@@ -328,7 +334,7 @@ def make_total_field(bids: Path, output: Path, n_threads: int, chosen: Mapping[s
             magnitude=scan.magnitude,
             grid=scan.grid,
             field_ppm=total.field_ppm,
-            params=masking.make_parameters(),
+            params=masking.make_parameters(mask_parameters),
         )
         field_ppm = np.float32(sign_of(total.field_ppm, tissue, scan.grid)) * total.field_ppm
     seconds = time.monotonic() - start
