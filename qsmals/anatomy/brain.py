@@ -113,7 +113,8 @@ def extract_brain(
     """
     with ants_session(compute):
         coarse = Compute(compute.work_dir, compute.threads, compute.seed, sloppy=True)
-        level = resampled(correct_bias(t1w, compute=coarse), 2.0 if compute.sloppy else 1.0)
+        seen = resampled(t1w, 2.0) if compute.sloppy else t1w
+        level = resampled(correct_bias(seen, compute=coarse), 2.0 if compute.sloppy else 1.0)
         stripped = is_brain_only(level) if skull_stripped is None else skull_stripped
         matrix, centre = align_template(level, template, brain_only=stripped, seed=compute.seed)
         initial = write_affine(matrix, compute.folder("brain") / "initial.mat", centre_mm=centre)
