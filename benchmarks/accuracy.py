@@ -416,7 +416,10 @@ def reconstruct(
             params=background.make_parameters(scan=protocol),
         )
     background_s = time.monotonic() - start
-    known, local_ppm = np.asfortranarray(local.mask), np.asfortranarray(local.field_ppm)
+    wide = inversion.finds_background and local.known is not None
+    known, local_ppm = np.asfortranarray(local.known if wide else local.mask), np.asfortranarray(local.field_ppm)
+    if wide:
+        more["harmonic"] = np.asfortranarray(local.mask)
     start = time.monotonic()
     solution = inversion.function(
         local_ppm,

@@ -187,7 +187,7 @@ NEEDED = {
     "phase_offset": ("raw_phase", "magnitude", "tissue", "brain"),
     "unwrap": ("phase", "magnitude", "tissue"),
     "field": ("unwrapped", "magnitude", "tissue"),
-    "mask": ("quality", "magnitude", "brain"),
+    "mask": ("quality", "magnitude", "brain", "total"),
     "background": ("total", "noise"),
     "inversion": ("local", "total", "noise", "reliable", "combined", "r2star"),
     "relaxometry": ("magnitude", "brain"),
@@ -209,7 +209,7 @@ def prepared(stage: str, method: Any, inputs: Inputs, voxel_mm: float, mask_name
         given = {word: inputs[name] for word, name in images.items() if word in wanted}
         return lambda: method.function(field, mask=mask, grid=grid, weights=weights, params=params, **given)
     if stage == "mask":
-        seen = {"quality": inputs["quality"], "magnitude": inputs["magnitude"]}
+        seen = {"quality": inputs["quality"], "magnitude": inputs["magnitude"], "field_ppm": inputs["total"]}
         return lambda: method.function(inputs["brain"], **seen, grid=grid, params=params)
     common = {"te_s": np.asarray(TE_S), "params": params}
     if stage == "relaxometry":
@@ -238,13 +238,16 @@ def whole(folder: Path, voxel_mm: float) -> Any:
     phase = ready["phase_offset"](raw, grid=grid, bipolar=False, brain_mask=brain, **common).phase_rad
     unwrapped = ready["unwrap"](phase, **common)
     total = ready["field"](unwrapped.phase_rad, b0_tesla=B0_TESLA, **common)
-    masks = ready["mask"](brain, quality=unwrapped.quality, magnitude=magnitude, grid=grid)
+    seen = {"quality": unwrapped.quality, "magnitude": magnitude, "field_ppm": total.field_ppm}
+    masks = ready["mask"](brain, **seen, grid=grid)
     mask = masks.reliable if steps["background"].beyond_brain else masks.brain
     weights = inverse_noise(total.noise_ppm, mask)
     local = ready["background"](total.field_ppm, mask=mask, grid=grid, weights=weights)
-    known = np.asfortranarray(local.mask)
+    wide = steps["inversion"].finds_background and local.known is not None
+    known = np.asfortranarray(local.known if wide else local.mask)
     weights = inverse_noise(total.noise_ppm, known)
     more = {"noise_ppm": total.noise_ppm} if "noise_ppm" in signature(steps["inversion"].function).parameters else {}
+    more |= {"harmonic": np.asfortranarray(local.mask)} if wide else {}
     solution = ready["inversion"](np.asfortranarray(local.field_ppm), mask=known, grid=grid, weights=weights, **more)
     reference_to(solution.chi_ppm, known & masks.brain)
     return solution

@@ -260,6 +260,24 @@ def test_the_cortex_at_the_rim_is_right_with_defaults(
     assert error[head.brain & ~head.rim].std() < 2
 
 
+def test_boundary_values_cost_no_voxel_of_the_brain() -> None:
+    """The field of the brain alone: LBV leaves nothing on its outermost voxels, and they have a map all the same."""
+    head = folded_rim((1.0, 1.0, 1.0), (0.0, 0.0, 1.0))
+    local = BACKGROUND["lbv"].function(head.total, mask=head.brain & head.mask, grid=head.grid)
+    assert local.known is not None and local.mask.sum() < 0.9 * local.known.sum()
+    common = {"mask": local.known, "grid": head.grid}
+    error = {}
+    for name, where in (("inside", {"harmonic": local.mask}), ("everywhere", {})):
+        chi = weak_harmonic(local.field_ppm, **common, **where).chi_ppm
+        difference = 1000 * (chi - head.chi)[local.known]
+        error[name] = float(np.std(difference))
+        if name == "inside":
+            assert abs(difference[head.cortex[local.known]].mean() - difference.mean()) < 2
+    assert error["inside"] < 5 and error["inside"] < error["everywhere"]
+    with pytest.raises(ValueError, match="must lie in the mask"):
+        weak_harmonic(local.field_ppm, mask=local.mask, grid=head.grid, harmonic=local.known)
+
+
 def test_the_local_field_of_a_slab_has_no_cyclic_images() -> None:
     """The brain reaches the first and the last slice."""
     grid, tall = Grid((36, 33, 14), (1.0, 1.0, 1.0)), Grid((36, 33, 98), (1.0, 1.0, 1.0))

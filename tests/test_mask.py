@@ -157,50 +157,60 @@ def harmonic_ppm() -> NDArray[np.float32]:
 
 
 def test_roughness_is_the_distance_from_the_mean_of_the_neighbours() -> None:
-    grid = Grid(SHAPE, SIZE)
-    assert roughness_ppm(harmonic_ppm(), grid)[1:-1, 1:-1, 1:-1].max() < 1e-6
+    grid, everywhere = Grid(SHAPE, SIZE), np.ones(SHAPE, bool)
+    assert roughness_ppm(harmonic_ppm(), everywhere, grid)[1:-1, 1:-1, 1:-1].max() < 1e-6
     noise = np.random.default_rng(5).normal(0, 1, SHAPE).astype(np.float32)
     near = [np.roll(noise, step, axis) for axis in range(3) for step in (1, -1)]
     weights = np.repeat(1 / np.square(SIZE), 2)
     expected = np.abs(noise - sum(w * n for w, n in zip(weights, near, strict=True)) / weights.sum())
     inner = (slice(1, -1),) * 3
-    np.testing.assert_allclose(roughness_ppm(noise, grid)[inner], expected[inner], atol=1e-6)
-    ramp = np.broadcast_to(np.arange(4, dtype=np.float32), (3, 3, 4))
-    assert not roughness_ppm(ramp, Grid((3, 3, 4), (1, 1, 1))).any()  # the volume's edge is no source
+    np.testing.assert_allclose(roughness_ppm(noise, everywhere, grid)[inner], expected[inner], atol=1e-6)
+
+
+def test_what_was_not_measured_makes_no_roughness() -> None:
+    ramp = np.broadcast_to(np.arange(1, 5, dtype=np.float32), (3, 3, 4)).copy()
+    known, grid = np.ones(ramp.shape, bool), Grid((3, 3, 4), (1, 1, 1))
+    assert not roughness_ppm(ramp, known, grid).any()  # nor does the volume's edge
+    ramp[1, 1, 2], known[1, 1, 2] = np.nan, False
+    assert not np.nan_to_num(roughness_ppm(ramp, known, grid), nan=0.0)[known].any()
 
 
 @pytest.mark.parametrize("name", MASK)
-def test_a_rough_field_is_used_deep_in_the_brain_alone(name: str) -> None:
+def test_a_rough_field_is_used_in_the_brain_alone(name: str) -> None:
     brain, _, quality, magnitude = scan()
-    noise = np.random.default_rng(6).normal(0, 1e-3, SHAPE)
-    field = harmonic_ppm() + noise.astype(np.float32)
-    fat, unknown = (11, 16, 12), (20, 22, 14)
-    where = {place: radius_mm()[place] for place in (fat, unknown)}
-    assert where[fat] > 10 and where[unknown] > 10 and not brain[fat] and not brain[unknown]
+    field = harmonic_ppm() + np.random.default_rng(6).normal(0, 1e-3, SHAPE).astype(np.float32)
+    fat, unknown, shallow, deep = (11, 16, 12), (20, 22, 14), (13, 16, 12), (22, 16, 12)
+    assert not brain[fat] and not brain[unknown] and brain[shallow] and brain[deep]
     field[fat] += 0.1
     field[unknown] = np.nan
-    shallow, deep = (13, 16, 12), (22, 16, 12)
-    assert 7 < radius_mm()[shallow] < 10 and radius_mm()[deep] < 2
     field[shallow] += 0.1
     field[deep] += 0.1
     arguments = {"quality": quality, "magnitude": magnitude, "grid": Grid(SHAPE, SIZE)}
     method = MASK[name]
     before = method.function(brain, **arguments, params=method.make_parameters())
     after = method.function(brain, **arguments, field_ppm=field, params=method.make_parameters())
+    np.testing.assert_array_equal(after.brain, before.brain)
+    assert after.n_rough == before.reliable.sum() - after.reliable.sum() and before.n_rough == 0
     if name == "brain":
         np.testing.assert_array_equal(after.reliable, brain)
         return
-    assert all(before.reliable[place] for place in (fat, unknown, shallow, deep))
-    assert not any(after.reliable[place] for place in (fat, unknown, shallow))
-    assert after.brain[deep] and not after.brain[shallow]
-    lost = before.reliable & ~after.reliable
-    assert lost.sum() <= 21  # the three and what touches them
-    strict = method.function(
-        brain, **arguments, field_ppm=field, params=method.make_parameters({"largest_roughness": 1})
-    )
-    assert strict.reliable.sum() < after.reliable.sum()
+    assert before.reliable[fat] and before.reliable[unknown]
+    assert not after.reliable[fat] and not after.reliable[unknown] and after.reliable[brain & before.brain].all()
+    assert after.n_rough <= 14  # the two and what touches them
+    strict = method.make_parameters({"largest_roughness": 1.0})
+    assert method.function(brain, **arguments, field_ppm=field, params=strict).n_rough > after.n_rough
     with pytest.raises(ValueError, match="the field has shape"):
         method.function(brain, **arguments, field_ppm=field[1:], params=method.make_parameters())
+
+
+def test_what_hangs_together_with_the_brain_alone_is_kept() -> None:
+    brain, _, quality, magnitude = scan()
+    field = harmonic_ppm() + np.random.default_rng(6).normal(0, 1e-3, SHAPE).astype(np.float32)
+    r, x = radius_mm(), np.arange(SHAPE[0])[:, None, None]
+    shell = (r > 10) & (r < 11.1) & (x < 20)  # rough, and what lies beyond it is not
+    field[shell] += np.where(np.indices(SHAPE).sum(0) % 2, 0.2, -0.2)[shell].astype(np.float32)
+    masks = field_masks(brain, quality=quality, magnitude=magnitude, grid=Grid(SHAPE, SIZE), field_ppm=field)
+    assert ndimage.label(masks.reliable)[1] == 1 and masks.n_rough >= shell.sum() / 2
 
 
 def test_field_masks_do_not_cut_a_brain_of_even_quality() -> None:

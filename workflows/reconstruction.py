@@ -174,7 +174,8 @@ def _add_two_steps(workflow: Workflow, plan: ScanPlan, maker: NodeMaker, recon: 
             ("brain_mask", "brain_mask"), ("reliable_mask", "reliable_mask"),
         ]),
         (background, invert, [
-            ("local_field_ppm", "local_field_ppm"), ("mask", "mask"), ("detected", "detected_background"),
+            ("local_field_ppm", "local_field_ppm"), ("mask", "mask"), ("known_mask", "known_mask"),
+            ("detected", "detected_background"),
         ]),
     ])  # fmt: skip
     return invert

@@ -152,7 +152,11 @@ class SidecarFacts(Step):
 
         entries = [{key.capitalize(): value for key, value in entry.items()} for entry in _detected(self.inputs)]
         field = {"Detected": strict_json(entries)}
-        words = {"quality_threshold": "QualityThreshold", "threshold_rule": "QualityThresholdRule"}
+        words = {
+            "quality_threshold": "QualityThreshold",
+            "threshold_rule": "QualityThresholdRule",
+            "rough_ml": "RoughSurroundingsVolume",
+        }
         facts = self.inputs.mask
         return {
             "chi": {**strict_json(dict(self.inputs.reference)), **field},

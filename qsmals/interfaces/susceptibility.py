@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, TraitedSpec, Undefined, isdefined, traits
 
 from qsmals.interfaces.base import (
     Float,
@@ -84,6 +84,7 @@ class MakeFieldMasks(Step):
                 "dropped_percent": round(100 * (1 - float(masks.brain.sum()) / float(brain.sum())), 2),
                 "quality_threshold": round(float(masks.quality_threshold), 3),
                 **({"threshold_rule": masks.threshold_rule} if masks.threshold_rule else {}),
+                "rough_ml": round(masks.n_rough * voxel_ml, 1),
             },
         }
 
@@ -100,6 +101,7 @@ class _BackgroundInput(StepInput):
 class _BackgroundOutput(TraitedSpec):
     local_field_ppm = File(desc="local field, ppm")
     mask = File(desc="where the local field is known")
+    known_mask = File(desc="where it is known up to a function that is harmonic there: at least the mask")
     detected = traits.List(traits.Dict, desc="voxels without a measurement, and what an iterative method reached")
 
 
@@ -139,6 +141,7 @@ class RemoveBackground(Step):
         return {
             "local_field_ppm": save(local.field_ppm, affine, folder / "local_field.nii"),
             "mask": save(local.mask, affine, folder / "mask.nii"),
+            "known_mask": save(local.mask if local.known is None else local.known, affine, folder / "known.nii"),
             "detected": [*missing, *_reached(local.convergence)],
         }
 
@@ -155,6 +158,7 @@ class _CommonInversionInput(StepInput):
 
 class _InversionInput(_CommonInversionInput):
     local_field_ppm = File(exists=True, mandatory=True, desc="local field, ppm")
+    known_mask = File(exists=True, desc="where a method that finds background itself can start from the local field")
     detected_background = traits.List(traits.Dict, usedefault=True, desc="what background field removal reached")
 
 
@@ -186,7 +190,7 @@ class InvertDipole(Step):
         from qsmals.recon.grid import Grid
         from qsmals.recon.inversion.solution import brain_field
 
-        measured = load_mask(self.inputs.mask) if solution.mask is None else solution.mask
+        measured = self._known() if solution.mask is None else solution.mask
         if isdefined(self.inputs.brain_mask):
             measured = measured & load_mask(self.inputs.brain_mask)
         return brain_field(solution, measured, Grid.from_affine(measured.shape, affine_of(self.inputs.mask)))
@@ -197,22 +201,31 @@ class InvertDipole(Step):
         from qsmals.recon.grid import Grid
         from qsmals.recon.inversion import INVERSION
 
-        method = INVERSION[self.inputs.method]
-        mask = load_mask(self.inputs.mask)
+        method, mask = INVERSION[self.inputs.method], self._known()
+        apart = {"harmonic": load_mask(self.inputs.mask)} if self._starts_wide() else {}
         return method.function(
             field_ppm,
             mask=mask,
             grid=Grid.from_affine(mask.shape, affine_of(self.inputs.mask)),
             weights=inverse_noise(load(self.inputs.noise_ppm), mask),
             params=method.make_parameters(self.inputs.parameters),
+            **apart,
             **self._images(method.function),
         )
+
+    def _starts_wide(self) -> bool:
+        """Whether the method takes the field wherever it is known up to a harmonic function."""
+        return finds_background(self.inputs.method) and isdefined(getattr(self.inputs, "known_mask", Undefined))
+
+    def _known(self) -> Any:
+        """Where the method takes the field from."""
+        return load_mask(self.inputs.known_mask if self._starts_wide() else self.inputs.mask)
 
     def _saved(self, solution: Any, local_ppm: Float, folder: Path) -> dict[str, Any]:
         affine, reached = affine_of(self.inputs.mask), solution.convergence
         notes = [*([] if reached.converged else [NOT_CONVERGED]), *solution.notes]
         log_warnings("inversion", notes, folder)
-        known = load_mask(self.inputs.mask) if solution.mask is None else solution.mask
+        known = self._known() if solution.mask is None else solution.mask
         return {
             "chi_ppm": save(solution.chi_ppm, affine, folder / "chi.nii"),
             "local_field_ppm": save(local_ppm, affine, folder / "local_field.nii"),

@@ -330,7 +330,7 @@ def _reconstruction(
     for method, parameters in steps:
         around = _words(parameters).get("around", around)
         if (method.beyond_brain or method.total_field) and around:
-            sentences.append(f"The field around the brain, {around}, was used by the same rule.")
+            sentences.append(around)
         sentences.append(_step_sentence(method, parameters, papers))
     return " ".join([*sentences, *_departures(steps), *_reference_sentences(reference)])
 

@@ -144,7 +144,11 @@ def _region_volumes(scan: Scan) -> dict[str, str]:
 MASK_PARTS = {"phase": "with reliable phase", "signal": "with signal", "magnitude": "with signal"}
 """Word in the mask's source to what is said of the part of the brain whose field was used."""
 
-MASK_WORDS = {"quality_threshold": "Threshold of phase quality (0 to 1)", "threshold_rule": "Rule of that threshold"}
+MASK_WORDS = {
+    "quality_threshold": "Threshold of phase quality (0 to 1)",
+    "threshold_rule": "Rule of that threshold",
+    "rough_ml": "Left out around the brain for a rough field (ml)",
+}
 
 
 def mask_table(scan: Scan) -> dict[str, Any]:

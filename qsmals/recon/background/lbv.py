@@ -52,7 +52,7 @@ def lbv(
     Returns
     -------
     LocalField
-        On the mask without its outermost voxels.
+        On the mask without its outermost voxels. There it is zero: the total field less the harmonic function.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def lbv(
     local, convergence = conjugate_gradient(
         operator, right, tolerance=params.tolerance, max_iterations=params.max_iterations
     )
-    return LocalField(local, inner, convergence)
+    return LocalField(local, inner, convergence, known=mask)
 
 
 def interior(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

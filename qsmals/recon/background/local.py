@@ -19,6 +19,9 @@ class LocalField:
         Local field, ppm, 0 outside the mask.
     mask : (x, y, z) bool
         Where the method could separate the local field; at most the mask it was given.
+    known : (x, y, z) bool or None
+        Where ``field_ppm`` is the total field less a function that is harmonic in ``mask``, if that is more than
+        ``mask``: for an inversion that finds background itself (`Method.finds_background`).
     convergence : Convergence or None
         What an iterative method reached; None for a direct one.
     """
@@ -26,6 +29,7 @@ class LocalField:
     field_ppm: NDArray[np.float32]
     mask: NDArray[np.bool_]
     convergence: Convergence | None = None
+    known: NDArray[np.bool_] | None = None
 
 
 def checked_field(field_ppm: NDArray[np.float32], mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.float32]:

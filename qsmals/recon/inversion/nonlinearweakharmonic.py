@@ -11,7 +11,7 @@ from qsmals.recon.grid import Grid
 from qsmals.recon.inversion.admm import adjoint_gradient, padded, relative_change, update_gradient
 from qsmals.recon.inversion.harmonic import HarmonicSystem, update_charge
 from qsmals.recon.inversion.nonlinear import update_phase
-from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
+from qsmals.recon.inversion.solution import Susceptibility, checked_inputs, harmonic_part
 from qsmals.recon.method import Citation, Method
 from qsmals.recon.phase.wrap import wrap
 
@@ -55,6 +55,7 @@ def nonlinear_weak_harmonic(
     *,
     mask: NDArray[np.bool_],
     grid: Grid,
+    harmonic: NDArray[np.bool_] | None = None,
     weights: Volume | None = None,
     params: NonlinearWeakHarmonicParameters | None = None,
 ) -> Susceptibility:
@@ -80,6 +81,8 @@ def nonlinear_weak_harmonic(
         Where it is known.
     grid : Grid
         Voxel size and B0 direction; any tilt.
+    harmonic : (x, y, z) bool, optional
+        Where the rest of the field is harmonic, at most the mask; the mask where it is not given.
     weights : (x, y, z) float32, optional
         Reliability of the field, proportional to 1 / its standard deviation; they are divided by their mean in the
         mask. Without them there is no gradient weighting.
@@ -111,7 +114,7 @@ def nonlinear_weak_harmonic(
     shape = fourier.padded_shape(grid.shape, fourier.margin_voxels(params.padding_mm, grid))
     nx, ny, nz = grid.shape
     inside = np.zeros(shape, dtype=bool)
-    inside[:nx, :ny, :nz] = mask
+    inside[:nx, :ny, :nz] = harmonic_part(harmonic, mask)
     edge = float(np.cbrt(np.prod(grid.voxel_size_mm)))
     x, y, z = (size / edge for size in grid.voxel_size_mm)
     unit = Grid(grid.shape, (x, y, z), grid.b0_direction)

@@ -105,6 +105,21 @@ def brain_field(solution: Susceptibility, brain: NDArray[np.bool_], grid: Grid) 
     return result
 
 
+def harmonic_part(harmonic: NDArray[np.bool_] | None, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where the rest of a field is harmonic: ``harmonic``, or the whole mask where that is not given.
+
+    Raises
+    ------
+    ValueError
+        It has another shape than the mask, or reaches beyond it.
+    """
+    if harmonic is None:
+        return mask
+    if harmonic.shape != mask.shape or bool((harmonic & ~mask).any()):
+        raise ValueError("where the rest of the field is harmonic must lie in the mask")
+    return harmonic
+
+
 def checked_inputs(
     field_ppm: NDArray[np.float32],
     mask: NDArray[np.bool_],

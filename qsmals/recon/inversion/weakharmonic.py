@@ -11,7 +11,7 @@ from qsmals.recon.convergence import Convergence
 from qsmals.recon.grid import Grid, bounding_box
 from qsmals.recon.inversion.admm import adjoint_gradient, padded, relative_change, update_field, update_gradient
 from qsmals.recon.inversion.harmonic import HarmonicSystem, update_charge
-from qsmals.recon.inversion.solution import Susceptibility, checked_inputs
+from qsmals.recon.inversion.solution import Susceptibility, checked_inputs, harmonic_part
 from qsmals.recon.method import Citation, Method
 
 Volume = NDArray[np.float32]
@@ -100,6 +100,7 @@ def weak_harmonic(
     *,
     mask: NDArray[np.bool_],
     grid: Grid,
+    harmonic: NDArray[np.bool_] | None = None,
     weights: Volume | None = None,
     noise_ppm: Volume | None = None,
     params: WeakHarmonicParameters | None = None,
@@ -139,6 +140,9 @@ def weak_harmonic(
         Where it is known. It may, and should, reach beyond the brain.
     grid : Grid
         Voxel size and B0 direction; any tilt.
+    harmonic : (x, y, z) bool, optional
+        Where the rest of the field is harmonic, at most the mask; the mask where it is not given. Boundary values
+        (LBV) leave a rest that is harmonic inside, and not on the boundary itself.
     weights : (x, y, z) float32, optional
         Reliability of the field, proportional to 1 / its standard deviation; their scale has no effect.
     noise_ppm : (x, y, z) float32, optional
@@ -175,7 +179,7 @@ def weak_harmonic(
     shape = fourier.padded_shape(small.shape, fourier.margin_voxels(params.padding_mm, grid))
     inside = np.zeros(shape, dtype=bool)
     kept = tuple(slice(n) for n in small.shape)
-    inside[kept] = known
+    inside[kept] = harmonic_part(harmonic, mask)[box]
     found, explained, convergence = _solve(padded(local[box], shape), padded(weight[box], shape), inside, small, params)
     chi, residual = np.zeros_like(local), local
     chi[box] = np.where(known, found[kept], np.float32(0))

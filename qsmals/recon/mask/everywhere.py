@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from qsmals.recon.grid import Grid
 from qsmals.recon.mask.quality import (
     OTSU_1979,
-    ROUGHNESS_WORDS,
     THRESHOLD_WORDS,
     FieldMaskParameters,
     FieldMasks,
+    around_words,
     field_masks,
 )
 from qsmals.recon.method import Method
@@ -31,16 +31,14 @@ class QualityMaskParameters:
     close_mm: float = field(default=2.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
     open_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
     largest_roughness: float = field(
-        default=20.0, metadata={"unit": "times the brain's median", "source": "the same as of brain-and-quality"}
-    )
-    trusted_depth_mm: float = field(
-        default=3.0, metadata={"unit": "mm into the brain", "source": "the same as of brain-and-quality"}
+        default=15.0, metadata={"unit": "times the brain's median", "source": "the same as of brain-and-quality"}
     )
 
     @property
     def words(self) -> Mapping[str, str]:
         """For the methods text."""
-        return {"around": "in the whole head", "drop": f"{100 * self.largest_drop:g} %"}
+        around = around_words("in the whole head", self.largest_roughness)
+        return {"around": around, "drop": f"{100 * self.largest_drop:g} %"}
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,14 @@ class MagnitudeMaskParameters:
     close_mm: float = field(default=2.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
     open_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
     largest_roughness: float = field(
-        default=20.0, metadata={"unit": "times the brain's median", "source": "the same as of brain-and-quality"}
-    )
-    trusted_depth_mm: float = field(
-        default=3.0, metadata={"unit": "mm into the brain", "source": "the same as of brain-and-quality"}
+        default=15.0, metadata={"unit": "times the brain's median", "source": "the same as of brain-and-quality"}
     )
 
     @property
     def words(self) -> Mapping[str, str]:
         """For the methods text."""
-        return {"percent": f"{100 * self.signal_fraction:g} %", "around": "in the whole head"}
+        around = around_words("in the whole head", self.largest_roughness)
+        return {"percent": f"{100 * self.signal_fraction:g} %", "around": around}
 
 
 def quality_everywhere(
@@ -166,8 +162,7 @@ QUALITY = Method(
     parameters=QualityMaskParameters,
     sentence="Susceptibility was mapped in the brain mask wherever the phase quality was above "
     + THRESHOLD_WORDS
-    + ", holes filled"
-    + ROUGHNESS_WORDS,
+    + ", holes filled.",
     citations=(OTSU_1979,),
 )
 
@@ -177,6 +172,6 @@ MAGNITUDE = Method(
     function=magnitude_everywhere,
     parameters=MagnitudeMaskParameters,
     sentence="Susceptibility was mapped in the brain mask wherever the magnitude was above {percent} of the brain's "
-    "median, holes filled" + ROUGHNESS_WORDS,
+    "median, holes filled.",
     citations=(),
 )

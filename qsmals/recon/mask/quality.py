@@ -21,6 +21,14 @@ FALLBACK_RULE = "the fallback, without two distinct classes"
 CAPPED_RULE = "capped, so that it drops no more than {percent:g} % of the brain"
 
 
+def around_words(where: str, largest_roughness: float) -> str:
+    """What the methods text says of the surroundings, where background removal works beyond the brain."""
+    return (
+        f"The field around the brain, {where}, was used by the same rule, except in voxels where it differed from the "
+        f"mean of its neighbours by more than {largest_roughness:g} times what is usual in the brain (the median)."
+    )
+
+
 @dataclass(frozen=True)
 class FieldMaskParameters:
     """Settings of :func:`field_masks`."""
@@ -42,12 +50,8 @@ class FieldMaskParameters:
         default=1.0, metadata={"unit": "mm", "source": "SEPIA's opening of R2*-based masks; single voxels"}
     )
     largest_roughness: float = field(
-        default=20.0,
+        default=15.0,
         metadata={"unit": "times the brain's median", "source": "images with partial volume (docs/ablation.md)"},
-    )
-    trusted_depth_mm: float = field(
-        default=3.0,
-        metadata={"unit": "mm into the brain", "source": "design choice: a brain mask too wide by a cortex"},
     )
     fallback_threshold: float = field(
         default=0.3, metadata={"unit": "quality", "source": "design choice, between ROMEO's quality of air and brain"}
@@ -61,7 +65,7 @@ class FieldMaskParameters:
         """For the methods text."""
         return {
             "percent": f"{100 * self.signal_fraction:g} %",
-            "around": f"within {self.reach_mm:g} mm",
+            "around": around_words(f"within {self.reach_mm:g} mm", self.largest_roughness),
             "drop": f"{100 * self.largest_drop:g} %",
         }
 
@@ -82,6 +86,8 @@ class FieldMasks:
         Quality above which a voxel was reliable, 0 without a quality map.
     threshold_rule : str
         Which rule gave that threshold, in words; empty without a quality map.
+    n_rough : int
+        Voxels around the brain that are no part of ``reliable`` because their field is rough.
     """
 
     brain: NDArray[np.bool_]
@@ -89,6 +95,7 @@ class FieldMasks:
     quality: NDArray[np.bool_]
     quality_threshold: float
     threshold_rule: str = ""
+    n_rough: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,9 +175,8 @@ def field_masks(
     region searched is the brain dilated by ``reach_mm``: the more of the surrounding field is known, the better the
     background's sources are told from the cortex, which lies at the brain's rim. Reliable voxels are then closed by
     ``close_mm`` and filled (veins, iron-rich nuclei and bleeds have poor phase yet belong to the brain), opened by
-    ``open_mm`` outside the brain, and cut to the largest component. At last voxels with a field by far rougher than the
-    brain's are left out, around the brain and up to ``trusted_depth_mm`` below its surface: see
-    :func:`~qsmals.recon.mask.surroundings.without_sources`.
+    ``open_mm`` outside the brain, and cut to the largest component. At last voxels around the brain whose field is by
+    far rougher than the brain's are left out: see :func:`~qsmals.recon.mask.surroundings.without_sources`.
 
     Parameters
     ----------
@@ -210,22 +216,17 @@ def field_masks(
         reliable &= _has_signal(magnitude, brain, params.signal_fraction)
     if not (reliable & brain).any():
         raise ValueError("no voxel of the brain has reliable phase; check phase, magnitude and the brain mask's grid")
-    wide = _consolidated(reliable, brain, size, params)
+    used = wide = _consolidated(reliable, brain, size, params)
     if field_ppm is not None:
-        wide = without_sources(
-            wide,
-            brain,
-            field_ppm=field_ppm,
-            grid=grid,
-            largest_roughness=params.largest_roughness,
-            trusted_depth_mm=params.trusted_depth_mm,
-        )
+        rough = params.largest_roughness
+        used = without_sources(wide, brain, field_ppm=field_ppm, grid=grid, largest_roughness=rough)
     return FieldMasks(
         brain=brain & wide,
-        reliable=wide,
+        reliable=used,
         quality=reliable,
         quality_threshold=threshold.value,
         threshold_rule=threshold.rule,
+        n_rough=int(wide.sum() - used.sum()),
     )
 
 
@@ -300,12 +301,6 @@ THRESHOLD_WORDS = (
 )
 """For the methods text; which of them it was is known after the run, and stands in sidecar and report."""
 
-ROUGHNESS_WORDS = (
-    "; voxels less than {trusted_depth_mm:g} mm deep in that mask whose field differed from the mean of its neighbours "
-    "by more than {largest_roughness:g} times what is usual in the brain (the median) were left out."
-)
-"""The end of the sentence for the methods text."""
-
 OTSU_1979 = Citation(
     key="otsu1979",
     authors="Otsu N",
@@ -322,7 +317,6 @@ BRAIN_AND_QUALITY = Method(
     parameters=FieldMaskParameters,
     sentence="Susceptibility was mapped in the brain mask wherever the phase quality was above "
     + THRESHOLD_WORDS
-    + " and the magnitude above {percent} of the brain's median, holes filled"
-    + ROUGHNESS_WORDS,
+    + " and the magnitude above {percent} of the brain's median, holes filled.",
     citations=(OTSU_1979,),
 )

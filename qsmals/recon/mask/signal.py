@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmals.recon.grid import Grid
-from qsmals.recon.mask.quality import ROUGHNESS_WORDS, FieldMaskParameters, FieldMasks, field_masks
+from qsmals.recon.mask.quality import FieldMaskParameters, FieldMasks, around_words, field_masks
 from qsmals.recon.method import Method
 
 
@@ -28,16 +28,14 @@ class SignalMaskParameters:
     close_mm: float = field(default=2.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
     open_mm: float = field(default=1.0, metadata={"unit": "mm", "source": "the same as of brain-and-quality"})
     largest_roughness: float = field(
-        default=20.0, metadata={"unit": "times the brain's median", "source": "the same as of brain-and-quality"}
-    )
-    trusted_depth_mm: float = field(
-        default=3.0, metadata={"unit": "mm into the brain", "source": "the same as of brain-and-quality"}
+        default=15.0, metadata={"unit": "times the brain's median", "source": "the same as of brain-and-quality"}
     )
 
     @property
     def words(self) -> Mapping[str, str]:
         """For the methods text."""
-        return {"percent": f"{100 * self.signal_fraction:g} %", "around": f"within {self.reach_mm:g} mm"}
+        around = around_words(f"within {self.reach_mm:g} mm", self.largest_roughness)
+        return {"percent": f"{100 * self.signal_fraction:g} %", "around": around}
 
 
 def brain_with_signal(
@@ -90,6 +88,6 @@ BRAIN_AND_MAGNITUDE = Method(
     function=brain_with_signal,
     parameters=SignalMaskParameters,
     sentence="Susceptibility was mapped in the brain mask wherever the magnitude was above {percent} of the brain's "
-    "median, holes filled" + ROUGHNESS_WORDS,
+    "median, holes filled.",
     citations=(),
 )
