@@ -43,6 +43,7 @@ class Variant:
     factor: float = 1.0
     parameters: dict[str, Any] = field(default_factory=dict)
     surroundings: bool = True
+    outermost: bool = True
     noise: bool = True
 
 
@@ -57,6 +58,7 @@ VARIANTS = (
     Variant("rough voxels kept", mask={"largest_roughness": NEVER}),
     Variant("rough from 8 times the brain's median", mask={"largest_roughness": 8.0}),
     Variant("rough from 30 times the brain's median", mask={"largest_roughness": 30.0}),
+    Variant("outermost voxels not used", outermost=False),
     Variant("field of the brain only", surroundings=False),
     Variant("background by PDF", background="pdf"),
     Variant("background by V-SHARP", background="v-sharp"),
@@ -102,6 +104,7 @@ def measure(bids: Path, field_file: Path, variant: Variant, n_threads: int) -> d
             background.beyond_brain and variant.surroundings,
             parameters={"regularisation": regularisation} | variant.parameters,
             noise=variant.noise,
+            outermost=variant.outermost,
         )
     with np.load(field_file) as stored:
         measured = local.mask & stored["brain"]

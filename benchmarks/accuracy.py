@@ -387,10 +387,12 @@ def reconstruct(
     *,
     parameters: Mapping[str, Any] | None = None,
     noise: bool = True,
+    outermost: bool = True,
 ) -> tuple[Any, Any, dict[str, float]]:
     """Local field and susceptibility of a pipeline from the total field, with the seconds of both.
 
-    ``parameters`` are those of the inversion; without ``noise`` it is not told that of the field.
+    ``parameters`` are those of the inversion; without ``noise`` it is not told that of the field,
+    and without ``outermost`` it does without the outermost voxels of LBV.
     """
     from qsmals.recon.field.weights import inverse_noise
     from qsmals.recon.inversion.solution import brain_field
@@ -416,7 +418,7 @@ def reconstruct(
             params=background.make_parameters(scan=protocol),
         )
     background_s = time.monotonic() - start
-    wide = inversion.finds_background and local.known is not None
+    wide = inversion.finds_background and local.known is not None and outermost
     known, local_ppm = np.asfortranarray(local.known if wide else local.mask), np.asfortranarray(local.field_ppm)
     if wide:
         more["harmonic"] = np.asfortranarray(local.mask)

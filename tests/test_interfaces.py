@@ -152,12 +152,16 @@ def test_from_stored_images_to_susceptibility(n_echoes: int, parts: str, tmp_pat
             local_field_ppm=background.local_field_ppm,
             noise_ppm=field.noise_ppm,
             mask=background.mask,
+            known_mask=background.known_mask,
             method=INVERSION.default,
             detected_background=background.detected,
         ),
         tmp_path,
     )
     assert inverted.facts["iterations"] > 1
+    inner, known = load_mask(background.mask), load_mask(background.known_mask)
+    assert inner.sum() < known.sum() and not (inner & ~known).any()
+    np.testing.assert_array_equal(load_mask(inverted.mask), known)
     reached, taken = inverted.detected
     assert reached["what"] == "background field removal" and "warning" not in reached
     assert taken["what"] == "dipole inversion" and "mm, noise" in taken["found"] and taken["found"].endswith(" ppm")
@@ -165,7 +169,7 @@ def test_from_stored_images_to_susceptibility(n_echoes: int, parts: str, tmp_pat
     referenced = run(
         ReferenceSusceptibility(
             chi_ppm=inverted.chi_ppm,
-            mask=background.mask,
+            mask=inverted.mask,
             brain_mask=masks.brain_mask,
             labels=write(tmp_path / "labels.nii", labels.astype(np.int32)),
             region="csf",

@@ -288,6 +288,21 @@ def test_the_local_field_of_nonlinear_weak_harmonic_is_better_than_the_removals(
     assert errors[0] < part * errors[1]
 
 
+def test_nonlinear_weak_harmonic_takes_boundary_values() -> None:
+    """On the outermost voxels of the brain LBV leaves what is harmonic inside of them."""
+    head = folded_rim((1.5, 1.5, 1.5), (0.0, 0.0, 1.0))
+    local = BACKGROUND["lbv"].function(head.total, mask=head.brain & head.away, grid=head.grid)
+    assert local.known is not None
+    errors = [
+        np.std((NONLINEAR_WEAK_HARMONIC.function(local.field_ppm, mask=local.known, grid=head.grid, **where).chi_ppm
+                - head.chi)[local.mask])
+        for where in ({"harmonic": local.mask}, {})
+    ]  # fmt: skip
+    assert errors[0] < errors[1]
+    with pytest.raises(ValueError, match="must lie in the mask"):
+        NONLINEAR_WEAK_HARMONIC.function(local.field_ppm, mask=local.mask, grid=head.grid, harmonic=local.known)
+
+
 def test_nonlinear_weak_harmonic_leaves_unexplained_what_is_not_harmonic() -> None:
     """Field = that of the map + one that is nearly harmonic + the residual, to the nearest turn of the phase."""
     grid = Grid((24, 22, 20), (1.0, 1.0, 1.0), TILTED)

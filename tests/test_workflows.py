@@ -420,6 +420,15 @@ def test_one_echo_has_no_relaxometry(tmp_path: Path) -> None:
     assert "InvertDipole" in kinds
 
 
+def test_the_inversion_is_told_where_the_field_is_known(tmp_path: Path) -> None:
+    graph = init_run_wf(plan_of(tmp_path, [Visit(gres=(Gre(te_s=SIX_ECHOES),))]))._create_flat_graph()
+    kinds = {node: type(node.interface).__name__ for node in graph.nodes()}
+    links = {(kinds[a], kinds[b], *link) for a, b, data in graph.edges(data=True) for link in data["connect"]}
+    for name in ("mask", "known_mask"):
+        assert ("RemoveBackground", "InvertDipole", name, name) in links
+    assert "field_ppm" in {link[3] for link in links if link[1] == "MakeFieldMasks"}
+
+
 def test_every_node_says_what_it_needs(tmp_path: Path) -> None:
     for node in nodes_of(plan_of(tmp_path, [Visit(gres=(Gre(te_s=SIX_ECHOES),))])):
         assert 0 < node.mem_gb < 8, node.fullname

@@ -152,11 +152,7 @@ class SidecarFacts(Step):
 
         entries = [{key.capitalize(): value for key, value in entry.items()} for entry in _detected(self.inputs)]
         field = {"Detected": strict_json(entries)}
-        words = {
-            "quality_threshold": "QualityThreshold",
-            "threshold_rule": "QualityThresholdRule",
-            "rough_ml": "RoughSurroundingsVolume",
-        }
+        words = {"quality_threshold": "QualityThreshold", "threshold_rule": "QualityThresholdRule"}
         facts = self.inputs.mask
         return {
             "chi": {**strict_json(dict(self.inputs.reference)), **field},

@@ -84,7 +84,7 @@ class MakeFieldMasks(Step):
                 "dropped_percent": round(100 * (1 - float(masks.brain.sum()) / float(brain.sum())), 2),
                 "quality_threshold": round(float(masks.quality_threshold), 3),
                 **({"threshold_rule": masks.threshold_rule} if masks.threshold_rule else {}),
-                "rough_ml": round(masks.n_rough * voxel_ml, 1),
+                **({"rough_ml": round(masks.n_rough * voxel_ml, 1)} if masks.n_rough else {}),
             },
         }
 
@@ -101,7 +101,7 @@ class _BackgroundInput(StepInput):
 class _BackgroundOutput(TraitedSpec):
     local_field_ppm = File(desc="local field, ppm")
     mask = File(desc="where the local field is known")
-    known_mask = File(desc="where it is known up to a function that is harmonic there: at least the mask")
+    known_mask = File(desc="where it is known up to a function that is harmonic in the mask")
     detected = traits.List(traits.Dict, desc="voxels without a measurement, and what an iterative method reached")
 
 

@@ -147,7 +147,7 @@ MASK_PARTS = {"phase": "with reliable phase", "signal": "with signal", "magnitud
 MASK_WORDS = {
     "quality_threshold": "Threshold of phase quality (0 to 1)",
     "threshold_rule": "Rule of that threshold",
-    "rough_ml": "Left out around the brain for a rough field (ml)",
+    "rough_ml": "Around the brain, not used because the field is rough there (ml)",
 }
 
 

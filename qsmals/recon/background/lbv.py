@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from qsmals.recon.background.local import LocalField, checked_field
 from qsmals.recon.conjugate import conjugate_gradient
@@ -52,7 +53,8 @@ def lbv(
     Returns
     -------
     LocalField
-        On the mask without its outermost voxels. There it is zero: the total field less the harmonic function.
+        On the mask without its outermost voxels. On these it is zero, the total field less the harmonic function, and
+        they are known where they touch the rest.
 
     Raises
     ------
@@ -80,7 +82,7 @@ def lbv(
     local, convergence = conjugate_gradient(
         operator, right, tolerance=params.tolerance, max_iterations=params.max_iterations
     )
-    return LocalField(local, inner, convergence, known=mask)
+    return LocalField(local, inner, convergence, known=mask & ndimage.binary_dilation(inner))
 
 
 def interior(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

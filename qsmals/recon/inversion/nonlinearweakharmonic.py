@@ -63,8 +63,8 @@ def nonlinear_weak_harmonic(
 
     Minimises ``1/2 |W (exp(i (D x + h)) - exp(i phi))|^2 + lambda |V E x|_1 + beta/2 |M L h|^2`` over ``x = s chi`` and
     a phase h, with the phase ``phi = s f`` at the scale s of ``rad_per_ppm``, the weights W, the dipole operator D,
-    and, between neighbouring voxels rather than per mm, differences E and the Laplacian L; M is the mask. For voxels of
-    unequal edges the unit of length is the edge of a cube of the same volume.
+    and, between neighbouring voxels rather than per mm, differences E and the Laplacian L; M is the mask, or its part
+    ``harmonic``. For voxels of unequal edges the unit of length is the edge of a cube of the same volume.
 
     With the gradient weighting ``vector-field`` V is the mean of ``|E W|``, over all three components and the whole
     volume, over ``|E W|`` itself: edges of the map are cheap where the weights have theirs. As in FANSI the mean

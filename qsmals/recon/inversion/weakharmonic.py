@@ -108,13 +108,13 @@ def weak_harmonic(
     r"""Susceptibility and a harmonic residual field that explain the local field, with the least total variation.
 
     Minimises ``1/2 |W (D chi + h - f)|^2 + lambda |V grad chi|_1`` over the susceptibility chi and a field h whose
-    Laplacian vanishes in the mask (outside it is free, so that h is the field of anything that lies there). No
-    measurement inside the mask parts h from the background: what removal left of the background, and
-    what it took from the local field, as the part of the cortex's field that sources outside the brain could have made,
-    is harmonic. Susceptibility with a harmonic field of its own, the bowls and streaks along the magic angle, is chosen
-    by its variation alone. The method therefore depends little on how the background was removed. With
-    Milovic et al. the data term is nonlinear in the field, and the Laplacian is charged rather than forced to vanish:
-    see :func:`~qsmals.recon.inversion.nonlinearweakharmonic.nonlinear_weak_harmonic`.
+    Laplacian vanishes in the mask (outside it is free, so that h is the field of anything that lies there; ``harmonic``
+    names a part of the mask in its place). No measurement inside the mask parts h from the background: what removal
+    left of the background, and what it took from the local field, as the part of the cortex's field that sources
+    outside the brain could have made, is harmonic. Susceptibility with a harmonic field of its own, the bowls and
+    streaks along the magic angle, is chosen by its variation alone. The method therefore depends little on how the
+    background was removed. With Milovic et al. the data term is nonlinear in the field, and the Laplacian is charged
+    rather than forced to vanish: see :func:`~qsmals.recon.inversion.nonlinearweakharmonic.nonlinear_weak_harmonic`.
 
     All of it happens in the smallest box around the mask, often half of the field of view or less. The fields of the
     map's cyclic images, which are nearer then, are harmonic in the mask, and h has a place for them.

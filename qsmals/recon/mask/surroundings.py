@@ -62,7 +62,7 @@ def without_sources(
     mask, brain : (x, y, z) bool
         Where the field would be used; the brain.
     field_ppm : (x, y, z) float32
-        Total field, ppm; values that are not finite are as rough as can be.
+        Total field, ppm. Where it is 0 or not finite it was not measured, and is not judged.
     grid : Grid
         Voxel size.
     largest_roughness : float
@@ -73,9 +73,12 @@ def without_sources(
     (x, y, z) bool
         At most ``mask``; of the surroundings what hangs together with the brain.
     """
-    rough = roughness_ppm(field_ppm, mask, grid)
-    typical = float(np.nanmedian(rough[mask & brain]))
-    kept = mask & (brain | (rough <= np.float32(largest_roughness * typical)))
+    judged = mask & np.isfinite(field_ppm) & (field_ppm != 0)
+    if not (judged & brain).any():
+        return mask.copy()
+    rough = roughness_ppm(field_ppm, judged, grid)
+    typical = float(np.median(rough[judged & brain]))
+    kept = mask & (brain | ~judged | (rough <= np.float32(largest_roughness * typical)))
     parts, count = ndimage.label(kept)
     wanted = np.zeros(count + 1, dtype=bool)
     wanted[parts[kept & brain]] = True
