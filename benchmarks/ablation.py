@@ -85,8 +85,12 @@ Written by `benchmarks/ablation.py` with qsmals {version}; do not edit by hand.
 
 The default reconstruction with one thing changed, on the heads and with the columns of
 [reconstruction.md](reconstruction.md): true brain mask and labels, errors of the deep nuclei, the rim, the core and
-the regions in ppb. The images come from a grid finer than the scan's: tissues share voxels, as they do in a scanner.
+the regions in ppb.{grid}
 """
+
+FINER = ("partial", "coarse")
+FINER_WORDS = " The images come from a grid finer than the scan's: tissues share voxels, as they do in a scanner."
+"""Conditions that are simulated so, and what the page says where it has no others."""
 
 
 def measure(bids: Path, field_file: Path, variant: Variant, n_threads: int) -> dict[str, float]:
@@ -141,7 +145,8 @@ def work(scan: accuracy.Condition, journal: Journal, n_threads: int) -> list[dic
 
 def report(table: pd.DataFrame) -> str:
     """The document."""
-    text = [INTRODUCTION.format(version=__version__)]
+    finer = set(table["condition"]) <= set(FINER)
+    text = [INTRODUCTION.format(version=__version__, grid=FINER_WORDS if finer else "")]
     for name, rows in table.groupby("condition", sort=False):
         lines = [
             [row["pipeline"], *(cell(row[key], digits) for key, (_, digits) in COLUMNS.items())]
@@ -162,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("work_dir", type=Path)
     parser.add_argument("--t1w", type=Path, help="T1w image of a head")
     parser.add_argument("--segmentation", type=Path, help="its FreeSurfer aparc+aseg")
-    parser.add_argument("--conditions", nargs="+", choices=tuple(accuracy.CHANGES), default=["partial", "coarse"])
+    parser.add_argument("--conditions", nargs="+", choices=tuple(accuracy.CHANGES), default=list(FINER))
     parser.add_argument("--voxel-size-mm", type=float, nargs=3, default=(1.0, 1.0, 1.0), metavar=("X", "Y", "Z"))
     parser.add_argument("--omp-nthreads", type=int, default=2)
     parser.add_argument("--docs", type=Path, default=Path("docs"))

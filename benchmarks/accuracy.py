@@ -304,8 +304,8 @@ def make_total_field(
 ) -> None:
     """Total field, its noise and the masks of the field, from the stored images, into one file.
 
-    ``chosen`` names the method of a stage that is not to be the default. Volumes are kept in the memory order of an
-    image file, in which the workflows hand them on.
+    ``chosen`` names the method of a stage that is not to be the default, ``mask_parameters`` are those of the mask.
+    Volumes are kept in the memory order of an image file, in which the workflows hand them on.
     """
     from qsmals.recon.mask.robust import robust_mask
 

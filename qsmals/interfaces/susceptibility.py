@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, TraitedSpec, Undefined, isdefined, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from qsmals.interfaces.base import (
     Float,
@@ -215,7 +215,7 @@ class InvertDipole(Step):
 
     def _starts_wide(self) -> bool:
         """Whether the method takes the field wherever it is known up to a harmonic function."""
-        return finds_background(self.inputs.method) and isdefined(getattr(self.inputs, "known_mask", Undefined))
+        return finds_background(self.inputs.method) and isdefined(self.inputs.known_mask)
 
     def _known(self) -> Any:
         """Where the method takes the field from."""
