@@ -418,10 +418,9 @@ def reconstruct(
             params=background.make_parameters(scan=protocol),
         )
     background_s = time.monotonic() - start
-    wide = inversion.finds_background and local.known is not None and outermost
-    known, local_ppm = np.asfortranarray(local.known if wide else local.mask), np.asfortranarray(local.field_ppm)
-    if wide:
-        more["harmonic"] = np.asfortranarray(local.mask)
+    known, apart = local.to_invert(finds_background=inversion.finds_background and outermost)
+    known, local_ppm = np.asfortranarray(known), np.asfortranarray(local.field_ppm)
+    more |= {name: np.asfortranarray(mask) for name, mask in apart.items()}
     start = time.monotonic()
     solution = inversion.function(
         local_ppm,

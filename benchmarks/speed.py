@@ -243,11 +243,11 @@ def whole(folder: Path, voxel_mm: float) -> Any:
     mask = masks.reliable if steps["background"].beyond_brain else masks.brain
     weights = inverse_noise(total.noise_ppm, mask)
     local = ready["background"](total.field_ppm, mask=mask, grid=grid, weights=weights)
-    wide = steps["inversion"].finds_background and local.known is not None
-    known = np.asfortranarray(local.known if wide else local.mask)
+    known, apart = local.to_invert(finds_background=steps["inversion"].finds_background)
+    known = np.asfortranarray(known)
     weights = inverse_noise(total.noise_ppm, known)
     more = {"noise_ppm": total.noise_ppm} if "noise_ppm" in signature(steps["inversion"].function).parameters else {}
-    more |= {"harmonic": np.asfortranarray(local.mask)} if wide else {}
+    more |= {name: np.asfortranarray(mask) for name, mask in apart.items()}
     solution = ready["inversion"](np.asfortranarray(local.field_ppm), mask=known, grid=grid, weights=weights, **more)
     reference_to(solution.chi_ppm, known & masks.brain)
     return solution

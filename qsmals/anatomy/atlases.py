@@ -423,14 +423,17 @@ def _part_memberships(reference: Image) -> list[tuple[int, Image]]:
 
 def _continued(parts: NDArray[np.int32], labels: NDArray[np.int32], spacing: Sequence[float]) -> NDArray[np.int32]:
     """Parts continued to every voxel within `PART_REACH_MM` of the label that they divide, the nearest part winning."""
+    parents = sorted(set(PARENTS.values()))
+    box = bounding_box((parts > 0) | np.isin(labels, parents), 1 + PART_REACH_MM / np.asarray(spacing))
+    near, within = parts[box], labels[box]
     result = np.zeros_like(parts)
-    free = np.full(parts.shape, PART_REACH_MM, dtype=np.float32)
-    for parent in sorted(set(PARENTS.values())):
-        own = np.isin(parts, [part for part, of in PARENTS.items() if of == parent])
-        away = ndimage.distance_transform_edt(labels != parent, sampling=tuple(spacing))
+    free = np.full(near.shape, PART_REACH_MM, dtype=np.float32)
+    for parent in parents:
+        own = np.isin(near, [part for part, of in PARENTS.items() if of == parent])
+        away = ndimage.distance_transform_edt(within != parent, sampling=tuple(spacing))
         _, nearest = ndimage.distance_transform_edt(~own, sampling=tuple(spacing), return_indices=True)
         wins = away < free
-        result[wins] = parts[tuple(axis[wins] for axis in nearest)]
+        result[box][wins] = near[tuple(axis[wins] for axis in nearest)]
         free[wins] = away[wins]
     return result
 
@@ -487,8 +490,9 @@ def _between_templates(fixed: Image, moving: Image, *, compute: Compute) -> Path
     start = write_affine(np.eye(4), folder / "identity.mat")
     affine = Stage("Affine[0.1]", (Metric("MI", fixed, moving, sampling=0.5),), (100, 50), (4, 2), (2, 1))
     near = cropped(fixed, _around_midbrain(fixed, 44))
-    iterations, levels = (70, 50, 20), ((4, 2, 1), (2.0, 1.0, 0.0))
-    syn = Stage("SyN[0.2,3,0]", (Metric("MI", near, moving),), iterations, *levels)
+    iterations = (70, 50) if compute.sloppy else (70, 50, 20)
+    n_levels = len(iterations)
+    syn = Stage("SyN[0.2,3,0]", (Metric("MI", near, moving),), iterations, (4, 2, 1)[:n_levels], (2, 1, 0)[:n_levels])
     forward, _ = run_stages(
         [affine, syn], initial=[start], composite=True, prefix=folder / "from-2009c_to-6_", compute=compute
     )

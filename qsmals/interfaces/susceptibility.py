@@ -9,6 +9,7 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from qsmals.interfaces.base import (
+    Bool,
     Float,
     Step,
     StepInput,
@@ -178,32 +179,34 @@ class InvertDipole(Step):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.inversion`, and :func:`qsmals.recon.inversion.solution.brain_field`."""
-        local = load(self.inputs.local_field_ppm)
-        solution = self._solution(local)
-        if finds_background(self.inputs.method):
-            local = self._brain_field(solution)
-        results = self._saved(solution, local, folder)
+        from qsmals.recon.background.local import LocalField
+
+        known = load_mask(self.inputs.known_mask) if isdefined(self.inputs.known_mask) else None
+        removed = LocalField(load(self.inputs.local_field_ppm), load_mask(self.inputs.mask), known=known)
+        both = finds_background(self.inputs.method)
+        mask, apart = removed.to_invert(finds_background=both)
+        solution, found = self._solution(removed.field_ppm, mask, **apart)
+        local = self._brain_field(solution, found) if both else removed.field_ppm
+        results = self._saved(solution, found, local, folder)
         return results | {"detected": [*map(dict, self.inputs.detected_background), *results["detected"]]}
 
-    def _brain_field(self, solution: Any) -> Float:
+    def _brain_field(self, solution: Any, measured: Bool) -> Float:
         """Local field of the brain, as far as it was measured."""
         from qsmals.recon.grid import Grid
         from qsmals.recon.inversion.solution import brain_field
 
-        measured = self._known() if solution.mask is None else solution.mask
         if isdefined(self.inputs.brain_mask):
             measured = measured & load_mask(self.inputs.brain_mask)
         return brain_field(solution, measured, Grid.from_affine(measured.shape, affine_of(self.inputs.mask)))
 
-    def _solution(self, field_ppm: Float) -> Any:
-        """What the method finds in a field on the mask."""
+    def _solution(self, field_ppm: Float, mask: Bool, **apart: Bool) -> tuple[Any, Bool]:
+        """What the method finds in a field on the mask, and where."""
         from qsmals.recon.field.weights import inverse_noise
         from qsmals.recon.grid import Grid
         from qsmals.recon.inversion import INVERSION
 
-        method, mask = INVERSION[self.inputs.method], self._known()
-        apart = {"harmonic": load_mask(self.inputs.mask)} if self._starts_wide() else {}
-        return method.function(
+        method = INVERSION[self.inputs.method]
+        solution = method.function(
             field_ppm,
             mask=mask,
             grid=Grid.from_affine(mask.shape, affine_of(self.inputs.mask)),
@@ -212,24 +215,16 @@ class InvertDipole(Step):
             **apart,
             **self._images(method.function),
         )
+        return solution, mask if solution.mask is None else solution.mask
 
-    def _starts_wide(self) -> bool:
-        """Whether the method takes the field wherever it is known up to a harmonic function."""
-        return finds_background(self.inputs.method) and isdefined(self.inputs.known_mask)
-
-    def _known(self) -> Any:
-        """Where the method takes the field from."""
-        return load_mask(self.inputs.known_mask if self._starts_wide() else self.inputs.mask)
-
-    def _saved(self, solution: Any, local_ppm: Float, folder: Path) -> dict[str, Any]:
+    def _saved(self, solution: Any, found: Bool, local_ppm: Float, folder: Path) -> dict[str, Any]:
         affine, reached = affine_of(self.inputs.mask), solution.convergence
         notes = [*([] if reached.converged else [NOT_CONVERGED]), *solution.notes]
         log_warnings("inversion", notes, folder)
-        known = self._known() if solution.mask is None else solution.mask
         return {
             "chi_ppm": save(solution.chi_ppm, affine, folder / "chi.nii"),
             "local_field_ppm": save(local_ppm, affine, folder / "local_field.nii"),
-            "mask": save(known, affine, folder / "known.nii"),
+            "mask": save(found, affine, folder / "found.nii"),
             "detected": _adapted(solution.adapted, solution.adapted_to),
             "facts": {
                 "iterations": reached.iterations,
@@ -267,11 +262,12 @@ class InvertTotalField(InvertDipole):
 
     def compute(self, folder: Path) -> dict[str, Any]:
         """See :mod:`qsmals.recon.inversion`; the local field is that of the map, for there is no other."""
+        mask = load_mask(self.inputs.mask)
         if isdefined(self.inputs.brain_mask):
-            mask, brain = load_mask(self.inputs.mask), load_mask(self.inputs.brain_mask)
+            brain = load_mask(self.inputs.brain_mask)
             log_warnings("inversion", _noise_warnings(load(self.inputs.noise_ppm), mask, brain), folder)
-        solution = self._solution(load(self.inputs.field_ppm))
-        return self._saved(solution, self._brain_field(solution), folder)
+        solution, found = self._solution(load(self.inputs.field_ppm), mask)
+        return self._saved(solution, found, self._brain_field(solution, found), folder)
 
 
 def _noise_warnings(noise_ppm: Float, mask: Any, brain: Any) -> list[str]:

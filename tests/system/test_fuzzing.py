@@ -1,7 +1,10 @@
 """Damaged data sets by the hundred, and a few that are accepted, run for real to the failure of their nodes."""
 
 import json
+import os
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,9 +19,16 @@ FIRST, SEEDS = 1000, 300
 @pytest.mark.slow
 def test_three_hundred_damaged_trees(shared: Path) -> None:
     """Fuzzer: 300 damaged data sets; documented exit codes, no traceback, no hang, no file outside OUTPUT_DIR."""
-    done = call(sys.executable, "-m", "tests.fuzzing", FIRST, SEEDS, shared / "fuzz", cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith(f"{SEEDS} trees with ")
+    n_parts = len(os.sched_getaffinity(0))
+    parts = [range(FIRST, FIRST + SEEDS)[SEEDS * i // n_parts : SEEDS * (i + 1) // n_parts] for i in range(n_parts)]
+
+    def run(part: range) -> subprocess.CompletedProcess[str]:
+        return call(sys.executable, "-m", "tests.fuzzing", part[0], len(part), shared / f"fuzz-{part[0]}", cwd=ROOT)
+
+    with ThreadPoolExecutor(n_parts) as pool:
+        for part, done in zip(parts, pool.map(run, parts), strict=True):
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert done.stdout.splitlines()[-1].startswith(f"{len(part)} trees with ")
 
 
 def test_an_image_of_a_few_voxels_fails_in_its_nodes_and_says_which(shared: Path) -> None:

@@ -31,6 +31,16 @@ class LocalField:
     convergence: Convergence | None = None
     known: NDArray[np.bool_] | None = None
 
+    def to_invert(self, *, finds_background: bool) -> tuple[NDArray[np.bool_], dict[str, NDArray[np.bool_]]]:
+        """Mask of an inversion of this field, and the arguments that it takes beyond those that all have.
+
+        An inversion that finds background itself takes ``known`` as its mask where there is one, and is told by its
+        argument ``harmonic`` that the rest of the field is harmonic in ``mask`` alone.
+        """
+        if finds_background and self.known is not None:
+            return self.known, {"harmonic": self.mask}
+        return self.mask, {}
+
 
 def checked_field(field_ppm: NDArray[np.float32], mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.float32]:
     """The field as float32 with 0 outside the mask.
