@@ -16,7 +16,7 @@ from qsmals.bids.derivatives import NAME, is_of_qsmals
 from qsmals.bids.errors import Fault
 from qsmals.bids.layout import GreScan, T1wScan, Unit
 from qsmals.bids.naming import natural_key, parse_name
-from qsmals.bids.provenance import read_sidecar
+from qsmals.bids.provenance import sidecar_of
 
 SEGMENTERS = {"freesurfer": "FreeSurfer", "fastsurfer": "FastSurfer"}
 """Names for ``-d`` of the pipelines whose segmentations are taken over, and how they are written."""
@@ -245,7 +245,7 @@ def given_for_gre(
 
 def _of_qsmals(path: Path, root: Path) -> bool:
     """Whether a file is an output of qsmals, as its sidecar or the description of its data set says."""
-    return read_sidecar(path).get("SoftwareName") == NAME or is_of_qsmals(root)
+    return sidecar_of(path).get("SoftwareName") == NAME or is_of_qsmals(root)
 
 
 def _motion(searches: Sequence["_Search"]) -> tuple[Path | None, Path | None]:

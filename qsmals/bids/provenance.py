@@ -1,11 +1,11 @@
 """What the sidecars of region tables tell: which map a table was measured on, and whether tables can be compared."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qsmals.bids.metadata import read_sidecar
 from qsmals.bids.names import sidecar_path
 from qsmals.bids.naming import build_name, parse_name
 from qsmals.recon.stages import STAGES
@@ -23,13 +23,9 @@ Recipe = dict[str, Any]
 """How a table was made: ``labels_from``, ``labels`` and ``version`` as text, and each step to its parameters."""
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
+def sidecar_of(path: Path) -> Mapping[str, Any]:
     """Content of the JSON file beside a derivative; empty where there is none that can be read."""
-    try:
-        content = json.loads(sidecar_path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_sidecar(sidecar_path(path)).content
 
 
 def why_outdated(table: Path) -> str:
@@ -45,8 +41,8 @@ def why_outdated(table: Path) -> str:
     """
     name = parse_name(table.name)
     of_map = {key: value for key, value in name.entities.items() if key not in ("seg", "desc")}
-    own = read_sidecar(table)
-    now = read_sidecar(table.with_name(build_name(of_map, name.suffix, ".json")))
+    own = sidecar_of(table)
+    now = sidecar_of(table.with_name(build_name(of_map, name.suffix, ".json")))
     ours, theirs = own.get("Parameters"), now.get("Parameters")
     if not isinstance(ours, dict) or not isinstance(theirs, dict):
         return ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qsmals.bids.provenance import read_sidecar, why_outdated
+from qsmals.bids.provenance import sidecar_of, why_outdated
 from qsmals.reports.assess import Quality, read_quality
 from qsmals.reports.facts import ScanFacts, newest_facts
 from qsmals.roi.columns import MINIMUM_COVERAGE
@@ -169,7 +169,7 @@ def _tables(folder: Path, prefix: str, outdated: Container[Path]) -> tuple[tuple
             faults.append(f"{prefix}: {path.name} cannot be read: {error}")
             continue
         atlas, quantity = _entity(path, "seg"), path.stem.rsplit("_", 1)[1]
-        failed = str(read_sidecar(path).get("RegistrationFailed", ""))
+        failed = str(sidecar_of(path).get("RegistrationFailed", ""))
         tables.append(RegionTable(path, atlas, quantity, columns, failed))
     return tuple(tables), faults
 
