@@ -72,7 +72,13 @@ CLEAN = {
     **{"ghosting": 1.0, "air_outliers": 1.0, "phase_span": 0.999, "jump_share": 0.01, "jump_cluster": 0.2},
     **{"fit_residual": 0.03, "fit_outliers": 0.1, "brain_volume": 1400.0, "brain_kept": 98.0, "motor_coverage": 99.0},
     **{"motor_in_mask": 99.0, "lost_regions": 0.0, "contrast_pallidum": 20.0, "contrast_substantia_nigra": 15.0},
-    **{"contrast_caudate": 8.0, "region_order": 100.0, "implausible_regions": 0.0, "asymmetry": 3.0},
+    **{
+        "contrast_caudate": 8.0,
+        "region_order": 100.0,
+        "implausible_regions": 0.0,
+        "cortex_outliers": 0.0,
+        "asymmetry": 3.0,
+    },
     **{"white_matter_sd": 6.0, "rim_offset": -3.0, "streaking": 0.7, "gre_overlap": 0.99, "gre_sharpness": 1.6},
     **{"template_overlap": 0.97, "template_sharpness": 1.9, "jacobian_low": 0.5, "jacobian_high": 1.7},
 }

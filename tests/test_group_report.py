@@ -10,6 +10,7 @@ import pytest
 
 from qsmals.anatomy.atlases import ALS
 from qsmals.cli import main
+from qsmals.cli.writing import collect_citation
 from qsmals.engine.lock import SubjectLock
 from qsmals.engine.summary import SubjectSummary
 from qsmals.qc.measures import MEASURES
@@ -300,3 +301,75 @@ def test_a_study_whose_subjects_all_failed_has_a_page(tmp_path):
     assert main([str(bids), str(out), "group"]) == 5
     html = (out / "group.html").read_text()
     assert html.count("Unwrap failed: killed.") >= 2 and not list((out / "group").glob("seg-*"))
+
+
+def one(root: Path, prefix: str, run: str, **facts) -> None:
+    """A scan that a run of its own made."""
+    make_scan(root, prefix)
+    (root / "sub-01/log/20260101" / f"{prefix}_facts.json").unlink()
+    write_facts(root, prefix, FACTS | {"detected": [], "warnings": []} | facts, run=run)
+
+
+def test_a_run_of_one_session_says_nothing_of_the_others(tmp_path):
+    one(tmp_path, "sub-01_ses-A", "20260101", warnings=["low effort"], parameters={"unwrap": {"method": "laplacian"}})
+    one(tmp_path, "sub-01_ses-B", "20260102", errors=[{"step": "save to MNI", "message": "killed", "traceback": "at"}])
+    one(tmp_path, "sub-01_ses-C", "20260103")
+    write_facts(tmp_path, "sub-01_ses-D", {"status": "failed", "errors": [{"step": "unwrap", "message": "boom"}]})
+    rows = {row.name: row.verdict for row in write_group_report(tmp_path).rows}
+    words = {name.split()[1]: verdict.word for name, verdict in rows.items()}
+    assert words == {"ses-A": "check", "ses-B": "fail", "ses-C": "pass", "ses-D": "fail"}
+    written = write_subject_report(tmp_path, "01", run_facts={"run": "20260103"}, hurry=True)
+    html = written.path.read_text()
+    assert "sub-01_ses-B: Save to MNI failed: killed." in [reason.text for reason in written.verdict.reasons]
+    assert 'id="sub-01_ses-A-parameters"' in html and "laplacian" in html and 'id="parameters"' not in html
+
+
+def test_what_all_scans_have_is_told_once(tmp_path):
+    for session in "AB":
+        one(tmp_path, f"sub-01_ses-{session}", "20260101", warnings=["low effort"])
+    written = write_subject_report(tmp_path, "01", run_facts={}, hurry=True)
+    assert [reason.text for reason in written.verdict.reasons] == ["Low effort."]
+    assert written.path.read_text().count("<li>low effort</li>") == 1
+    assert 'id="parameters"' in written.path.read_text()
+
+
+def test_a_refused_run_is_a_row_of_its_own(tmp_path):
+    one(tmp_path, "sub-01_ses-A", "20260101")
+    log = tmp_path / "sub-01/log/20260102"
+    log.mkdir()
+    (log / "run.json").write_text(json.dumps({"errors": [{"step": "Input check", "message": "no EchoTime"}]}))
+    rows = write_group_report(tmp_path).rows
+    assert [(row.name, row.verdict.word) for row in rows] == [("sub-01", "fail"), ("sub-01 ses-A", "pass")]
+
+
+def test_a_column_of_participants_does_not_hide_one_of_the_table(tmp_path):
+    one(tmp_path, "sub-01_ses-A", "20260101")
+    people = {"sub-01": {"verdict": "7", "age": "50"}}
+    written = write_group_report(tmp_path, people=people, dictionary={"age": {"Units": "years"}})
+    (row,) = table(written)
+    assert row["verdict"] == "pass" and row["participants_verdict"] == "7"
+    described = json.loads(written.table.with_suffix(".json").read_text())
+    assert list(described) == list(row) and described["age"] == {"Units": "years"}
+
+
+def test_the_page_lists_every_failure(tmp_path):
+    one(tmp_path, "sub-01_ses-A", "20260101", errors=[{"step": "unwrap", "message": "boom"}])
+    html = write_group_report(tmp_path).path.read_text()
+    listed = html.split("Missing and failed")[1].split("In doubt")[0]
+    assert "sub-01 ses-A" in listed and "None" not in listed
+
+
+def test_the_methods_of_a_study_come_from_all_its_subjects(tmp_path):
+    """Each subject's run wrote its own text, as tasks of a cluster do; the group level joins them."""
+    for n, unwrap in enumerate(("ROMEO", "ROMEO", "Laplacian"), 1):
+        mapping = f"### Mapping\n\n{unwrap}.\n\n### References\n\n- {unwrap} 1.\n"
+        bibtex = f"@article{{{unwrap},\n  year = {{1}}\n}}\n"
+        text = f"## Methods\n\n### Overview\n\nBy us.\n\n{mapping}"
+        make_scan(tmp_path, f"sub-{n:02d}", facts={"methods": text, "bibtex": bibtex})
+    collect_citation(tmp_path, ["sub-01", "sub-02", "sub-03", "sub-04"])
+    text = (tmp_path / "logs/CITATION.md").read_text()
+    assert text == (
+        "## Methods\n\n### Overview\n\nBy us.\n\n### Mapping\n\nROMEO.\n\n"
+        "In 1 of 3 scans (sub-03) instead: Laplacian.\n\n### References\n\n- Laplacian 1.\n- ROMEO 1.\n"
+    )
+    assert (tmp_path / "logs/CITATION.bib").read_text().count("@article") == 2

@@ -261,6 +261,14 @@ def test_contrast_symmetry_and_plausibility():
     assert strange == ["left pallidum −60 ppb", "right pallidum −60 ppb"]
 
 
+def test_cortex_far_from_the_rest_is_named():
+    cortex = {"cuneus": 12.0, "insula": 9.0, "fusiform": 8.0, "bankssts": 10.0, "precentral": 44.0}
+    assert regions.unlike_cortex(rows(**cortex)) == [], "motor cortex has limits of its own"
+    found = regions.unlike_cortex(rows(**cortex, frontal_pole=-22.0))
+    assert found == ["left frontal pole −22 ppb", "right frontal pole −22 ppb"]
+    assert regions.unlike_cortex([]) == []
+
+
 def test_lost_regions_are_named():
     assert regions.least_coverage(rows(coverage=0.4)) == (0.4, "left precentral")
     assert regions.lost_regions(rows(coverage=0.4), 0.5) == [

@@ -24,11 +24,11 @@ from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
 from qsmals.cli.participant import Done, conclude
 from qsmals.cli.writing import (
+    errors_of,
     failed_registrations,
     scan_methods,
     scans_with_figures,
     warnings_of,
-    words_of_scans,
     write_citation,
     write_report,
 )
@@ -666,10 +666,8 @@ def test_a_scan_that_failed_is_told_apart_from_the_others(tmp_path: Path) -> Non
     failure = Failure("sub-01 ses-B", "unwrapping", "it was killed")
     entry = SubjectSummary("sub-01", "failed", "unwrapping: it was killed", failures=(failure,))
     write_report(tmp_path / "out", subject, entry, [], Request("participant", plan.settings), "r")
-    run = json.loads((subject.log_dir / "run.json").read_text())
-    assert [error["scan"] for error in run["errors"]] == ["sub-01_ses-B"]
-    assert "parameters" not in run and "# sub-01_ses-A" in run["methods"] and "# sub-01_ses-B" in run["methods"]
     facts = [read_facts(scan.facts_file) for scan in scans]
+    assert [[error["message"] for error in f.errors] for f in facts] == [[], ["it was killed"]]
     assert [f.failed for f in facts] == [False, True]
     assert [f.parameters["field"]["method"] for f in facts] == [s.methods["field"]["method"] for s in scans]
     assert facts[0].methods != facts[1].methods and all(f.software["numpy"] == "2" for f in facts)
@@ -679,7 +677,20 @@ def test_a_scan_that_failed_is_told_apart_from_the_others(tmp_path: Path) -> Non
     assert "it was killed" in told[1] and "it was killed" not in told[0]
 
 
-def test_scans_of_one_protocol_share_their_parameters(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, [Visit("01", "A"), Visit("01", "B")])
-    words = words_of_scans(plan.subjects[0], plan.settings)
-    assert words["parameters"] == plan.subjects[0].scans[0].methods and "# sub-01" not in words["methods"]
+@pytest.mark.parametrize(
+    ("unit", "of"),
+    [("", "AB"), ("sub-01", "AB"), ("sub-01 ses-A", "A"), ("sub-01 ses-B", "B"), ("sub-01 ses-B acq-t1", "AB")],
+)
+def test_a_failure_is_that_of_the_scans_whose_step_it_is(tmp_path: Path, unit: str, of: str) -> None:
+    (subject,) = plan_of(tmp_path, [Visit("01", "A"), Visit("01", "B")]).subjects
+    entry = SubjectSummary("sub-01", "failed", "brain: no head", failures=(Failure(unit, "brain", "no head"),))
+    found = [scan.unit.gre.session for scan in subject.scans if errors_of(scan, subject, entry)]
+    assert "".join(map(str, found)) == of
+
+
+def test_a_run_that_was_stopped_is_an_error_of_the_sessions_that_it_left(tmp_path: Path) -> None:
+    (subject,) = plan_of(tmp_path, [Visit("01", "A"), Visit("01", "B")]).subjects
+    fates = {"sessions": {"A": "ok", "B": "failed"}, "session_whys": {"B": "stopped by SIGTERM (3 steps left)"}}
+    entry = SubjectSummary("sub-01", "failed", "stopped by SIGTERM (9 steps left)", **fates)
+    told = [[error["message"] for error in errors_of(scan, subject, entry)] for scan in subject.scans]
+    assert told == [[], ["stopped by SIGTERM (3 steps left)"]]

@@ -62,6 +62,7 @@ from qsmals.workflows.regions import (
     tables_through,
 )
 
+LOW_EFFORT = "low effort (--sloppy): not for a study"
 ATLAS_FIELDS = ("atlas", "labels_table", "parts", "parts_table")
 """Inputs of a scan's graph that the atlas's node fills."""
 
@@ -402,6 +403,7 @@ def known_facts(plan: ScanPlan, settings: Settings) -> dict[str, Any]:
         "echoes": [{"echo": e.index, "echo_time_s": t} for e, t in zip(gre.echoes, facts.te_s, strict=True)],
         "detected": [tilt(facts.affine)],
         "warnings": [
+            *([LOW_EFFORT] if settings.behaviour.sloppy else []),
             *plan.unit.notes,
             *_replaced_methods(plan, settings),
             *beside_given_field(settings, plan.given.total_field),

@@ -234,7 +234,7 @@ def _write_group(
     ids = [*ID_COLUMNS, *(key for key in EXTRA_COLUMNS if any(key in i for i in identities))]
     values = _union(table.columns for table in tables)
     person_columns = {
-        c: _free_name(c, {*ids, LABELS_FROM, *values}) for c in _union(row.keys() for row in people.values())
+        c: free_name(c, {*ids, LABELS_FROM, *values}) for c in _union(row.keys() for row in people.values())
     }
     lines = ["\t".join([*ids, *person_columns.values(), LABELS_FROM, *values])]
     for table, identity in zip(tables, identities, strict=True):
@@ -255,8 +255,8 @@ def _write_group(
     return path
 
 
-def _free_name(column: str, taken: set[str]) -> str:
-    """``column``, or another name where the region table has a column of that name."""
+def free_name(column: str, taken: set[str]) -> str:
+    """``column`` of participants.tsv, or another name where the table that it goes into has one of that name."""
     while column in taken:
         column = f"participants_{column}"
     return column

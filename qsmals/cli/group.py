@@ -12,6 +12,7 @@ def group(settings: Settings) -> int:
     """Collect the tables of OUTPUT_DIR, write the study's page; returns the exit code (5 where a subject has none)."""
     from qsmals.bids.group import collect_tables, read_participants
     from qsmals.bids.naming import strip_prefix
+    from qsmals.cli.writing import collect_citation
     from qsmals.engine.summary import read_summary
     from qsmals.reports.assess import read_limits
     from qsmals.reports.group import write_group_report
@@ -25,14 +26,17 @@ def group(settings: Settings) -> int:
         log.warning("%s", warning)
     for table in collected.tables:
         log.info("wrote %s", table)
+    people, dictionary, _ = read_participants(bids_dir)
     report = write_group_report(
         output_dir,
-        people=read_participants(bids_dir)[0],
+        people=people,
+        dictionary=dictionary,
         summary=read_summary(output_dir / "logs" / "summary.json"),
         labels=[f"sub-{strip_prefix(label, 'sub')}" for label in chosen] if chosen else None,
         limits=limits,
         warnings=collected.warnings,
     )
+    collect_citation(output_dir, dict.fromkeys(row.identity["participant_id"] for row in report.rows))
     log.info("wrote %s", report.table)
     log.info("wrote %s: %s", report.path, ", ".join(f"{n} {word}" for word, n in sorted(report.verdicts.items())))
     log.info("%d participants in the tables", len(collected.participants))

@@ -1,7 +1,7 @@
 """What a run writes about itself: methods text, software, graph and report."""
 
 import json
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
@@ -20,7 +20,7 @@ from qsmals.cli.parser import Request
 from qsmals.engine.files import write_json, write_text
 from qsmals.engine.progress import Step, write_steps
 from qsmals.engine.summary import Failure, SubjectSummary
-from qsmals.reports.boilerplate import methods_text, study_text
+from qsmals.reports.boilerplate import joined_bibtex, joined_text, methods_text, study_text
 from qsmals.reports.messages import INPUT_CHECK
 from qsmals.settings import Settings
 from qsmals.workflows.plan import RunPlan, ScanPlan, SubjectPlan, unit_label
@@ -58,7 +58,21 @@ def write_citation(output_dir: Path, plan: RunPlan) -> None:
     """``logs/CITATION.md`` and ``.bib``: what is true of most scans of the run, and of which scans it is not."""
     scans = [scan for subject in plan.subjects for scan in subject.scans]
     words = {unit_label(scan.unit.gre.prefix): methods_words(plan.settings, scan) for scan in scans}
-    markdown, bibtex = study_text(words)
+    _write_citation(output_dir, *study_text(words))
+
+
+def collect_citation(output_dir: Path, subjects: Iterable[str]) -> None:
+    """The same for a study whose subjects had runs of their own: from what the newest run of each scan says of it."""
+    from qsmals.reports.facts import newest_facts
+
+    logs = [output_dir / name / "log" for name in subjects]
+    facts = [scan for log in logs for scan in newest_facts(log, None)[0].values() if scan.methods]
+    if facts:
+        text = joined_text({unit_label(scan.prefix): scan.methods for scan in facts})
+        _write_citation(output_dir, text, joined_bibtex(scan.bibtex for scan in facts))
+
+
+def _write_citation(output_dir: Path, markdown: str, bibtex: str) -> None:
     write_text(logs_dir(output_dir) / "CITATION.md", markdown)
     write_text(logs_dir(output_dir) / "CITATION.bib", bibtex)
 
@@ -105,28 +119,21 @@ def write_report(
 ) -> "SubjectReport":
     """The subject's page; in a hurry without new figures, which take seconds that a stopped run has not."""
     write_steps(subject.log_dir / "steps.tsv", steps)
-    errors = [_error(failure, subject) for failure in entry.failures]
-    if entry.status != "ok" and not errors:
-        errors.append({"step": "run", "message": entry.why, "traceback": ""})
     facts = {
         "run": run_id,
         "version": __version__,
         "command": " ".join(request.command),
-        "status": "finished" if entry.status == "ok" else "failed",
-        "warnings": ["low effort (--sloppy): not for a study"] if request.settings.behaviour.sloppy else [],
-        "errors": errors,
         "times": [
             {"step": f"{s.unit or 'all'}: {s.name}", "seconds": s.seconds, "memory_gb": s.peak_gb}
             for s in steps
             if s.state == "done" and s.name
         ],
         "software": dict(subject.scans[0].software),
-        **words_of_scans(subject, request.settings),
         "age": subject.scans[0].age,
     }
     facts = strict_json(facts)  # as --reports-only will read them
     for scan in subject.scans:
-        complete_facts(scan, request.settings, alike="parameters" in facts)
+        complete_facts(scan, request.settings, errors=errors_of(scan, subject, entry))
     write_json(subject.log_dir / RUN_FACTS, facts)
     drawn = scans_with_figures(subject, steps)
     return _page(output_dir, subject.label, facts, request.settings, drawn=drawn, hurry=hurry)
@@ -140,41 +147,43 @@ def scans_with_figures(subject: SubjectPlan, steps: Iterable[Step]) -> set[str]:
     return {prefix for scan in subject.scans if unit_label(prefix := scan.unit.gre.prefix) in units}
 
 
-def _error(failure: Failure, subject: SubjectPlan) -> dict[str, Any]:
-    """A failure as the page shows it; what failed in one of several scans is that scan's alone."""
-    of_scan = [scan.unit.gre.prefix for scan in subject.scans if unit_label(scan.unit.gre.prefix) == failure.unit]
-    error = {
+def errors_of(scan: ScanPlan, subject: SubjectPlan, entry: SubjectSummary) -> list[dict[str, Any]]:
+    """What failed in a scan, and in steps that are for all scans or for those of its session."""
+    others = [unit_label(other.unit.gre.prefix) for other in subject.scans]
+    label = unit_label(scan.unit.gre.prefix)
+    failures = [f for f in entry.failures if _is_of(f.unit, label) or not any(_is_of(f.unit, o) for o in others)]
+    session = scan.unit.gre.session or ""
+    if failures or entry.failures or entry.sessions.get(session, entry.status) == "ok":
+        return [_error(failure) for failure in failures]
+    return [{"step": "run", "message": entry.session_whys.get(session, entry.why), "traceback": ""}]
+
+
+def _is_of(unit: str, label: str) -> bool:
+    """Whether a step of ``unit`` is a step of the scan ``label``: ``sub-01 ses-A`` of ``sub-01 ses-A run-1``."""
+    return f"{label} ".startswith(f"{unit} ")
+
+
+def _error(failure: Failure) -> dict[str, Any]:
+    """A failure as the page shows it."""
+    return {
         "step": failure.node,
         "message": failure.why,
         "traceback": _crash_text(failure.crash_file),
         "crash_file": failure.crash_file,
     }
-    return error | ({"scan": of_scan[0]} if of_scan and len(subject.scans) > 1 else {})
 
 
-def words_of_scans(subject: SubjectPlan, settings: Settings) -> dict[str, Any]:
-    """Parameters, where all scans of a subject have the same, and the methods texts, each once."""
-    texts: dict[str, list[str]] = {}
-    for scan in subject.scans:
-        texts.setdefault(scan_methods(settings, scan)[0], []).append(scan.unit.gre.prefix)
-    if len(texts) == 1:
-        methods = next(iter(texts))
-    else:
-        methods = "\n\n".join(f"# {', '.join(scans)}\n\n{text}" for text, scans in texts.items())
-    first = subject.scans[0].methods
-    alike = all(scan.methods == first for scan in subject.scans)
-    return {"methods": methods} | ({"parameters": first} if alike else {})
-
-
-def complete_facts(scan: ScanPlan, settings: Settings, *, alike: bool) -> None:
+def complete_facts(scan: ScanPlan, settings: Settings, *, errors: Sequence[Mapping[str, Any]] = ()) -> None:
     """Put into a scan's facts what its graph does not know; a scan that ended before it wrote any gets them here.
+
+    Each scan has its own parameters, texts and errors, which stay when a later run is about other scans of its subject.
 
     Parameters
     ----------
     scan : ScanPlan
     settings : Settings
-    alike : bool
-        Whether all scans of the subject have the same parameters, which then stand with the run.
+    errors : sequence of mapping
+        What failed; see :mod:`qsmals.reports.facts`.
     """
     from qsmals.workflows.participant import known_facts
 
@@ -182,7 +191,8 @@ def complete_facts(scan: ScanPlan, settings: Settings, *, alike: bool) -> None:
         facts = json.loads(scan.facts_file.read_text())
     else:
         facts = known_facts(scan, settings) | {"status": "failed"}
-    own = {} if alike else {"parameters": scan.methods, "methods": scan_methods(settings, scan)[0]}
+    methods, papers = scan_methods(settings, scan)
+    own = {"parameters": scan.methods, "methods": methods, "bibtex": papers, "errors": list(errors)}
     write_json(scan.facts_file, strict_json({**facts, "software": dict(scan.software), **own}))
 
 

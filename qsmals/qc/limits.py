@@ -265,6 +265,15 @@ LIMITS: dict[str, Limit] = {
             faults=("sign", "scale", "double"),
         ),
         Limit(
+            "cortex_outliers",
+            "above",
+            4,
+            None,
+            "the field next to air bends the map of the cortex there; the regions named are not reliable",
+            clean=(0, 2),
+            why="chosen above them: the poles, where the field changes within a voxel",
+        ),
+        Limit(
             "asymmetry",
             "above",
             30,

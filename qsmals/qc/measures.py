@@ -261,6 +261,16 @@ MEASURES: dict[str, Measure] = {
         "Map",
         0,
     ),
+    "cortex_outliers": Measure(
+        "Cortical regions far from the others",
+        "",
+        "Number of cortical regions, left and right and but for the motor cortex, whose mean is more than 25 ppb from "
+        "the median of all cortical regions",
+        OWN,
+        "regions",
+        "Map",
+        0,
+    ),
     "asymmetry": Measure(
         "Largest difference of left and right",
         "ppb",

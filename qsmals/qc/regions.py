@@ -25,8 +25,12 @@ EQUAL_PPB = 5.0
 DEEP = ("caudate", "putamen", "pallidum", "thalamus")
 MOTOR = ("precentral", "paracentral")
 SIDES = {"L": "left", "R": "right"}
+WORDS = {"L": "left ", "R": "right ", "B": ""}
 CORTEX = ("cortex", "motor_cortex")
 """Tissues of FreeSurfer's cortical labels."""
+
+ALIKE_PPB = 25.0
+"""Cortical regions lie within this of their median. Chosen: twice what lies between the regions of a simulated head."""
 
 
 def mean_of(rows: Iterable[Row], name: str, hemisphere: str = "B") -> float:
@@ -73,9 +77,26 @@ def asymmetry(rows: Sequence[Row]) -> tuple[float, str]:
     return known[name], name
 
 
+def unlike_cortex(rows: Iterable[Row]) -> list[str]:
+    """Cortical regions, but for the motor cortex, far from the median of all: ``left frontal pole −25 ppb``."""
+    rows = list(rows)
+    numbers = set(cortical_labels(rows))
+    cortex = [row for row in rows if row.get("index") in numbers and np.isfinite(row["mean"])]
+    if not cortex:
+        return []
+    middle = float(np.median([row["mean"] for row in cortex]))
+    far = [row for row in cortex if 1000.0 * abs(row["mean"] - middle) > ALIKE_PPB]
+    return [_with_mean(row) for row in far if row["name"] not in MOTOR]
+
+
+def _with_mean(row: Row) -> str:
+    """A region and its mean in words."""
+    shown = f"{round(1000.0 * float(row['mean'])):d}".replace("-", "−")
+    return f"{WORDS[row['hemisphere']]}{row['name'].replace('_', ' ')} {shown} ppb"
+
+
 def implausible(rows: Sequence[Row], ranges_ppb: Mapping[str, tuple[float, float]]) -> list[str]:
     """Regions (left and right) whose mean lies outside what adults have, in words: ``left pallidum 31 ppb``."""
-    words = {"L": "left ", "R": "right ", "B": ""}
     sided = {row["name"] for row in rows if row["hemisphere"] != "B"}
     found = []
     for row in rows:
@@ -83,8 +104,7 @@ def implausible(rows: Sequence[Row], ranges_ppb: Mapping[str, tuple[float, float
         mean = 1000.0 * float(row["mean"])
         if (row["hemisphere"] == "B" and row["name"] in sided) or not np.isfinite(mean) or low <= mean <= high:
             continue
-        shown = f"{round(mean):d}".replace("-", "−")
-        found.append(f"{words[row['hemisphere']]}{row['name'].replace('_', ' ')} {shown} ppb")
+        found.append(_with_mean(row))
     return found
 
 
@@ -126,11 +146,10 @@ def motor_labels(rows: Iterable[Row]) -> dict[str, int]:
 
 def lost_regions(rows: Iterable[Row], least: float) -> list[str]:
     """Names of single regions with less than ``least`` of their voxels measured, ``left precentral``."""
-    words = {"L": "left ", "R": "right ", "B": ""}
     rows = list(rows)
     sided = {row["name"] for row in rows if row["hemisphere"] != "B"}
     return [
-        words[row["hemisphere"]] + row["name"].replace("_", " ")
+        WORDS[row["hemisphere"]] + row["name"].replace("_", " ")
         for row in rows
         if not (row["hemisphere"] == "B" and row["name"] in sided)
         and not (np.isfinite(row["coverage"]) and row["coverage"] >= least)

@@ -219,7 +219,9 @@ def _map(
     sides, where = regions.asymmetry(rows)
     strange = regions.implausible(rows, ranges_ppb)
     details["asymmetry"] = where
+    apart = regions.unlike_cortex(rows)
     details["implausible_regions"] = ", ".join(strange)
+    details["cortex_outliers"] = ", ".join(apart)
     return {
         "white_matter_sd": spread,
         "contrast_pallidum": regions.contrast(rows, "pallidum", spread),
@@ -227,6 +229,7 @@ def _map(
         "contrast_caudate": regions.contrast(rows, "caudate", spread),
         "region_order": 100.0 * regions.order_share(rows),
         "implausible_regions": float(len(strange)),
+        "cortex_outliers": float(len(apart)) if cortex.any() else float("nan"),
         "asymmetry": sides,
         "rim_offset": susceptibility.rim_offset(
             arrays.chi_ppm, arrays.measured, cortex, voxel_size_mm=grid.voxel_size_mm

@@ -166,32 +166,37 @@ def assess_subject(
     scans : sequence of Scan
         From :func:`qsmals.reports.collect.find_scans`.
     run_facts : mapping
-        See :func:`qsmals.reports.subject.write_subject_report`: ``status``, ``errors`` and ``warnings`` count.
+        See :func:`qsmals.reports.subject.write_subject_report`: ``errors`` count.
     limits : mapping of measure to Limit
     """
     of_scans = {scan.prefix: assess_scan(scan, limits) for scan in scans}
-    marked = [_with_prefix(verdict, prefix if len(scans) > 1 else "") for prefix, verdict in of_scans.items()]
-    return worst_of([assess_run(scans, run_facts), *marked]), of_scans
+    shared = _shared(list(of_scans.values())) if len(scans) > 1 else ()
+    marked = [_with_prefix(verdict, prefix if len(scans) > 1 else "", shared) for prefix, verdict in of_scans.items()]
+    return worst_of([assess_run(scans, run_facts), Verdict("pass", shared), *marked]), of_scans
 
 
-def assess_run(scans: Sequence["Scan"], run_facts: Mapping[str, Any], *, of_scan: str = "") -> Verdict:
-    """What the run as a whole says against all its scans; with a prefix, what it says against that one."""
-    errors = list(run_facts.get("errors") or ())
-    reasons = [_failure(error) for error in errors if not of_scan or error.get("scan", of_scan) == of_scan]
-    if not errors and run_facts.get("status", "finished") != "finished":
-        reasons.append(Reason("fail", f"The run ended as “{run_facts['status']}”.", "messages"))
+def assess_run(scans: Sequence["Scan"], run_facts: Mapping[str, Any]) -> Verdict:
+    """What the subject's latest run says that is of no scan: a refused input, or that there is nothing of it."""
+    reasons = [_failure(error) for error in run_facts.get("errors") or ()]
     if not scans and not reasons:
         reasons.append(Reason("fail", "There is no susceptibility map and no record of a run.", "messages"))
-    reasons += [Reason("check", _sentence(warning), "messages") for warning in run_facts.get("warnings") or ()]
     return worst_of([Verdict("pass", tuple(reasons))])
 
 
-def _with_prefix(verdict: Verdict, prefix: str) -> Verdict:
+def _shared(verdicts: Sequence[Verdict]) -> tuple[Reason, ...]:
+    """Messages that all scans have, as of a step that is for all of them."""
+    first, *others = (verdict.reasons for verdict in verdicts)
+    return tuple(r for r in first if r.figure == "messages" and all(r in reasons for reasons in others))
+
+
+def _with_prefix(verdict: Verdict, prefix: str, shared: Sequence[Reason]) -> Verdict:
+    """The verdict on one of several scans as that on the subject has it, without what is said of all."""
     if not prefix:
         return verdict
+    own = (r for r in verdict.reasons if r not in shared)
     return Verdict(
         verdict.word,
-        tuple(Reason(r.level, f"{prefix}: {r.text}", f"{prefix}/{r.figure}", r.measure) for r in verdict.reasons),
+        tuple(Reason(r.level, f"{prefix}: {r.text}", f"{prefix}/{r.figure}", r.measure) for r in own),
         tuple(f"{prefix}: {title}" for title in verdict.not_judged),
     )
 

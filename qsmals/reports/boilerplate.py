@@ -20,6 +20,7 @@ from qsmals.reports.consensus import departures
 from qsmals.reports.published import MIN_2024
 
 SOFTWARE_NAMES = {"numpy": "NumPy", "scipy": "SciPy", "numba": "Numba", "python": "Python", "pybids": "PyBIDS"}
+REFERENCES = "### References\n\n"
 REGION_NAMES = {
     "brain": "the whole brain mask, which the consensus recommends as the common reference",
     "csf": "the core of the lateral ventricles, without their outermost layer of voxels",
@@ -191,7 +192,35 @@ def study_text(scans: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
     body = _body(papers, alike)
     cited = papers.sorted()
     listing = "".join(f"- {_reference_line(paper, letters.get(_identity(paper), ''))}\n" for paper in cited)
-    return f"## Methods\n\n{body}### References\n\n{listing}", bibtex(cited)
+    return f"## Methods\n\n{body}{REFERENCES}{listing}", bibtex(cited)
+
+
+def joined_text(texts: Mapping[str, str]) -> str:
+    """Methods text of a study from those of its scans, as :func:`study_text` has it.
+
+    Parameters
+    ----------
+    texts : mapping of str to str
+        Name of a scan to the Markdown of :func:`methods_text`.
+    """
+    parts, papers = {}, dict[str, None]()
+    for name, text in texts.items():
+        body, _, references = text.partition(REFERENCES)
+        _, *split = re.split(r"^### (.+)\n\n", body, flags=re.MULTILINE)
+        parts[name] = {title: words.strip() for title, words in zip(split[::2], split[1::2], strict=True)}
+        papers |= dict.fromkeys(references.splitlines(keepends=True))
+    titles = dict.fromkeys(title for own in parts.values() for title in own)
+    told: dict[str, dict[str, list[str]]] = {title: {} for title in titles}
+    for name, own in parts.items():
+        for title in titles:
+            told[title].setdefault(own.get(title, ""), []).append(name)
+    return f"## Methods\n\n{_merged(told)}{REFERENCES}{''.join(sorted(papers))}"
+
+
+def joined_bibtex(texts: Iterable[str]) -> str:
+    """The entries of several BibTeX texts, each once, by their keys."""
+    entries = {entry.strip() for text in texts for entry in re.split(r"^(?=@)", text, flags=re.MULTILINE)}
+    return "\n".join(f"{entry}\n" for entry in sorted(entries - {""}))
 
 
 def _body(papers: _Bibliography, alike: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> str:
@@ -200,6 +229,11 @@ def _body(papers: _Bibliography, alike: Sequence[tuple[Mapping[str, Any], Sequen
     for words, names in alike:
         for title, text in _paragraphs(papers, **words):
             told.setdefault(title, {}).setdefault(text, []).extend(names)
+    return _merged(told)
+
+
+def _merged(told: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    """All paragraphs, from each one's texts and the names of the scans of which they are true."""
     body = ""
     for title, texts in told.items():
         (most, _), *others = sorted(texts.items(), key=lambda entry: -len(entry[1]))

@@ -7,7 +7,7 @@ The workflow writes the file; every key but ``prefix`` may be missing.
 ``status`` : str
     ``finished`` or ``failed``.
 ``started`` : str
-    ISO 8601 time at which the scan's workflow began; the newest facts of a prefix are the ones that count.
+    ISO 8601 time at which the scan's workflow began.
 ``acquisition`` : object
     Sidecar fields under their BIDS names, and ``EchoTimes`` (s), ``VoxelSize`` (mm), ``MatrixSize``, ``Readout``
     (``monopolar`` or ``bipolar``), ``TiltDegrees``, ``B0Direction`` (voxel axes).
@@ -21,7 +21,7 @@ The workflow writes the file; every key but ``prefix`` may be missing.
 ``reference`` : object
     ``region``, ``offsets_ppm`` and ``sd_ppm`` (objects of region to ppm under the map's reference).
 ``parameters`` : object
-    Step to an object of its settings, ``method`` among them; missing where all scans of the subject have the same.
+    Step to an object of its settings, ``method`` among them.
 ``registration`` : object
     Measure to value, e.g. overlap of tissue masks.
 ``images`` : object
@@ -37,6 +37,11 @@ The workflow writes the file; every key but ``prefix`` may be missing.
     Package to version.
 ``methods`` : str
     Methods text of this scan, Markdown.
+``bibtex`` : str
+    The papers that it cites.
+
+The facts of a scan's newest run are the ones that count: what went wrong in an earlier run of it is mended, and a later
+run of other scans says nothing about it.
 """
 
 import json
@@ -66,6 +71,7 @@ class ScanFacts:
     times: tuple[Mapping[str, Any], ...] = ()
     software: Mapping[str, str] = field(default_factory=dict)
     methods: str = ""
+    bibtex: str = ""
     other: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -121,19 +127,17 @@ def newest_facts(log: Path, run: str | None) -> tuple[dict[str, ScanFacts], list
     Parameters
     ----------
     log : Path
-        The subject's log folder.
+        The subject's log folder; names of runs begin with the time.
     run : str or None
         Folder of one run whose facts are preferred over newer ones.
     """
-    found: dict[str, tuple[tuple[bool, str, str], ScanFacts]] = {}
+    found: dict[str, ScanFacts] = {}
     faults = []
-    for path in sorted(log.glob("*/*_facts.json")):
+    for path in sorted(log.glob("*/*_facts.json"), key=lambda path: (path.parent.name == run, path)):
         try:
             facts = read_facts(path)
         except ValueError as error:
             faults.append(str(error))
             continue
-        rank = (path.parent.name == run, facts.started, path.parent.name)
-        if facts.prefix not in found or rank > found[facts.prefix][0]:
-            found[facts.prefix] = (rank, facts)
-    return {prefix: facts for prefix, (_, facts) in sorted(found.items())}, faults
+        found[facts.prefix] = facts
+    return dict(sorted(found.items())), faults

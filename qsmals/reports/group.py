@@ -15,14 +15,14 @@ import numpy as np
 from markupsafe import Markup
 
 from qsmals import __version__
-from qsmals.bids.group import EXTRA_COLUMNS, ID_COLUMNS
+from qsmals.bids.group import EXTRA_COLUMNS, ID_COLUMNS, free_name
 from qsmals.bids.naming import natural_key, parse_name
 from qsmals.engine.files import write_json, write_text
 from qsmals.engine.lock import LockHeld, SubjectLock
 from qsmals.engine.summary import SubjectSummary
 from qsmals.qc.limits import LIMITS, Limit
 from qsmals.qc.measures import MEASURES
-from qsmals.qc.verdict import Reason, Verdict, worst_of
+from qsmals.qc.verdict import Reason, Verdict
 from qsmals.reports.assess import assess_run, assess_scan
 from qsmals.reports.collect import Scan, find_scans
 from qsmals.reports.crosslink import GROUP_LINK, GROUP_PAGE, link_to_group
@@ -92,6 +92,7 @@ def write_group_report(
     output_dir: Path,
     *,
     people: Mapping[str, Mapping[str, str]] | None = None,
+    dictionary: Mapping[str, Any] | None = None,
     summary: Mapping[str, SubjectSummary] | None = None,
     labels: Sequence[str] | None = None,
     limits: Mapping[str, Limit] = LIMITS,
@@ -105,6 +106,8 @@ def write_group_report(
         The derivatives' folder.
     people : mapping of participant to row, optional
         participants.tsv; those without results are listed as missing.
+    dictionary : mapping of column to object, optional
+        participants.json.
     summary : mapping of participant to SubjectSummary, optional
         What became of each subject.
     labels : sequence of str, optional
@@ -119,7 +122,7 @@ def write_group_report(
     known = {*folders, *people, *summary}
     chosen = sorted(known & set(labels) if labels else known, key=natural_key)
     rows = [row for name in chosen for row in _rows(output_dir, name, people.get(name, {}), summary.get(name), limits)]
-    table = _write_table(output_dir, rows)
+    table = _write_table(output_dir, rows, dictionary or {})
     page = _page(rows, limits, output_dir, warnings)
     verdicts: Counter[str] = Counter(row.verdict.word for row in rows)
     path = write_text(output_dir / GROUP_PAGE, page)
@@ -149,17 +152,15 @@ def _rows(
     entry: SubjectSummary | None,
     limits: Mapping[str, Limit],
 ) -> Iterable[Row]:
-    """One row a scan; one for a subject without any."""
+    """One row a scan; one for a subject without any, or whose latest run was refused."""
     page = f"{name}.html" if (output_dir / f"{name}.html").is_file() else ""
     run_facts = _run_facts(output_dir / name / "log")
-    scans, _ = find_scans(output_dir, name.removeprefix("sub-"), run_facts.get("run"))
-    if not scans:
+    scans, _ = find_scans(output_dir, name.removeprefix("sub-"))
+    if not scans or run_facts.get("errors"):
         yield Row({"participant_id": name}, _without_scan(run_facts, entry), page, person)
-        return
     for scan in scans:
-        verdict = worst_of([assess_run(scans, run_facts, of_scan=scan.prefix), assess_scan(scan, limits)])
         measures = scan.quality.values if scan.quality else {}
-        yield Row(_identity(scan.prefix), verdict, page, person, measures, _regions(scan))
+        yield Row(_identity(scan.prefix), assess_scan(scan, limits), page, person, measures, _regions(scan))
 
 
 def _run_facts(log: Path) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def _run_facts(log: Path) -> dict[str, Any]:
     try:
         content = json.loads(written[-1].read_text())
     except ValueError:
-        return {"status": "failed", "errors": [{"step": "Run", "message": f"{written[-1]} cannot be read"}]}
+        return {"errors": [{"step": "Run", "message": f"{written[-1]} cannot be read"}]}
     return content if isinstance(content, dict) else {}
 
 
@@ -219,13 +220,24 @@ def _shown_regions(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     return shown, [r for r in known if r not in shown]
 
 
-def _write_table(output_dir: Path, rows: Sequence[Row]) -> Path:
+def _write_table(output_dir: Path, rows: Sequence[Row], dictionary: Mapping[str, Any]) -> Path:
     """The rows as TSV, and what each column means."""
     ids = [*ID_COLUMNS, *(key for key in EXTRA_COLUMNS if any(key in row.identity for row in rows))]
-    persons = [c for c in _union(row.person for row in rows) if c not in ids]
     measures = [name for name in MEASURES if any(name in row.measures for row in rows)]
     regions = _region_order(rows)
-    lines = ["\t".join([*ids, *persons, "verdict", "reasons", *measures, *(f"chi_{r}" for r in regions)])]
+    described: dict[str, Any] = {
+        "verdict": {"Description": "pass, check or fail: the worst of all measures and messages"},
+        "reasons": {"Description": "Why it is not pass, one sentence each"},
+    }
+    described |= {
+        m: {"LongName": MEASURES[m].title, "Description": MEASURES[m].definition, "Units": MEASURES[m].unit or "1"}
+        for m in measures
+    }
+    described |= {
+        f"chi_{r}": {"Description": f"Mean susceptibility of {_region_title(r)}", "Units": "ppb"} for r in regions
+    }
+    persons = {c: free_name(c, {*ids, *described}) for c in _union(row.person for row in rows) if c not in ids}
+    lines = ["\t".join([*ids, *persons.values(), *described])]
     for row in rows:
         reasons = "; ".join(r.text for r in row.verdict.reasons).replace("\t", " ").replace("\n", " ")
         cells = [row.identity.get(c, MISSING) for c in ids] + [row.person.get(c, MISSING) for c in persons]
@@ -234,18 +246,9 @@ def _write_table(output_dir: Path, rows: Sequence[Row]) -> Path:
         lines.append("\t".join(cells))
     path = output_dir / "group" / TABLE_NAME
     write_text(path, "\n".join(lines) + "\n")
-    described: dict[str, Any] = {c: {"Description": ID_COLUMNS.get(c) or EXTRA_COLUMNS[c]} for c in ids}
-    described |= {c: {"Description": f"{c} of participants.tsv"} for c in persons}
-    described["verdict"] = {"Description": "pass, check or fail: the worst of all measures and messages"}
-    described["reasons"] = {"Description": "Why it is not pass, one sentence each"}
-    described |= {
-        m: {"LongName": MEASURES[m].title, "Description": MEASURES[m].definition, "Units": MEASURES[m].unit or "1"}
-        for m in measures
-    }
-    described |= {
-        f"chi_{r}": {"Description": f"Mean susceptibility of {_region_title(r)}", "Units": "ppb"} for r in regions
-    }
-    write_json(path.with_suffix(".json"), described)
+    of_ids = {c: {"Description": ID_COLUMNS.get(c) or EXTRA_COLUMNS[c]} for c in ids}
+    of_persons = {new: dictionary.get(c, {"Description": f"{c} of participants.tsv"}) for c, new in persons.items()}
+    write_json(path.with_suffix(".json"), {**of_ids, **of_persons, **described})
     return path
 
 
@@ -292,8 +295,8 @@ def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path, wa
         n_subjects=len({row.identity["participant_id"] for row in rows}),
         n_rows=len(rows),
         n_scans=sum(bool(row.measures or row.regions) for row in rows),
-        absent=[row for row in rows if not (row.measures or row.regions)],
-        doubted=[row for row in rows if row.verdict.word != "pass" and (row.measures or row.regions)],
+        failed=[row for row in rows if row.verdict.word == "fail"],
+        doubted=[row for row in rows if row.verdict.word == "check"],
         warnings=warnings,
         columns=columns,
         rows=[_cells(at, row, persons, measures, regions, limits, far, numeric) for at, row in enumerate(rows)],

@@ -77,10 +77,8 @@ def write_subject_report(
         Label, with or without ``sub-``.
     run_facts : mapping
         What concerns the subject as a whole, each key optional: ``run`` (folder under ``log/``), ``version``,
-        ``command``, ``status`` (``finished``, ``failed`` or ``interrupted``), ``warnings`` (list of str), ``errors``
-        (list of ``step``, ``message``, ``traceback``, ``advice``), ``times`` (list of ``step``, ``seconds``,
-        ``memory_gb``), ``software`` (mapping), ``parameters`` (step to mapping), ``methods`` (Markdown), ``age``
-        (years).
+        ``command``, ``errors`` that are of no scan (list of ``step``, ``message``, ``traceback``, ``advice``),
+        ``times`` (list of ``step``, ``seconds``, ``memory_gb``), ``software`` (mapping), ``age`` (years).
     limits : mapping of measure to Limit
         What the verdict follows from.
     drawn : container of str
@@ -96,20 +94,20 @@ def write_subject_report(
     output_dir, label = Path(output_dir), subject.removeprefix("sub-")
     scans, faults = find_scans(output_dir, label, run_facts.get("run"))
     figure_dir = output_dir / f"sub-{label}" / "figures"
-    software = _software(run_facts, scans)
+    parameters = _shared_parameters(scans)
     pages = []
     for scan in scans:
         age, known = run_facts.get("age"), scan.prefix in drawn
         shown, lacking = draw_figures(scan, figure_dir, age=age, drawn=known, hurry=hurry)
-        pages.append(_scan_page(scan, output_dir, shown, lacking, run_facts, software, limits))
-    errors = [with_advice(e) for e in _all(run_facts, scans, "errors")]
-    if not errors and (run_facts.get("status") == "failed" or any(scan.failed for scan in scans)):
+        pages.append(_scan_page(scan, output_dir, shown, lacking, limits) | {"own": not parameters})
+    errors = [with_advice(e) for e in (*(run_facts.get("errors") or ()), *_of_scans(scans, "errors"))]
+    if not errors and any(scan.failed for scan in scans):
         errors = [{"step": "Run", "message": UNEXPLAINED.format(label=label), "advice": GENERAL_ADVICE}]
     missing = [*faults, *(entry for page in pages for entry in page["missing"])]
     if not scans and not errors:
         missing.append(f"sub-{label}: no susceptibility map and no facts of a run")
     mapped = any("chi" in scan.files for scan in scans)
-    methods = _methods(output_dir, run_facts, scans) if mapped else ""  # nothing to write a paper about
+    methods = _methods(output_dir, scans) if mapped else ""  # nothing to write a paper about
     if mapped and not methods and not errors:
         missing.append("methods text (logs/CITATION.md)")
     verdict, of_scans = assess_subject(scans, run_facts, limits)
@@ -121,16 +119,16 @@ def write_subject_report(
         basis=[_basis(page, of_scans[page["prefix"]], limits) for page in pages] if verdict.word == "pass" else [],
         of_scans={prefix: VERDICTS[v.word] for prefix, v in of_scans.items()},
         judged={prefix: judged_words(v, limits) for prefix, v in of_scans.items()},
-        warnings=_unique([*_all(run_facts, scans, "warnings"), *(why for scan in scans for why in scan.left_out)]),
+        warnings=_unique([*_of_scans(scans, "warnings"), *(why for scan in scans for why in scan.left_out)]),
         errors=errors,
         missing=missing,
         scans=pages,
         n_results=sum("chi" in scan.files for scan in scans),
         methods=_markdown(methods),
         citation_files=[p for p in ("logs/CITATION.md", "logs/CITATION.bib") if (output_dir / p).exists()],
-        software=software,
+        software=_software(run_facts, scans),
         times=_durations(run_facts.get("times") or ()),
-        parameters=run_facts.get("parameters") or {},
+        parameters=parameters,
         minimum_coverage=MINIMUM_COVERAGE,
         partly=PARTLY,
     )
@@ -189,30 +187,43 @@ def _place(reason: Reason, pages: Sequence[Mapping[str, Any]]) -> str:
     return "#messages" if page["empty"] else f"#{page['prefix']}-{place}"
 
 
-def _all(run_facts: Mapping[str, Any], scans: Sequence[Scan], key: str) -> list[Any]:
-    """Entries of the run and of each of its scans, the latter marked with the scan's name where there are several."""
-    entries = list(run_facts.get(key) or ())
+def _of_scans(scans: Sequence[Scan], key: str) -> list[Any]:
+    """Entries of the scans' facts, each once, marked with the names of the scans where not all have it."""
+    told: list[tuple[Any, list[str]]] = []
     for scan in scans:
         for entry in getattr(scan.facts, key) if scan.facts else ():
-            if entry in entries:
-                continue
-            if isinstance(entry, str):
-                entries.append(f"{scan.prefix}: {entry}" if len(scans) > 1 else entry)
-            else:
-                entries.append({"scan": scan.prefix} | dict(entry))
-    return entries
+            names = next((names for known, names in told if known == entry), None)
+            if names is None:
+                told.append((entry, [scan.prefix]))
+            elif scan.prefix not in names:
+                names.append(scan.prefix)
+    return [entry if len(names) == len(scans) else _marked(entry, ", ".join(names)) for entry, names in told]
+
+
+def _marked(entry: Any, names: str) -> Any:
+    return f"{names}: {entry}" if isinstance(entry, str) else {"scan": names} | dict(entry)
 
 
 def _unique(entries: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(entries))
 
 
-def _methods(output_dir: Path, run_facts: Mapping[str, Any], scans: Sequence[Scan]) -> str:
-    """Methods text of the run, of its first scan, or of the whole output folder."""
-    texts = [run_facts.get("methods"), *(scan.facts.methods for scan in scans if scan.facts)]
-    kept = next((str(text) for text in texts if text), "")
+def _methods(output_dir: Path, scans: Sequence[Scan]) -> str:
+    """Methods texts of the scans, each once and with their names where there are several; else the study's."""
+    texts: dict[str, list[str]] = {}
+    for scan in scans:
+        if scan.facts and scan.facts.methods:
+            texts.setdefault(scan.facts.methods, []).append(scan.prefix)
+    if len(texts) > 1:
+        return "\n\n".join(f"# {', '.join(names)}\n\n{text}" for text, names in texts.items())
     shared = output_dir / "logs" / "CITATION.md"
-    return kept or (shared.read_text() if shared.exists() else "")
+    return next(iter(texts), "") or (shared.read_text() if shared.exists() else "")
+
+
+def _shared_parameters(scans: Sequence[Scan]) -> Mapping[str, Any]:
+    """Parameters of the scans where all have the same; else each shows its own."""
+    found = [scan.facts.parameters for scan in scans if scan.facts]
+    return found[0] if found and all(parameters == found[0] for parameters in found) else {}
 
 
 def _software(run_facts: Mapping[str, Any], scans: Sequence[Scan]) -> dict[str, str]:
@@ -227,15 +238,13 @@ def _scan_page(
     output_dir: Path,
     shown: Sequence[Shown],
     lacking: Sequence[str],
-    run_facts: Mapping[str, Any],
-    software: Mapping[str, str],
     limits: Mapping[str, Limit],
 ) -> dict[str, Any]:
     """What the template shows of one scan with its figures, and what they lack."""
     sections: dict[str, list[dict[str, str]]] = {name: [] for name in (THUMBNAIL, *SECTIONS)}
     for entry in shown:
         sections[entry.figure.section].append(_figure_words(entry, output_dir))
-    parameters = (scan.facts.parameters if scan.facts else {}) or run_facts.get("parameters") or {}
+    parameters, software = (scan.facts.parameters, scan.facts.software) if scan.facts else ({}, {})
     pair = [f for f in sections["registration"] if f["name"].endswith(tuple(name for _, name, _ in FLICKER))]
     flicker = pair if len(pair) == len(FLICKER) else []
     sections["registration"] = [f for f in sections["registration"] if f not in flicker]
