@@ -428,15 +428,15 @@ def bound(image):
 @needs_bash
 @pytest.mark.parametrize("program", ["apptainer", "singularity"])
 @pytest.mark.parametrize(
-    ("names", "again"),
+    ("names", "again", "job"),
     [
-        ({"SLURM_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "2"}, {"SLURM_RESTART_COUNT": "1"}),
-        ({"JOB_ID": "7", "SGE_TASK_ID": "2"}, {}),
-        ({"PBS_JOBID": "7[2].server", "PBS_ARRAY_INDEX": "2"}, {}),
-        ({"LSB_JOBID": "7", "LSB_JOBINDEX": "2"}, {}),
+        ({"SLURM_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "2"}, {"SLURM_RESTART_COUNT": "1"}, "8"),
+        ({"JOB_ID": "7", "SGE_TASK_ID": "2"}, {}, "7[2]"),
+        ({"PBS_JOBID": "7[2].server", "PBS_ARRAY_INDEX": "2"}, {}, "7[2].server"),
+        ({"LSB_JOBID": "7", "LSB_JOBINDEX": "2"}, {}, "7[2]"),
     ],
 )
-def test_the_lock_knows_the_attempts_of_a_job_in_an_image(study, image, monkeypatch, program, names, again):
+def test_the_lock_knows_the_attempts_of_a_task_in_an_image(study, image, monkeypatch, program, names, again, job):
     if program == "singularity":
         (study / "bin/apptainer").unlink()
         if shutil.which("apptainer"):
@@ -450,7 +450,7 @@ def test_the_lock_knows_the_attempts_of_a_job_in_an_image(study, image, monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(os, "environ", seen_by(image)[1])
             attempts.append(this_process(flocked=False))
-    assert attempts[0].job == attempts[1].job != ""
+    assert [attempt.job for attempt in attempts] == [job, job]
     assert [attempt.restarts for attempt in attempts] == [0, 1]
     assert "attempt 1\n" in logs[0] and "attempt 2\n" in logs[1]
 

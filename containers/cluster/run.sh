@@ -32,8 +32,8 @@ run_qsmals() {
         program=$(command -v apptainer || command -v singularity) ||
             { echo "neither apptainer nor singularity is to be found on $(hostname)" >&2; return 127; }
         case $program in *singularity) prefix=SINGULARITYENV_ ;; esac
-        # by these an attempt that follows another of the same job knows the other's lock
-        for name in SLURM_JOB_ID SLURM_RESTART_COUNT PBS_JOBID LSB_JOBID JOB_ID; do
+        # by these an attempt that follows another of the same task knows the other's lock
+        for name in SLURM_JOB_ID SLURM_RESTART_COUNT PBS_JOBID LSB_JOBID LSB_JOBINDEX JOB_ID SGE_TASK_ID; do
             [ -z "${!name:-}" ] || export "$prefix$name=${!name}"
         done
         while IFS= read -r -d '' path; do
