@@ -15,7 +15,7 @@ import pytest
 
 from qsmals.cli.parser import build_parser
 from qsmals.engine.lock import this_process
-from qsmals.engine.summary import Failure, SubjectSummary, merge_summary
+from qsmals.engine.summary import Failure, SubjectSummary, merge_summary, now
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTAINERS = ROOT / "containers"
@@ -274,7 +274,7 @@ def test_what_is_queued_is_not_done_and_the_group_waits_for_it(study, system, af
     run = submitted(study, study / "bids", study / "out", system=system)
     assert (run / "group_job").read_text() == "2\n"
     queue_as(study, system)
-    merge_summary(study / "out/logs/summary.json", [SubjectSummary("sub-02", "ok")])
+    merge_summary(study / "out/logs/summary.json", [SubjectSummary("sub-02", "ok", ended=now())])
     done = submit(study, study / "bids", study / "out", system=system)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("nothing to submit: 1 subject queued or running, every other is done\ngroup job 3")
@@ -642,6 +642,65 @@ def test_status_reads_the_log_of_a_task_that_left_no_word(study):
     assert "sub-03  no result: running, or killed without a word" in status(study).stdout
     (run / "ended/2").write_text("70\n")
     assert "sub-03  failed  exit code 70" in status(study).stdout
+
+
+LONG_AGO = "2026-01-01T00:00:00+00:00"
+
+
+@needs_bash
+def test_what_the_newest_task_did_counts_and_not_an_older_word(study):
+    summary = study / "out/logs/summary.json"
+    (study / "bids/sub-04").mkdir()
+    merge_summary(summary, [SubjectSummary(f"sub-0{i}", "ok", ended=LONG_AGO) for i in (1, 2, 3)])
+    merge_summary(summary, [SubjectSummary("sub-04", "failed", "an old reason", ended=LONG_AGO)])
+    run = submitted(study, "--again", study / "bids", study / "out")
+    put(study / "bin/squeue", "#!/bin/sh\necho '1|1|RUNNING|None|n1'\n")
+    waiting = "no result: its task has not started, or was taken out of the queue"
+    assert status(study).stdout.splitlines() == [
+        "sub-01  running on n1",
+        *(f"sub-0{i}  {waiting}" for i in (2, 3, 4)),
+        "0 of 4 subjects are done",
+    ]
+    put(study / "bin/squeue", "#!/bin/sh\n")
+    for index, code in ((2, 2), (3, 0), (4, 137)):
+        put(study / "bin/qsmals", f"#!/bin/sh\nexit {code}\n")
+        run_job(run, SLURM_JOB_ID=str(index), SLURM_ARRAY_TASK_ID=str(index))
+    killed = "slurmstepd: error: Detected 1 oom_kill event in StepId=1.batch."
+    (run / "task-1.log").write_text(f"2026-11-20T10:00:00 sub-01 on n1, job 1, attempt 1\n{killed}\n")
+    assert status(study).stdout.splitlines() == [
+        f"sub-01  killed  {killed} (see {run}/task-1.log)",
+        "sub-02  failed  exit code 2",
+        "sub-04  failed  exit code 137",
+        "1 of 4 subjects are done",
+    ]
+    assert (submitted(study, study / "bids", study / "out") / "subjects.txt").read_text() == "sub-01\nsub-02\nsub-04\n"
+    merge_summary(summary, [SubjectSummary(f"sub-0{i}", "ok", ended=now()) for i in (1, 2, 4)])
+    assert status(study).stdout == "4 of 4 subjects are done\n"
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    "names", [{"SLURM_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "1"}, {"JOB_ID": "7", "SGE_TASK_ID": "1"}]
+)
+def test_a_word_of_the_attempt_before_is_old(study, names):
+    put(study / "bin/qsmals", "#!/bin/sh\nexit 143\n")
+    run = submitted(study, study / "bids", study / "out")
+    run_job(run, **names)
+    stopped = SubjectSummary("sub-02", "failed", "stopped by SIGTERM", ended=now())
+    merge_summary(study / "out/logs/summary.json", [stopped])
+    assert "sub-02  failed  stopped by SIGTERM\n" in status(study).stdout
+    put(study / "bin/date", f"#!/bin/sh\necho {int(time.time()) + 60}\n")
+    put(study / "bin/qsmals", "#!/bin/sh\nexit 137\n")
+    run_job(run, **names)
+    assert "sub-02  failed  exit code 137\n" in status(study).stdout
+
+
+def test_a_task_that_ended_well_without_a_word_is_no_failure(study):
+    run = study / "out/logs/slurm/20260101T000000-aaaa"
+    (run / "ended").mkdir(parents=True)
+    (run / "subjects.txt").write_text("sub-03\n")
+    (run / "ended/1").write_text("0\n")
+    assert "sub-03  no result: exit code 0\n" in status(study).stdout
 
 
 def test_what_is_in_the_queue_is_not_missing(study):

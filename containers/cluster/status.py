@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Who is done, who failed and why, who is missing: from OUTPUT_DIR/logs.
 
-Any Python 3.6 or later; nothing else is needed, so that it runs on a login node. A subject that left no
-word in logs/summary.json (its task was cancelled, or killed) is looked for in the log of its newest task
-and, where the batch system's commands are, in the queue.
+Any Python 3.6 or later; nothing else is needed, so that it runs on a login node. A subject of which the
+newest task left no word in logs/summary.json (it was cancelled, or killed) is looked for in the log of that
+task and, where the batch system's commands are, in the queue; an older word there counts no more.
 
     status.py OUTPUT_DIR [--bids BIDS_DIR] [--subjects FILE] [--session-label LABEL ...]
               [--missing [--all] [--queued FILE]]
@@ -79,6 +79,13 @@ class Task:
         self.run, self.index, self.alone = run, index, alone
         torque = run / f"task.log-{index}"
         self.log = torque if torque.exists() else run / f"task-{index}.log"
+
+    def began(self):
+        """When its last attempt began, else when it was submitted, in seconds."""
+        try:
+            return int((self.run / "attempts" / str(self.index)).read_text().split("\n")[-2].split()[0])
+        except (OSError, IndexError, ValueError):
+            return int((self.run / "subjects.txt").stat().st_mtime)
 
     def ended(self):
         """Exit code of qsmals as text; None if it did not come that far."""
@@ -208,7 +215,7 @@ def read_queues(jobs):
 
 
 def describe(label, entry, task, queues, sessions):
-    """Lines on one subject, of which ``sessions`` are not done."""
+    """Lines on one subject, of which ``sessions`` are not done; ``entry`` is the one that counts."""
     waiting = task.queue(queues) if task else None
     if waiting:
         return [f"{label}  {waiting}"]
@@ -228,15 +235,25 @@ def describe(label, entry, task, queues, sessions):
         return lines + [f"    {session}: not run yet" for session in new]
     if task is None:
         return [f"{label}  not run yet"]
+    see = f" (see {task.log})" if task.log.exists() else ""
     code = task.ended()
     if code is not None:
-        return [f"{label}  failed  exit code {code} (see {task.log})"]
+        return [f"{label}  {'no result:' if code == '0' else 'failed '} exit code {code}{see}"]
     end = task.accounting()
     if end:
-        return [f"{label}  killed  {end} (see {task.log})"]
-    if task.log.exists():
-        return [f"{label}  no result: running, or killed without a word (see {task.log})"]
+        return [f"{label}  killed  {end}{see}"]
+    if see:
+        return [f"{label}  no result: running, or killed without a word{see}"]
     return [f"{label}  no result: its task has not started, or was taken out of the queue"]
+
+
+def entry_that_counts(entry, task):
+    """The entry; None if the newest task began after it was written and has not ended well.
+
+    One that ended well and wrote no entry, as with --boilerplate-only, leaves the subject as it was.
+    """
+    old = entry is not None and task is not None and when(entry) < task.began() and task.ended() != "0"
+    return None if old else entry
 
 
 def when(entry):
@@ -266,9 +283,10 @@ def main():
     entries = read_entries(arguments.output_dir)
     labels = read_labels(arguments) or sorted(entries)
     chosen = {label[4:] if label.startswith("ses-") else label for label in arguments.session_label}
-    sessions = {label: sessions_left(label, entries.get(label, {}), arguments.bids, chosen) for label in labels}
-    left = [label for label in labels if sessions[label]]
     tasks, jobs = newest_tasks(arguments.output_dir), jobs_of(arguments.output_dir)
+    entries = {label: entry_that_counts(entries.get(label), tasks.get(label)) for label in labels}
+    sessions = {label: sessions_left(label, entries[label] or {}, arguments.bids, chosen) for label in labels}
+    left = [label for label in labels if sessions[label]]
     try:
         queues = read_queues(jobs)
     except NoAnswer as error:
@@ -280,7 +298,7 @@ def main():
         print_missing(labels if arguments.all else left, tasks, jobs, queues, arguments.queued)
         return 0
     for label in left:
-        print("\n".join(describe(label, entries.get(label), tasks.get(label), queues, sessions[label])))
+        print("\n".join(describe(label, entries[label], tasks.get(label), queues, sessions[label])))
     print(f"{len(labels) - len(left)} of {len(labels)} {'subject is' if len(labels) == 1 else 'subjects are'} done")
     return 1 if left else 0
 

@@ -32,8 +32,9 @@ usage() {
   --args ARGS        more arguments for the submitting command, for all jobs
 
 Subjects of which logs/summary.json has every session as ok (or those that --session-label of qsmals
-chooses) are left out, so the same command submitted again runs only what is missing. The group job starts when all tasks have ended, well or not, and its log says who
-failed and why; containers/cluster/status.py OUTPUT_DIR --bids BIDS_DIR says it at any time.
+chooses) are left out, unless a newer task of theirs has not ended well, so the same command submitted
+again runs only what is missing. The group job starts when all tasks have ended, well or not, and its log
+says who failed and why; containers/cluster/status.py OUTPUT_DIR --bids BIDS_DIR says it at any time.
 TEXT
     exit 2
 }
