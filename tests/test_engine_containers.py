@@ -63,7 +63,7 @@ def study(tmp_path, monkeypatch):
             printf "%s|" "$@" >> "$NOTES"; echo >> "$NOTES"; n=$(wc -l < "$NOTES"); echo "{answer}"
             """,
         )
-    for name in ("squeue", "qstat", "bjobs"):  # nothing is in the queue
+    for name in ("squeue", "qstat", "bjobs", "sacct"):  # nothing is in the queue
         put(tmp_path / "bin" / name, "#!/bin/sh\n")
     put(tmp_path / "bin/scontrol", "#!/bin/sh\necho 'MaxArraySize            = 1001'\n")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
@@ -701,6 +701,34 @@ def test_a_task_that_ended_well_without_a_word_is_no_failure(study):
     (run / "subjects.txt").write_text("sub-03\n")
     (run / "ended/1").write_text("0\n")
     assert "sub-03  no result: exit code 0\n" in status(study).stdout
+
+
+def test_the_accounting_is_asked_once_for_an_array(study):
+    run = study / "out/logs/slurm/20260101T000000-aaaa"
+    run.mkdir(parents=True)
+    for label in ("04", "05", "06"):
+        (study / f"bids/sub-{label}").mkdir()
+    (run / "subjects.txt").write_text("".join(f"sub-0{i}\n" for i in (2, 3, 4, 5, 6)))
+    (run / "job").write_text("7\n")
+    put(
+        study / "bin/sacct",
+        """#!/bin/sh
+        echo "$*" >> "$NOTES"
+        echo "7_1|OUT_OF_MEMORY|0:125"
+        echo "7_2|FAILED|9:0"
+        echo "7_[3-4%20]|CANCELLED by 1000|0:0"
+        """,
+    )
+    assert status(study).stdout.splitlines() == [
+        "sub-02  killed  OUT_OF_MEMORY, exit code 0:125",
+        "sub-03  killed  FAILED, exit code 9:0",
+        "sub-04  killed  CANCELLED by 1000, exit code 0:0",
+        "sub-05  killed  CANCELLED by 1000, exit code 0:0",
+        "sub-06  no result: its task has not started, or was taken out of the queue",
+        "1 of 6 subjects are done",
+    ]
+    (words,) = (study / "notes").read_text().splitlines()
+    assert words.endswith("--jobs 7")
 
 
 def test_what_is_in_the_queue_is_not_missing(study):

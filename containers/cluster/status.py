@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 # how SLURM, Grid Engine, PBS and LSF put it
@@ -105,11 +106,10 @@ class Task:
     def accounting(self):
         """State and exit code in SLURM's accounting; None where there is none."""
         try:
-            job = "{}_{}".format((self.run / "job").read_text().strip(), self.index)
-            command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", "--jobs", job]
-            return ask(command).strip().split("\n")[-1].replace("|", ", exit code ") or None
+            job = Job(self.run / "job")
         except OSError:
             return None
+        return slurm_accounts(job.number).get(self.index) if job.system == "slurm" else None
 
     def changed(self):
         """When the log was last written, in seconds; 0 if there is none."""
@@ -166,6 +166,20 @@ def ask_queue(command, nothing=None):
             return ""
         raise NoAnswer(f"{command[0]} does not say what is in the queue: {said}")
     return done.stdout.decode(errors="replace")
+
+
+@lru_cache(maxsize=None)  # noqa: UP033 - Python 3.6 has no cache
+def slurm_accounts(number):
+    """State and exit code of each task of an array in SLURM's accounting, by index; none where there is none."""
+    command = ["env", "SLURM_BITSTR_LEN=0", "sacct"]  # it cuts long lists of indices short
+    command += ["--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode", "--jobs", number]
+    accounts = {}
+    for line in ask(command).splitlines():
+        name, state, code = line.split("|")
+        indices = name.partition("_")[2].partition("%")[0]  # 3, or [4-6,9%2] of those that never started
+        for first, last in re.findall(r"(\d+)(?:-(\d+))?", indices):
+            accounts.update(dict.fromkeys(range(int(first), int(last or first) + 1), f"{state}, exit code {code}"))
+    return accounts
 
 
 def slurm_queue():
