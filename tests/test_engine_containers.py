@@ -148,6 +148,24 @@ def test_other_systems_are_asked_in_their_own_words(study, system, array, group)
 
 
 @needs_bash
+@pytest.mark.parametrize("again", [(), ("--again",)])
+def test_a_data_set_or_list_without_subjects_is_an_error(study, again):
+    (study / "empty").mkdir()
+    (study / "list").touch()
+    for words, told in (
+        ((study / "empty", study / "out"), f"{study}/empty has no sub-*"),
+        (("--subjects", study / "list", study / "bids", study / "out"), f"{study}/list names no subject"),
+    ):
+        done = submit(study, *again, *words)
+        assert done.returncode == 1 and told in done.stderr and "nothing was submitted" in done.stderr
+    assert not (study / "notes").exists()
+    (study / "out/logs/summary.json").unlink()
+    command = [sys.executable, CONTAINERS / "cluster/status.py", study / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "give --bids" in done.stderr and done.stdout == ""
+
+
+@needs_bash
 @pytest.mark.parametrize("answer", ["echo refused >&2; exit 1", "exit 0"])
 @pytest.mark.parametrize("system", ["slurm", "sge", "pbs", "lsf"])
 def test_tasks_that_are_refused_end_the_submission(study, system, answer):

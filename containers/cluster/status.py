@@ -12,7 +12,7 @@ A subject is done when each of its sessions is: those that BIDS_DIR has, or of t
 --session-label names. A summary of an earlier version does not tell sessions apart.
 
 Exit code: 0 if every subject is done, else 1. With --missing 0, and 2 where the batch system does not say
-what is in its queue.
+what is in its queue. Where there is nobody to speak of 2.
 """
 
 import argparse
@@ -32,14 +32,23 @@ KILLED = re.compile(
 )
 
 
-def read_labels(arguments):
-    """Labels with their prefix: of the list, else of the data set, else of the summary."""
+def read_labels(arguments, entries):
+    """Labels with their prefix: of the list, else of the data set, else of the summary's entries."""
     if arguments.subjects:
         words = Path(arguments.subjects).read_text().split()
         return [word if word.startswith("sub-") else "sub-" + word for word in words]
     if arguments.bids:
         return sorted(entry.name for entry in Path(arguments.bids).glob("sub-*") if entry.is_dir())
-    return None
+    return sorted(entries)
+
+
+def nobody(arguments):
+    """Why there are no labels."""
+    if arguments.subjects:
+        return f"{arguments.subjects} names no subject"
+    if arguments.bids:
+        return f"{arguments.bids} has no sub-*: it is no BIDS_DIR"
+    return f"{arguments.output_dir}/logs/summary.json names no subject: give --bids BIDS_DIR"
 
 
 def read_entries(output_dir):
@@ -295,7 +304,10 @@ def main():
     )
     arguments = parser.parse_args()
     entries = read_entries(arguments.output_dir)
-    labels = read_labels(arguments) or sorted(entries)
+    labels = read_labels(arguments, entries)
+    if not labels:
+        print(f"status.py: {nobody(arguments)}", file=sys.stderr)
+        return 2
     chosen = {label[4:] if label.startswith("ses-") else label for label in arguments.session_label}
     tasks, jobs = newest_tasks(arguments.output_dir), jobs_of(arguments.output_dir)
     entries = {label: entry_that_counts(entries.get(label), tasks.get(label)) for label in labels}
