@@ -597,6 +597,16 @@ def test_the_work_folder_is_no_option_of_qsmals_here(study, words):
     assert done.returncode == 2 and "--work" in done.stderr
 
 
+@needs_bash
+def test_whom_to_run_is_no_option_of_qsmals_here(study):
+    (action,) = (a for a in build_parser()._actions if a.dest == "selection.participant_label")
+    for name in action.option_strings:
+        for words in ([name, "01"], [f"{name}=01"], ["-v", name, "01", "02"]):
+            done = submit(study, study / "bids", study / "out", "--", *words)
+            assert done.returncode == 2 and "--subjects" in done.stderr, words
+    assert not (study / "notes").exists()
+
+
 def test_submit_knows_the_options_that_name_files():
     text = (CONTAINERS / "cluster/submit.sh").read_text()
     known = set(re.findall(r"-[\w-]+", text.partition("names_files() {")[2].partition("*)")[0]))

@@ -88,6 +88,8 @@ read_options() {
         esac
         case $option in
             -w* | --work-dir) echo "submit.sh: the work folder is given with --work, before BIDS_DIR" >&2; exit 2 ;;
+            --participant-label | --participant_label)
+                echo "submit.sh: $option: whom to run is said with --subjects FILE, before BIDS_DIR" >&2; exit 2 ;;
         esac
         if [ ! -e "$value" ] && [[ $value == *=* ]]; then  # NAME=
             head+=${value%%=*}= value=${value#*=}
