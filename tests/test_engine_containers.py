@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qsmals.cli.parser import build_parser
+from qsmals.cli.parser import build_parser, parse
 from qsmals.engine.lock import this_process
 from qsmals.engine.summary import Failure, SubjectSummary, merge_summary, now
 
@@ -145,6 +145,27 @@ def test_other_systems_are_asked_in_their_own_words(study, system, array, group)
     tasks, last = (" ".join(words) for words in asked(study))
     assert all(word in tasks.split() for word in array.split()), tasks
     assert group in last, last
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("system", "usual", "own"),
+    [
+        ("slurm", "--cpus-per-task=1 --mem=4G --time=1:00:00", "--cpus-per-task=2 --mem=8G --time=2:30:00"),
+        ("sge", "mem_free=4096M,h_rt=1:00:00", "mem_free=4096M,h_rt=2:30:00 -pe smp 2"),
+        ("pbs", "select=1:ncpus=1:mem=4096mb walltime=1:00:00", "select=1:ncpus=2:mem=8192mb walltime=2:30:00"),
+        ("lsf", "-n 1 rusage[mem=4096MB] -W 1:00", "-n 2 rusage[mem=8192MB] -W 2:30"),
+    ],
+)
+def test_the_group_job_has_its_own_size(study, system, usual, own):
+    size = ("--group-cpus", "2", "--group-mem", "8G", "--group-time", "2:30:00")
+    for words, expected in (((), usual), (size, own)):
+        assert submit(study, *words, study / "bids", study / "out", system=system).returncode == 0
+        last = " ".join(asked(study)[-1]).split()
+        assert all(word in last for word in expected.split()), last
+    done = submit(study, "--group-mem", "8", study / "bids", study / "out", system=system)
+    assert done.returncode == 2 and "--group-mem 8: give a whole number" in done.stderr
+    assert submit(study, "--group-cpus", "0", study / "bids", study / "out", system=system).returncode == 2
 
 
 @needs_bash
@@ -571,6 +592,22 @@ def test_paths_among_the_options_reach_the_image(study, image):
     assert (bids, out) == (f"{study}/bids:{study}/bids:ro", f"{study}/out:{study}/out")
     words, _ = seen_by(image)
     assert f"three={home}/native/{{subject}}/x.nii.gz,{home}/own native.tsv,T1w" in words
+
+
+@needs_bash
+def test_the_options_are_those_of_the_group_job_too(study, image):
+    (study / "limits.toml").touch()
+    (study / "bids/sub-01/log.toml").write_text('[selection]\nparticipant_label = ["02"]\n')
+    (study / "out/sub-04").mkdir()
+    options = ["--qc-thresholds", "limits.toml", "--sloppy"]
+    for more, labels in ([], ()), (["--config-file=bids/sub-01/log.toml"], ("01", "02", "03", "04")):
+        run = submitted(study, "--image", image, study / "bids", study / "out", "--", *options, *more, cwd=study)
+        assert run_job(run, "group").returncode == 0
+        words, _ = seen_by(image)
+        settings = parse(words[words.index(str(image)) + 1 :]).settings
+        assert settings.behaviour.qc_thresholds == str(study / "limits.toml") and settings.behaviour.sloppy
+        assert settings.selection.participant_label == labels, "all, whomever the file names"
+        assert f"{study}/limits.toml:{study}/limits.toml:ro" in bound(image)
 
 
 @needs_bash

@@ -1,6 +1,10 @@
 # Sourced by the jobs: run_qsmals LEVEL [options], in the image, the virtual environment or the PATH.
 # shellcheck shell=bash
 
+# the options of qsmals that submit.sh was given
+mapfile -d '' -t OPTIONS <"$QSMALS_RUN/options"
+[ "${#OPTIONS[@]}" -ne 1 ] || [ -n "${OPTIONS[0]}" ] || OPTIONS=()
+
 # not the folder that some sites name so in everybody's environment: what WORK names is removed at the end
 WORK=''
 # the batch system hands on the TMPDIR of the login node, which need not be here

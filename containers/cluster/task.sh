@@ -26,8 +26,6 @@ echo "$(date +%s) $JOB" >>"$QSMALS_RUN/attempts/$INDEX"
 export SLURM_RESTART_COUNT=${SLURM_RESTART_COUNT:-0}
 
 SUBJECT=$(sed -n "${INDEX}p" "$QSMALS_RUN/subjects.txt")
-mapfile -d '' -t OPTIONS <"$QSMALS_RUN/options"
-[ "${#OPTIONS[@]}" -ne 1 ] || [ -n "${OPTIONS[0]}" ] || OPTIONS=()
 if [ -n "$QSMALS_WORK" ]; then
     WORK=$QSMALS_WORK
     mkdir -p "$WORK"
