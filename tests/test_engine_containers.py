@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from qsmals.cli.parser import build_parser
+from qsmals.cli.parser import build_parser, parse
 from qsmals.engine.lock import this_process
-from qsmals.engine.summary import Failure, SubjectSummary, merge_summary
+from qsmals.engine.summary import Failure, SubjectSummary, merge_summary, now
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTAINERS = ROOT / "containers"
@@ -63,7 +63,7 @@ def study(tmp_path, monkeypatch):
             printf "%s|" "$@" >> "$NOTES"; echo >> "$NOTES"; n=$(wc -l < "$NOTES"); echo "{answer}"
             """,
         )
-    for name in ("squeue", "qstat", "bjobs"):  # nothing is in the queue
+    for name in ("squeue", "qstat", "bjobs", "sacct"):  # nothing is in the queue
         put(tmp_path / "bin" / name, "#!/bin/sh\n")
     put(tmp_path / "bin/scontrol", "#!/bin/sh\necho 'MaxArraySize            = 1001'\n")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
@@ -145,6 +145,45 @@ def test_other_systems_are_asked_in_their_own_words(study, system, array, group)
     tasks, last = (" ".join(words) for words in asked(study))
     assert all(word in tasks.split() for word in array.split()), tasks
     assert group in last, last
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("system", "usual", "own"),
+    [
+        ("slurm", "--cpus-per-task=1 --mem=4G --time=1:00:00", "--cpus-per-task=2 --mem=8G --time=2:30:00"),
+        ("sge", "mem_free=4096M,h_rt=1:00:00", "mem_free=4096M,h_rt=2:30:00 -pe smp 2"),
+        ("pbs", "select=1:ncpus=1:mem=4096mb walltime=1:00:00", "select=1:ncpus=2:mem=8192mb walltime=2:30:00"),
+        ("lsf", "-n 1 rusage[mem=4096MB] -W 1:00", "-n 2 rusage[mem=8192MB] -W 2:30"),
+    ],
+)
+def test_the_group_job_has_its_own_size(study, system, usual, own):
+    size = ("--group-cpus", "2", "--group-mem", "8G", "--group-time", "2:30:00")
+    for words, expected in (((), usual), (size, own)):
+        assert submit(study, *words, study / "bids", study / "out", system=system).returncode == 0
+        last = " ".join(asked(study)[-1]).split()
+        assert all(word in last for word in expected.split()), last
+    done = submit(study, "--group-mem", "8", study / "bids", study / "out", system=system)
+    assert done.returncode == 2 and "--group-mem 8: give a whole number" in done.stderr
+    assert submit(study, "--group-cpus", "0", study / "bids", study / "out", system=system).returncode == 2
+
+
+@needs_bash
+@pytest.mark.parametrize("again", [(), ("--again",)])
+def test_a_data_set_or_list_without_subjects_is_an_error(study, again):
+    (study / "empty").mkdir()
+    (study / "list").touch()
+    for words, told in (
+        ((study / "empty", study / "out"), f"{study}/empty has no sub-*"),
+        (("--subjects", study / "list", study / "bids", study / "out"), f"{study}/list names no subject"),
+    ):
+        done = submit(study, *again, *words)
+        assert done.returncode == 1 and told in done.stderr and "nothing was submitted" in done.stderr
+    assert not (study / "notes").exists()
+    (study / "out/logs/summary.json").unlink()
+    command = [sys.executable, CONTAINERS / "cluster/status.py", study / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "give --bids" in done.stderr and done.stdout == ""
 
 
 @needs_bash
@@ -274,7 +313,7 @@ def test_what_is_queued_is_not_done_and_the_group_waits_for_it(study, system, af
     run = submitted(study, study / "bids", study / "out", system=system)
     assert (run / "group_job").read_text() == "2\n"
     queue_as(study, system)
-    merge_summary(study / "out/logs/summary.json", [SubjectSummary("sub-02", "ok")])
+    merge_summary(study / "out/logs/summary.json", [SubjectSummary("sub-02", "ok", ended=now())])
     done = submit(study, study / "bids", study / "out", system=system)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("nothing to submit: 1 subject queued or running, every other is done\ngroup job 3")
@@ -428,15 +467,15 @@ def bound(image):
 @needs_bash
 @pytest.mark.parametrize("program", ["apptainer", "singularity"])
 @pytest.mark.parametrize(
-    ("names", "again"),
+    ("names", "again", "job"),
     [
-        ({"SLURM_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "2"}, {"SLURM_RESTART_COUNT": "1"}),
-        ({"JOB_ID": "7", "SGE_TASK_ID": "2"}, {}),
-        ({"PBS_JOBID": "7[2].server", "PBS_ARRAY_INDEX": "2"}, {}),
-        ({"LSB_JOBID": "7", "LSB_JOBINDEX": "2"}, {}),
+        ({"SLURM_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "2"}, {"SLURM_RESTART_COUNT": "1"}, "8"),
+        ({"JOB_ID": "7", "SGE_TASK_ID": "2"}, {}, "7[2]"),
+        ({"PBS_JOBID": "7[2].server", "PBS_ARRAY_INDEX": "2"}, {}, "7[2].server"),
+        ({"LSB_JOBID": "7", "LSB_JOBINDEX": "2"}, {}, "7[2]"),
     ],
 )
-def test_the_lock_knows_the_attempts_of_a_job_in_an_image(study, image, monkeypatch, program, names, again):
+def test_the_lock_knows_the_attempts_of_a_task_in_an_image(study, image, monkeypatch, program, names, again, job):
     if program == "singularity":
         (study / "bin/apptainer").unlink()
         if shutil.which("apptainer"):
@@ -450,7 +489,7 @@ def test_the_lock_knows_the_attempts_of_a_job_in_an_image(study, image, monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(os, "environ", seen_by(image)[1])
             attempts.append(this_process(flocked=False))
-    assert attempts[0].job == attempts[1].job != ""
+    assert [attempt.job for attempt in attempts] == [job, job]
     assert [attempt.restarts for attempt in attempts] == [0, 1]
     assert "attempt 1\n" in logs[0] and "attempt 2\n" in logs[1]
 
@@ -556,6 +595,22 @@ def test_paths_among_the_options_reach_the_image(study, image):
 
 
 @needs_bash
+def test_the_options_are_those_of_the_group_job_too(study, image):
+    (study / "limits.toml").touch()
+    (study / "bids/sub-01/log.toml").write_text('[selection]\nparticipant_label = ["02"]\n')
+    (study / "out/sub-04").mkdir()
+    options = ["--qc-thresholds", "limits.toml", "--sloppy"]
+    for more, labels in ([], ()), (["--config-file=bids/sub-01/log.toml"], ("01", "02", "03", "04")):
+        run = submitted(study, "--image", image, study / "bids", study / "out", "--", *options, *more, cwd=study)
+        assert run_job(run, "group").returncode == 0
+        words, _ = seen_by(image)
+        settings = parse(words[words.index(str(image)) + 1 :]).settings
+        assert settings.behaviour.qc_thresholds == str(study / "limits.toml") and settings.behaviour.sloppy
+        assert settings.selection.participant_label == labels, "all, whomever the file names"
+        assert f"{study}/limits.toml:{study}/limits.toml:ro" in bound(image)
+
+
+@needs_bash
 @pytest.mark.parametrize("name", ["a,b", "a:b"])
 def test_a_path_that_apptainer_cannot_bind_is_told(study, image, name):
     (study / name).mkdir()
@@ -577,6 +632,16 @@ def test_a_path_that_apptainer_cannot_bind_is_told(study, image, name):
 def test_the_work_folder_is_no_option_of_qsmals_here(study, words):
     done = submit(study, study / "bids", study / "out", "--", *words)
     assert done.returncode == 2 and "--work" in done.stderr
+
+
+@needs_bash
+def test_whom_to_run_is_no_option_of_qsmals_here(study):
+    (action,) = (a for a in build_parser()._actions if a.dest == "selection.participant_label")
+    for name in action.option_strings:
+        for words in ([name, "01"], [f"{name}=01"], ["-v", name, "01", "02"]):
+            done = submit(study, study / "bids", study / "out", "--", *words)
+            assert done.returncode == 2 and "--subjects" in done.stderr, words
+    assert not (study / "notes").exists()
 
 
 def test_submit_knows_the_options_that_name_files():
@@ -642,6 +707,93 @@ def test_status_reads_the_log_of_a_task_that_left_no_word(study):
     assert "sub-03  no result: running, or killed without a word" in status(study).stdout
     (run / "ended/2").write_text("70\n")
     assert "sub-03  failed  exit code 70" in status(study).stdout
+
+
+LONG_AGO = "2026-01-01T00:00:00+00:00"
+
+
+@needs_bash
+def test_what_the_newest_task_did_counts_and_not_an_older_word(study):
+    summary = study / "out/logs/summary.json"
+    (study / "bids/sub-04").mkdir()
+    merge_summary(summary, [SubjectSummary(f"sub-0{i}", "ok", ended=LONG_AGO) for i in (1, 2, 3)])
+    merge_summary(summary, [SubjectSummary("sub-04", "failed", "an old reason", ended=LONG_AGO)])
+    run = submitted(study, "--again", study / "bids", study / "out")
+    put(study / "bin/squeue", "#!/bin/sh\necho '1|1|RUNNING|None|n1'\n")
+    waiting = "no result: its task has not started, or was taken out of the queue"
+    assert status(study).stdout.splitlines() == [
+        "sub-01  running on n1",
+        *(f"sub-0{i}  {waiting}" for i in (2, 3, 4)),
+        "0 of 4 subjects are done",
+    ]
+    put(study / "bin/squeue", "#!/bin/sh\n")
+    for index, code in ((2, 2), (3, 0), (4, 137)):
+        put(study / "bin/qsmals", f"#!/bin/sh\nexit {code}\n")
+        run_job(run, SLURM_JOB_ID=str(index), SLURM_ARRAY_TASK_ID=str(index))
+    killed = "slurmstepd: error: Detected 1 oom_kill event in StepId=1.batch."
+    (run / "task-1.log").write_text(f"2026-11-20T10:00:00 sub-01 on n1, job 1, attempt 1\n{killed}\n")
+    assert status(study).stdout.splitlines() == [
+        f"sub-01  killed  {killed} (see {run}/task-1.log)",
+        "sub-02  failed  exit code 2",
+        "sub-04  failed  exit code 137",
+        "1 of 4 subjects are done",
+    ]
+    assert (submitted(study, study / "bids", study / "out") / "subjects.txt").read_text() == "sub-01\nsub-02\nsub-04\n"
+    merge_summary(summary, [SubjectSummary(f"sub-0{i}", "ok", ended=now()) for i in (1, 2, 4)])
+    assert status(study).stdout == "4 of 4 subjects are done\n"
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    "names", [{"SLURM_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "1"}, {"JOB_ID": "7", "SGE_TASK_ID": "1"}]
+)
+def test_a_word_of_the_attempt_before_is_old(study, names):
+    put(study / "bin/qsmals", "#!/bin/sh\nexit 143\n")
+    run = submitted(study, study / "bids", study / "out")
+    run_job(run, **names)
+    stopped = SubjectSummary("sub-02", "failed", "stopped by SIGTERM", ended=now())
+    merge_summary(study / "out/logs/summary.json", [stopped])
+    assert "sub-02  failed  stopped by SIGTERM\n" in status(study).stdout
+    put(study / "bin/date", f"#!/bin/sh\necho {int(time.time()) + 60}\n")
+    put(study / "bin/qsmals", "#!/bin/sh\nexit 137\n")
+    run_job(run, **names)
+    assert "sub-02  failed  exit code 137\n" in status(study).stdout
+
+
+def test_a_task_that_ended_well_without_a_word_is_no_failure(study):
+    run = study / "out/logs/slurm/20260101T000000-aaaa"
+    (run / "ended").mkdir(parents=True)
+    (run / "subjects.txt").write_text("sub-03\n")
+    (run / "ended/1").write_text("0\n")
+    assert "sub-03  no result: exit code 0\n" in status(study).stdout
+
+
+def test_the_accounting_is_asked_once_for_an_array(study):
+    run = study / "out/logs/slurm/20260101T000000-aaaa"
+    run.mkdir(parents=True)
+    for label in ("04", "05", "06"):
+        (study / f"bids/sub-{label}").mkdir()
+    (run / "subjects.txt").write_text("".join(f"sub-0{i}\n" for i in (2, 3, 4, 5, 6)))
+    (run / "job").write_text("7\n")
+    put(
+        study / "bin/sacct",
+        """#!/bin/sh
+        echo "$*" >> "$NOTES"
+        echo "7_1|OUT_OF_MEMORY|0:125"
+        echo "7_2|FAILED|9:0"
+        echo "7_[3-4%20]|CANCELLED by 1000|0:0"
+        """,
+    )
+    assert status(study).stdout.splitlines() == [
+        "sub-02  killed  OUT_OF_MEMORY, exit code 0:125",
+        "sub-03  killed  FAILED, exit code 9:0",
+        "sub-04  killed  CANCELLED by 1000, exit code 0:0",
+        "sub-05  killed  CANCELLED by 1000, exit code 0:0",
+        "sub-06  no result: its task has not started, or was taken out of the queue",
+        "1 of 6 subjects are done",
+    ]
+    (words,) = (study / "notes").read_text().splitlines()
+    assert words.endswith("--jobs 7")
 
 
 def test_what_is_in_the_queue_is_not_missing(study):

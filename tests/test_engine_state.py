@@ -110,6 +110,22 @@ def test_lock_of_the_job_before_it_was_requeued(tmp_path, monkeypatch):
     SubjectLock(tmp_path, "01").acquire().release()
 
 
+@pytest.mark.parametrize(("number", "index"), [("LSB_JOBID", "LSB_JOBINDEX"), ("JOB_ID", "SGE_TASK_ID")])
+def test_lock_of_another_task_of_an_array_of_one_number(tmp_path, monkeypatch, number, index):
+    for name in lock_module.JOB_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "logs/sub-01.lock"
+    monkeypatch.setenv(number, "7")
+    monkeypatch.setenv(index, "1")
+    foreign(path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv(index, "2")
+    with pytest.raises(LockHeld, match=r"job 7\[1\]"):
+        SubjectLock(tmp_path, "01").acquire()
+    monkeypatch.setenv(index, "1")  # the task that held it, again
+    SubjectLock(tmp_path, "01").acquire().release()
+
+
 def test_lock_without_hard_links(tmp_path, monkeypatch):
     def refuse(*args):
         raise PermissionError(1, "Operation not permitted")

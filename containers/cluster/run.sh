@@ -1,6 +1,10 @@
 # Sourced by the jobs: run_qsmals LEVEL [options], in the image, the virtual environment or the PATH.
 # shellcheck shell=bash
 
+# the options of qsmals that submit.sh was given
+mapfile -d '' -t OPTIONS <"$QSMALS_RUN/options"
+[ "${#OPTIONS[@]}" -ne 1 ] || [ -n "${OPTIONS[0]}" ] || OPTIONS=()
+
 # not the folder that some sites name so in everybody's environment: what WORK names is removed at the end
 WORK=''
 # the batch system hands on the TMPDIR of the login node, which need not be here
@@ -32,8 +36,8 @@ run_qsmals() {
         program=$(command -v apptainer || command -v singularity) ||
             { echo "neither apptainer nor singularity is to be found on $(hostname)" >&2; return 127; }
         case $program in *singularity) prefix=SINGULARITYENV_ ;; esac
-        # by these an attempt that follows another of the same job knows the other's lock
-        for name in SLURM_JOB_ID SLURM_RESTART_COUNT PBS_JOBID LSB_JOBID JOB_ID; do
+        # by these an attempt that follows another of the same task knows the other's lock
+        for name in SLURM_JOB_ID SLURM_RESTART_COUNT PBS_JOBID LSB_JOBID LSB_JOBINDEX JOB_ID SGE_TASK_ID; do
             [ -z "${!name:-}" ] || export "$prefix$name=${!name}"
         done
         while IFS= read -r -d '' path; do

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Who is done, who failed and why, who is missing: from OUTPUT_DIR/logs.
 
-Any Python 3.6 or later; nothing else is needed, so that it runs on a login node. A subject that left no
-word in logs/summary.json (its task was cancelled, or killed) is looked for in the log of its newest task
-and, where the batch system's commands are, in the queue.
+Any Python 3.6 or later; nothing else is needed, so that it runs on a login node. A subject of which the
+newest task left no word in logs/summary.json (it was cancelled, or killed) is looked for in the log of that
+task and, where the batch system's commands are, in the queue; an older word there counts no more.
 
     status.py OUTPUT_DIR [--bids BIDS_DIR] [--subjects FILE] [--session-label LABEL ...]
               [--missing [--all] [--queued FILE]]
@@ -12,7 +12,7 @@ A subject is done when each of its sessions is: those that BIDS_DIR has, or of t
 --session-label names. A summary of an earlier version does not tell sessions apart.
 
 Exit code: 0 if every subject is done, else 1. With --missing 0, and 2 where the batch system does not say
-what is in its queue.
+what is in its queue. Where there is nobody to speak of 2.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 # how SLURM, Grid Engine, PBS and LSF put it
@@ -31,14 +32,23 @@ KILLED = re.compile(
 )
 
 
-def read_labels(arguments):
-    """Labels with their prefix: of the list, else of the data set, else of the summary."""
+def read_labels(arguments, entries):
+    """Labels with their prefix: of the list, else of the data set, else of the summary's entries."""
     if arguments.subjects:
         words = Path(arguments.subjects).read_text().split()
         return [word if word.startswith("sub-") else "sub-" + word for word in words]
     if arguments.bids:
         return sorted(entry.name for entry in Path(arguments.bids).glob("sub-*") if entry.is_dir())
-    return None
+    return sorted(entries)
+
+
+def nobody(arguments):
+    """Why there are no labels."""
+    if arguments.subjects:
+        return f"{arguments.subjects} names no subject"
+    if arguments.bids:
+        return f"{arguments.bids} has no sub-*: it is no BIDS_DIR"
+    return f"{arguments.output_dir}/logs/summary.json names no subject: give --bids BIDS_DIR"
 
 
 def read_entries(output_dir):
@@ -80,6 +90,13 @@ class Task:
         torque = run / f"task.log-{index}"
         self.log = torque if torque.exists() else run / f"task-{index}.log"
 
+    def began(self):
+        """When its last attempt began, else when it was submitted, in seconds."""
+        try:
+            return int((self.run / "attempts" / str(self.index)).read_text().split("\n")[-2].split()[0])
+        except (OSError, IndexError, ValueError):
+            return int((self.run / "subjects.txt").stat().st_mtime)
+
     def ended(self):
         """Exit code of qsmals as text; None if it did not come that far."""
         path = self.run / "ended" / str(self.index)
@@ -98,11 +115,10 @@ class Task:
     def accounting(self):
         """State and exit code in SLURM's accounting; None where there is none."""
         try:
-            job = "{}_{}".format((self.run / "job").read_text().strip(), self.index)
-            command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", "--jobs", job]
-            return ask(command).strip().split("\n")[-1].replace("|", ", exit code ") or None
+            job = Job(self.run / "job")
         except OSError:
             return None
+        return slurm_accounts(job.number).get(self.index) if job.system == "slurm" else None
 
     def changed(self):
         """When the log was last written, in seconds; 0 if there is none."""
@@ -161,6 +177,20 @@ def ask_queue(command, nothing=None):
     return done.stdout.decode(errors="replace")
 
 
+@lru_cache(maxsize=None)  # noqa: UP033 - Python 3.6 has no cache
+def slurm_accounts(number):
+    """State and exit code of each task of an array in SLURM's accounting, by index; none where there is none."""
+    command = ["env", "SLURM_BITSTR_LEN=0", "sacct"]  # it cuts long lists of indices short
+    command += ["--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode", "--jobs", number]
+    accounts = {}
+    for line in ask(command).splitlines():
+        name, state, code = line.split("|")
+        indices = name.partition("_")[2].partition("%")[0]  # 3, or [4-6,9%2] of those that never started
+        for first, last in re.findall(r"(\d+)(?:-(\d+))?", indices):
+            accounts.update(dict.fromkeys(range(int(first), int(last or first) + 1), f"{state}, exit code {code}"))
+    return accounts
+
+
 def slurm_queue():
     """Number, index (0: not one of an array) and state with reason or node of what is in SLURM's queue."""
     for line in ask_queue(["squeue", "--noheader", "--array", "--format=%F|%K|%T|%r|%N"]).splitlines():
@@ -208,7 +238,7 @@ def read_queues(jobs):
 
 
 def describe(label, entry, task, queues, sessions):
-    """Lines on one subject, of which ``sessions`` are not done."""
+    """Lines on one subject, of which ``sessions`` are not done; ``entry`` is the one that counts."""
     waiting = task.queue(queues) if task else None
     if waiting:
         return [f"{label}  {waiting}"]
@@ -228,15 +258,25 @@ def describe(label, entry, task, queues, sessions):
         return lines + [f"    {session}: not run yet" for session in new]
     if task is None:
         return [f"{label}  not run yet"]
+    see = f" (see {task.log})" if task.log.exists() else ""
     code = task.ended()
     if code is not None:
-        return [f"{label}  failed  exit code {code} (see {task.log})"]
+        return [f"{label}  {'no result:' if code == '0' else 'failed '} exit code {code}{see}"]
     end = task.accounting()
     if end:
-        return [f"{label}  killed  {end} (see {task.log})"]
-    if task.log.exists():
-        return [f"{label}  no result: running, or killed without a word (see {task.log})"]
+        return [f"{label}  killed  {end}{see}"]
+    if see:
+        return [f"{label}  no result: running, or killed without a word{see}"]
     return [f"{label}  no result: its task has not started, or was taken out of the queue"]
+
+
+def entry_that_counts(entry, task):
+    """The entry; None if the newest task began after it was written and has not ended well.
+
+    One that ended well and wrote no entry, as with --boilerplate-only, leaves the subject as it was.
+    """
+    old = entry is not None and task is not None and when(entry) < task.began() and task.ended() != "0"
+    return None if old else entry
 
 
 def when(entry):
@@ -264,11 +304,15 @@ def main():
     )
     arguments = parser.parse_args()
     entries = read_entries(arguments.output_dir)
-    labels = read_labels(arguments) or sorted(entries)
+    labels = read_labels(arguments, entries)
+    if not labels:
+        print(f"status.py: {nobody(arguments)}", file=sys.stderr)
+        return 2
     chosen = {label[4:] if label.startswith("ses-") else label for label in arguments.session_label}
-    sessions = {label: sessions_left(label, entries.get(label, {}), arguments.bids, chosen) for label in labels}
-    left = [label for label in labels if sessions[label]]
     tasks, jobs = newest_tasks(arguments.output_dir), jobs_of(arguments.output_dir)
+    entries = {label: entry_that_counts(entries.get(label), tasks.get(label)) for label in labels}
+    sessions = {label: sessions_left(label, entries[label] or {}, arguments.bids, chosen) for label in labels}
+    left = [label for label in labels if sessions[label]]
     try:
         queues = read_queues(jobs)
     except NoAnswer as error:
@@ -280,7 +324,7 @@ def main():
         print_missing(labels if arguments.all else left, tasks, jobs, queues, arguments.queued)
         return 0
     for label in left:
-        print("\n".join(describe(label, entries.get(label), tasks.get(label), queues, sessions[label])))
+        print("\n".join(describe(label, entries[label], tasks.get(label), queues, sessions[label])))
     print(f"{len(labels) - len(left)} of {len(labels)} {'subject is' if len(labels) == 1 else 'subjects are'} done")
     return 1 if left else 0
 

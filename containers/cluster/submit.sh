@@ -6,7 +6,8 @@
 #                       or fail (set -e does not hold in it)
 #   submit_group JOB... submit $RUN/group.sh, after all of JOB (there may be none) have ended well or not; the same
 #
-# from $CPUS, $MEM (with a unit), $MEM_MIB, $LIMIT (hours:minutes:seconds), $RUN and the array ARGS.
+# from $RUN, the array ARGS, and for tasks and group job $CPUS and $GROUP_CPUS, $MEM and $GROUP_MEM (with a unit),
+# $MEM_MIB and $GROUP_MIB, $LIMIT and $GROUP_LIMIT (hours:minutes:seconds).
 # shellcheck shell=bash disable=SC2034
 
 CLUSTER=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,6 +20,9 @@ usage() {
   --cpus N           processors per subject (4)
   --mem SIZE         memory per subject, a whole number with a unit (16G); on SLURM also 0, the whole node
   --time LIMIT       per subject, hours:minutes:seconds (4:00:00)
+  --group-cpus N     processors of the group job (1)
+  --group-mem SIZE   its memory (4G)
+  --group-time LIMIT its time (1:00:00)
   --throttle N       subjects at once (20)
   --max-array N      subjects in one array at most; more are several arrays, among which --throttle is
                      shared out (what the cluster allows, where it says so; else its usual limit)
@@ -32,8 +36,10 @@ usage() {
   --args ARGS        more arguments for the submitting command, for all jobs
 
 Subjects of which logs/summary.json has every session as ok (or those that --session-label of qsmals
-chooses) are left out, so the same command submitted again runs only what is missing. The group job starts when all tasks have ended, well or not, and its log says who
-failed and why; containers/cluster/status.py OUTPUT_DIR --bids BIDS_DIR says it at any time.
+chooses) are left out, unless a newer task of theirs has not ended well, so the same command submitted
+again runs only what is missing. The group job gets the options of qsmals, too; it starts when all
+tasks have ended, well or not, and its log says who failed and why;
+containers/cluster/status.py OUTPUT_DIR --bids BIDS_DIR says it at any time.
 TEXT
     exit 2
 }
@@ -87,6 +93,8 @@ read_options() {
         esac
         case $option in
             -w* | --work-dir) echo "submit.sh: the work folder is given with --work, before BIDS_DIR" >&2; exit 2 ;;
+            --participant-label | --participant_label)
+                echo "submit.sh: $option: whom to run is said with --subjects FILE, before BIDS_DIR" >&2; exit 2 ;;
         esac
         if [ ! -e "$value" ] && [[ $value == *=* ]]; then  # NAME=
             head+=${value%%=*}= value=${value#*=}
@@ -121,7 +129,8 @@ read_sessions() {
     done
 }
 
-IMAGE='' VENV='' CPUS=4 MEM=16G LIMIT=4:00:00 THROTTLE=20 MAX_ARRAY='' WORK='' SUBJECTS='' AGAIN='' GROUP=yes
+IMAGE='' VENV='' CPUS=4 MEM=16G LIMIT=4:00:00 GROUP_CPUS=1 GROUP_MEM=4G GROUP_LIMIT=1:00:00
+THROTTLE=20 MAX_ARRAY='' WORK='' SUBJECTS='' AGAIN='' GROUP=yes
 ARGS=() SESSIONS=() OPTIONS=() PATHS=() BINDS=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -130,6 +139,9 @@ while [ $# -gt 0 ]; do
         --cpus) CPUS=$2; shift 2 ;;
         --mem) MEM=$2; shift 2 ;;
         --time) LIMIT=$2; shift 2 ;;
+        --group-cpus) GROUP_CPUS=$2; shift 2 ;;
+        --group-mem) GROUP_MEM=$2; shift 2 ;;
+        --group-time) GROUP_LIMIT=$2; shift 2 ;;
         --throttle) THROTTLE=$2; shift 2 ;;
         --max-array) MAX_ARRAY=$2; shift 2 ;;
         --work) WORK=$(realpath -m "$2"); shift 2 ;;
@@ -160,24 +172,33 @@ for path in "$BIDS" "$OUT" "$WORK" "${BINDS[@]}"; do
         exit 2
     fi
 done
-if [[ $MEM =~ ^([1-9][0-9]{0,11})([KMGTkmgt])B?$ ]]; then
-    NUMBER=${BASH_REMATCH[1]} UNIT=${BASH_REMATCH[2]^}
-    MEM=$NUMBER$UNIT
-    case $UNIT in
-        K) MEM_MIB=$(((NUMBER + 1023) / 1024)) ;;
-        M) MEM_MIB=$NUMBER ;;
-        G) MEM_MIB=$((NUMBER * 1024)) ;;
-        T) MEM_MIB=$((NUMBER * 1024 * 1024)) ;;
-    esac
-elif [ "$SYSTEM $MEM" = 'slurm 0' ]; then
-    MEM_MIB=0
-else
-    echo "submit.sh: --mem $MEM: give a whole number above 0 and K, M, G or T, as 16G (on SLURM 0: the whole node)" >&2
-    exit 2
-fi
+
+# read_memory OPTION SIZE: the size as number and unit in MEMORY, and in MiB
+read_memory() {
+    local number unit
+    if [[ $2 =~ ^([1-9][0-9]{0,11})([KMGTkmgt])B?$ ]]; then
+        number=${BASH_REMATCH[1]} unit=${BASH_REMATCH[2]^}
+        MEMORY=$number$unit
+        case $unit in
+            K) MIB=$(((number + 1023) / 1024)) ;;
+            M) MIB=$number ;;
+            G) MIB=$((number * 1024)) ;;
+            T) MIB=$((number * 1024 * 1024)) ;;
+        esac
+    elif [ "$SYSTEM $2" = 'slurm 0' ]; then
+        MEMORY=0 MIB=0
+    else
+        echo "submit.sh: $1 $2: give a whole number above 0 and K, M, G or T, as 16G (on SLURM 0: the whole node)" >&2
+        exit 2
+    fi
+}
+read_memory --mem "$MEM"
+MEM=$MEMORY MEM_MIB=$MIB
+read_memory --group-mem "$GROUP_MEM"
+GROUP_MEM=$MEMORY GROUP_MIB=$MIB
 
 [ -n "$MAX_ARRAY" ] || MAX_ARRAY=$(largest_array)
-for word in "throttle $THROTTLE" "max-array $MAX_ARRAY"; do
+for word in "cpus $CPUS" "group-cpus $GROUP_CPUS" "throttle $THROTTLE" "max-array $MAX_ARRAY"; do
     [[ ${word#* } =~ ^[1-9][0-9]{0,8}$ ]] || { echo "submit.sh: --$word: give a whole number above 0" >&2; exit 2; }
 done
 

@@ -18,17 +18,14 @@ CODE=1
 rm -f "$QSMALS_RUN/ended/$INDEX"
 trap 'echo "$CODE" >"$QSMALS_RUN/ended/$INDEX" || true; [ -n "$QSMALS_WORK" ] || rm -rf "$WORK"' EXIT
 
-# the lock on a subject goes by the job and the attempt, which SLURM counts itself
-if [ -z "${SLURM_JOB_ID:-}" ]; then
-    mkdir -p "$QSMALS_RUN/attempts"
-    echo "$JOB" >>"$QSMALS_RUN/attempts/$INDEX"
-    SLURM_RESTART_COUNT=$(($(wc -l <"$QSMALS_RUN/attempts/$INDEX") - 1))
-fi
+# status.py tells by the last attempt's time whether an entry of the summary is older; locks go by the number of the
+# attempt, which SLURM counts itself
+mkdir -p "$QSMALS_RUN/attempts"
+echo "$(date +%s) $JOB" >>"$QSMALS_RUN/attempts/$INDEX"
+[ -n "${SLURM_JOB_ID:-}" ] || SLURM_RESTART_COUNT=$(($(wc -l <"$QSMALS_RUN/attempts/$INDEX") - 1))
 export SLURM_RESTART_COUNT=${SLURM_RESTART_COUNT:-0}
 
 SUBJECT=$(sed -n "${INDEX}p" "$QSMALS_RUN/subjects.txt")
-mapfile -d '' -t OPTIONS <"$QSMALS_RUN/options"
-[ "${#OPTIONS[@]}" -ne 1 ] || [ -n "${OPTIONS[0]}" ] || OPTIONS=()
 if [ -n "$QSMALS_WORK" ]; then
     WORK=$QSMALS_WORK
     mkdir -p "$WORK"

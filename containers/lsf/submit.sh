@@ -1,7 +1,7 @@
 #!/bin/bash
 # Run a study on IBM Spectrum LSF: one array element per subject, then the group level.
 #
-#   containers/lsf/submit.sh [options] BIDS_DIR OUTPUT_DIR [-- options of qsmals participant]
+#   containers/lsf/submit.sh [options] BIDS_DIR OUTPUT_DIR [-- options of qsmals]
 set -euo pipefail
 SYSTEM=lsf
 
@@ -20,7 +20,8 @@ submit_tasks() {
 submit_group() {
     local after
     after=$(printf ' && ended(%s)' "$@")
-    bsub -J qsmals-group ${1:+-w "${after# && }"} -o "$RUN/group.log" -n 1 -R "rusage[mem=4096MB]" -W 1:00 -cwd "$RUN" \
+    bsub -J qsmals-group ${1:+-w "${after# && }"} -o "$RUN/group.log" -n "$GROUP_CPUS" -R "span[hosts=1]" \
+        -R "rusage[mem=${GROUP_MIB}MB]" -W "$(hours_minutes "$GROUP_LIMIT")" -cwd "$RUN" \
         "${ARGS[@]}" bash "$RUN/group.sh" | number
 }
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Run a study on PBS Professional, OpenPBS or Torque: one array task per subject, then the group level.
 #
-#   containers/pbs/submit.sh [options] BIDS_DIR OUTPUT_DIR [-- options of qsmals participant]
+#   containers/pbs/submit.sh [options] BIDS_DIR OUTPUT_DIR [-- options of qsmals]
 #
 # The two dialects differ; which it is is seen from "qsub --version", or PBS_DIALECT=pbspro or torque says it.
 set -euo pipefail
@@ -42,7 +42,7 @@ submit_group() {
         case $PBS_DIALECT$job in torque*\[*) arrays+=:$job ;; *) jobs+=:$job ;; esac
     done
     after=${jobs:+,afterany$jobs}${arrays:+,afteranyarray$arrays}
-    mapfile -d '' -t words < <(ask_for qsmals-group "$RUN/group.log" 1 4096 1:00:00)
+    mapfile -d '' -t words < <(ask_for qsmals-group "$RUN/group.log" "$GROUP_CPUS" "$GROUP_MIB" "$GROUP_LIMIT")
     qsub "${words[@]}" ${after:+-W "depend=${after#,}"} "${ARGS[@]}" "$RUN/group.sh"
 }
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Run a study on Grid Engine: one array task per subject, then the group level.
 #
-#   containers/sge/submit.sh [options] BIDS_DIR OUTPUT_DIR [-- options of qsmals participant]
+#   containers/sge/submit.sh [options] BIDS_DIR OUTPUT_DIR [-- options of qsmals]
 #
 # SGE_PE names the parallel environment (smp), SGE_MEM the resource that stands for memory (mem_free);
 # Grid Engine counts memory by processor, which is seen to here.
@@ -28,7 +28,7 @@ submit_tasks() {
 submit_group() {
     local words after
     after=$(IFS=, && echo "$*")
-    mapfile -d '' -t words < <(ask_for qsmals-group "$RUN/group.log" 1 4096 1:00:00)
+    mapfile -d '' -t words < <(ask_for qsmals-group "$RUN/group.log" "$GROUP_CPUS" "$GROUP_MIB" "$GROUP_LIMIT")
     qsub "${words[@]}" ${1:+-hold_jid "$after"} "${ARGS[@]}" "$RUN/group.sh"
 }
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Run a study on a SLURM cluster: one array task per subject, then the group level.
 #
-#   containers/slurm/submit.sh [options] BIDS_DIR OUTPUT_DIR [-- options of qsmals participant]
+#   containers/slurm/submit.sh [options] BIDS_DIR OUTPUT_DIR [-- options of qsmals]
 set -euo pipefail
 SYSTEM=slurm
 
@@ -25,7 +25,8 @@ submit_group() {
     local job after
     after=$(IFS=: && echo "$*")
     job=$(sbatch --parsable --job-name=qsmals-group ${1:+--dependency="afterany:$after"} --nodes=1 --ntasks=1 \
-        --cpus-per-task=1 --mem=4G --time=1:00:00 --output="$RUN/group.log" --export=ALL "${ARGS[@]}" "$RUN/group.sh") || return
+        --cpus-per-task="$GROUP_CPUS" --mem="$GROUP_MEM" --time="$GROUP_LIMIT" \
+        --output="$RUN/group.log" --export=ALL "${ARGS[@]}" "$RUN/group.sh") || return
     echo "${job%%;*}"
 }
 

@@ -5,7 +5,7 @@ written and flock'ed already), so that no process ever sees it half made. A hold
 recognised in three ways, in the order of their certainty:
 
 * on the same kernel (containers included) its ``flock`` is gone;
-* it was an earlier attempt of the same requeued batch job;
+* it was an earlier attempt of the same requeued batch job, or task of an array;
 * it has not touched the file for :data:`STALE_S` seconds by the file server's own clock (a holder
   touches it every :data:`HEARTBEAT_S` seconds).
 """
@@ -20,7 +20,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -197,24 +197,39 @@ def _parse(content: bytes) -> Holder:
     return Holder(**{k: v for k, v in entries.items() if k in known}) if isinstance(entries, dict) else Holder()
 
 
-JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
-"""Where batch systems say which job this is: SLURM, PBS and Torque, LSF, Grid Engine."""
+JOB_VARIABLES = {"SLURM_JOB_ID": "", "PBS_JOBID": "", "LSB_JOBID": "LSB_JOBINDEX", "JOB_ID": "SGE_TASK_ID"}
+"""Where batch systems say which job this is: SLURM, PBS and Torque, LSF, Grid Engine. The last two give all tasks of an
+array one number, and say elsewhere which task it is."""
 
 
 def this_process(*, flocked: bool) -> Holder:
     """What this process writes into a lock."""
     environ = os.environ
-    job = next((environ[name] for name in JOB_VARIABLES if environ.get(name)), "")
     return Holder(
         host=socket.gethostname(),
         pid=os.getpid(),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         user=environ.get("LOGNAME") or f"uid{os.getuid()}",
         kernel=_kernel(),
-        job=job,
+        job=_job(environ),
         restarts=int(environ.get("SLURM_RESTART_COUNT") or 0),
         flocked=flocked,
     )
+
+
+def _job(environ: Mapping[str, str]) -> str:
+    """The job or the task of an array, as no other one is called; empty outside of batch systems.
+
+    Examples
+    --------
+    >>> _job({"JOB_ID": "7", "SGE_TASK_ID": "2"}), _job({"JOB_ID": "7", "SGE_TASK_ID": "undefined"})
+    ('7[2]', '7')
+    """
+    for name, task in JOB_VARIABLES.items():
+        if number := environ.get(name):
+            index = environ.get(task, "")
+            return f"{number}[{index}]" if index.isdecimal() and index != "0" else number
+    return ""
 
 
 def _kernel() -> str:

@@ -42,7 +42,8 @@ if do == "wait":
     while not (bids / "go").exists():
         time.sleep(0.2)
 bad = do == "fail"
-merge_summary(out / "logs/summary.json", [SubjectSummary(label, "failed" if bad else "ok", "one step" if bad else "")])
+entry = SubjectSummary(label, "failed" if bad else "ok", "one step" if bad else "", ended=now())
+merge_summary(out / "logs/summary.json", [entry])
 note(f"{{label}} {{node}} end")
 sys.exit(bad)
 """
