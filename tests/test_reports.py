@@ -15,6 +15,7 @@ import pytest
 from qsmals.bids.errors import InvalidInput
 from qsmals.bids.names import sidecar_path
 from qsmals.interfaces.report import DrawFigures
+from qsmals.qc.limits import with_overrides
 from qsmals.qc.measures import MEASURES
 from qsmals.qc.verdict import Verdict, with_limits
 from qsmals.reports import figures
@@ -170,6 +171,11 @@ def test_a_clean_scan_passes(tmp_path):
     html = written.path.read_text()
     links = re.findall(r'<a href="#([^"]+)">', html[html.index('class="basis"') : html.index("</header>")])
     assert len(links) == 6 and set(links) <= set(page.ids)
+    assert "set by --qc-thresholds:" not in page.text
+    moved = with_overrides({"snr_first": {"check": 10}})
+    page = Page(write_subject_report(tmp_path, "01", run_facts=RUN, limits=moved).path)
+    assert "(other limits were set on simulated heads)" in page.text
+    assert "were set by --qc-thresholds: SNR of the first echo." in page.text
 
 
 def test_limits_can_be_moved(tree, tmp_path):
@@ -179,7 +185,12 @@ def test_limits_can_be_moved(tree, tmp_path):
     written = write_subject_report(tree, "01", run_facts=RUN, limits=limits)
     assert "snr_first" in [r.measure for r in written.verdict.reasons]
     assert "below 50" in written.path.read_text()
-    for content in ("[nothing]\ncheck = 1", "[snr_first]\ncheck = true", "[snr_first]\nlow = 1", "snr_first = 1", "["):
+    told = "The limits of one measure were set by --qc-thresholds: SNR of the first echo."
+    html = written.path.read_text()
+    assert html.index("<header") < html.index(told) < html.index("</header>")
+    assert "set by the user&#39;s file (--qc-thresholds) in place of check below 15, fail below 8" in html
+    refused = ("[nothing]\ncheck = 1", *(f"[snr_first]\n{line}" for line in ("check = 5", "check = true", "low = 1")))
+    for content in (*refused, "snr_first = 1", "["):
         file.write_text(content)
         with pytest.raises(InvalidInput, match="limits of quality"):
             read_limits(file)
