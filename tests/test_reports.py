@@ -243,13 +243,28 @@ def test_the_caption_names_the_groups_behind_the_published_means(tree):
     name = "sub-01_seg-als_desc-regions_Chimap.svg"
     caption = dict(shown(tree))[name]
     assert "106 adults with a mean age of 62.1 years (Min et al.)" in caption and "Bhattarai et al.)" not in caption
-    assert "± the standard deviation between those adults" in caption and "paramagnetic part alone" in caption
+    assert "± the standard deviation between those adults, of the paramagnetic part" in caption
+    assert "another area" not in caption and "Dotted" not in caption
     assert "scaled to 45 years" in caption and "relative to the mean of the whole brain" in caption
     assert "is approximate" in caption
     report(tree, age=None)
     assert "The subject's age is not known, and nothing is scaled to it." in dict(shown(tree))[name].replace(
         "&#39;", "'"
     )
+
+
+def test_a_published_mean_of_another_area_says_so(tree):
+    assert EXPECTED["precentral"].area and EXPECTED["precentral"].sd_ppb is None
+    table = tree / "sub-01/anat/sub-01_seg-als_desc-roi_Chimap.tsv"
+    table.write_text(table.read_text().replace("caudate", "precentral").replace("putamen", "paracentral"))
+    report(tree)
+    caption = dict(shown(tree))["sub-01_seg-als_desc-regions_Chimap.svg"]
+    assert "Dotted: means of other areas than the regions of the table (precentral: four areas of the" in caption
+    assert "standard deviation" not in caption, "none of the regions has one"
+    rows = [{"name": "precentral", "hemisphere": "L", "mean": 0.01}]
+    same = {"precentral": replace(EXPECTED["precentral"], area="")}
+    dashes = [figures.region_plot(rows, expected=e).decode().count("stroke-dasharray") for e in (EXPECTED, same)]
+    assert dashes[0] == dashes[1] + 1
 
 
 def test_the_viewer_asks_for_nothing_and_is_the_same_twice(tree):
@@ -829,7 +844,7 @@ def test_the_region_plot_shows_sides_and_the_published_range():
     assert "pallidum" in svg and "thalamus" in svg and "unknown" not in svg
     assert svg.count("not measured") == 1, "a region that was lost keeps its line"
     assert "mean susceptibility (ppb)" in svg and "published mean" in svg and "<dc:date>" not in svg
-    assert "± SD between subjects" in svg
+    assert "± SD, paramagnetic part" in svg
     without = {name: replace(values, sd_ppb=None) for name, values in EXPECTED.items()}
     lines = [figures.region_plot(rows, expected=known).decode().count("line2d") for known in (EXPECTED, without)]
     assert lines[0] == lines[1] + 2, "a bar each for pallidum and thalamus"

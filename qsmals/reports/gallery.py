@@ -17,7 +17,7 @@ from qsmals.reports import figures
 from qsmals.reports.assess import Quality
 from qsmals.reports.collect import RegionTable, Scan
 from qsmals.reports.figures import Panel, Scale, Volume
-from qsmals.reports.published import ALARM_LIMITS, IRON, SD_WORDS, expected_at, group_words
+from qsmals.reports.published import ALARM_LIMITS, EXPECTED, IRON, SD_WORDS, area_words, expected_at, group_words
 
 DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
 PARTS_CAPTION = (
@@ -642,7 +642,8 @@ def _published_words(names: set[str], age: float | None) -> str:
         )
     else:
         scaled = ""
-    return " ".join(part for part in (groups, SD_WORDS, scaled) if part) + " "
+    spread = SD_WORDS if any(EXPECTED[name].sd_ppb is not None for name in names & EXPECTED.keys()) else ""
+    return " ".join(part for part in (groups, area_words(names), spread, scaled) if part) + " "
 
 
 def _viewer_drawing(images: Images) -> Iterator[Drawing]:
