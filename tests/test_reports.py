@@ -491,6 +491,16 @@ def test_the_volumes_of_the_mask_lead_from_the_brain_to_the_map(tree):
     places = [page.text.index(part) for part in words]
     assert places == sorted(places) and "Threshold of phase quality (0 to 1): 0.56" in page.text
     assert "Rule of that threshold: capped" in page.text
+    rim = "or lies at the rim where background and brain cannot be told apart."
+    assert rim in dict(shown(tree))["sub-01_desc-mask_MEGRE.png"]
+
+
+def test_a_rim_that_was_not_lost_is_not_explained(tree):
+    write_quality(tree / "sub-01/anat", "sub-01", brain_volume=1400.0, brain_kept=100 * (1234.5 - 0.6) / 1400)
+    _, page = report(tree)
+    assert "with reliable phase1234 ml" in page.text and "lost to background removal" not in page.text
+    caption = dict(shown(tree))["sub-01_desc-mask_MEGRE.png"]
+    assert caption.endswith("what lies between the lines has no reliable phase.")
 
 
 def test_the_volumes_of_the_mask_as_far_as_they_are_known(tmp_path):

@@ -159,12 +159,12 @@ def mask_table(scan: Scan) -> dict[str, Any]:
     source = str(facts.get("source") or "phase")
     part = next((words for word, words in MASK_PARTS.items() if word in source), "where the field was used")
     from_t1w = scan.facts is not None and not {"t1w", "t1w_on_gre"}.isdisjoint(scan.facts.images)
-    of_field, of_map = _number(facts.get("volume_ml")), brain * mapped / 100.0
+    of_field = _number(facts.get("volume_ml"))
     volumes = (
         ("brain of the T1w image" if from_t1w else "brain", brain, np.nan),
         (part, of_field, 100.0 - _number(facts.get("dropped_percent"))),
-        ("of it lost to background removal, at the rim", *_lost(of_field - of_map, brain)),
-        (MAPPED_WORDS, of_map, mapped),
+        ("of it lost to background removal, at the rim", *lost_at_the_rim(scan)),
+        (MAPPED_WORDS, brain * mapped / 100.0, mapped),
     )
     others = {k: v for k, v in facts.items() if k not in ("source", "volume_ml", "dropped_percent")}
     return {
@@ -177,9 +177,21 @@ def mask_table(scan: Scan) -> dict[str, Any]:
 MAPPED_WORDS = "with a susceptibility (mapped): the file desc-brain_mask, and the whole brain as reference"
 
 
-def _lost(lost_ml: float, brain_ml: float) -> tuple[float, float]:
-    """A lost volume, ml, and its share of the brain, percent; not known where nothing was lost."""
-    return (lost_ml, 100.0 * lost_ml / brain_ml) if lost_ml > 0 and brain_ml > 0 else (np.nan, np.nan)
+LEAST_LOST_PERCENT = 0.05
+"""Of the brain: less is shown as 0.0 %."""
+
+
+def lost_at_the_rim(scan: Scan) -> tuple[float, float]:
+    """What background removal took of the voxels whose field was used: ml, and percent of the brain.
+
+    NaN where nothing was lost, or where it is not known.
+    """
+    facts = scan.facts.mask if scan.facts else {}
+    measures = scan.quality.values if scan.quality else {}
+    brain, mapped = (_number(measures.get(name)) for name in ("brain_volume", "brain_kept"))
+    lost_ml = _number(facts.get("volume_ml")) - brain * mapped / 100.0
+    percent = 100.0 * lost_ml / brain if brain > 0 else np.nan
+    return (lost_ml, percent) if percent >= LEAST_LOST_PERCENT else (np.nan, np.nan)
 
 
 def _number(value: Any) -> float:
