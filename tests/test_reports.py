@@ -835,6 +835,38 @@ def test_the_page_has_susceptibility_in_ppb_and_the_file_in_ppm(tree):
         assert float(cells[column[name]]["sort"]) == pytest.approx(row[name]), name
 
 
+def test_a_column_has_the_same_digits_in_every_row(tmp_path):
+    values = {
+        "mean": [0.109, 0.1102, -0.00003, -0.0205],
+        "skewness": [0.0004679, -1.25, 12.0, 0.0],
+        "kurtosis": [3.0, -0.5, 100.125, 0.0],
+        "positive_fraction": [1.0, 0.5, 0.98765, 0.0],
+        "coverage": [1.0, 0.75, 0.98765, 0.5],
+        "volume_mm3": [15332.625, 9.0, 100.5, 0.0],
+    }
+    names = {"name": [f"area_{n}" for n in range(4)], "hemisphere": ["B"] * 4, "n_voxels": [9, 10, 100, 1]}
+    anat = tmp_path / "sub-01/anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-01_Chimap.nii.gz").touch()
+    for quantity in ("Chimap", "R2starmap"):
+        (anat / f"sub-01_seg-als_desc-roi_{quantity}.tsv").write_text(table_text(names | values))
+    tables = {t.quantity: region_table(t, tmp_path) for t in find_scans(tmp_path, "01")[0][0].tables}
+    columns = {
+        entry["name"]: [row["cells"][n]["text"] for row in tables["Chimap"]["rows"]]
+        for n, entry in enumerate(tables["Chimap"]["header"])
+    }
+    assert columns["mean"] == ["109.0", "110.2", "0.0", "−20.5"]
+    assert columns["skewness"] == ["0.00", "−1.25", "12.00", "0.00"]
+    assert columns["positive_fraction"] == ["1.000", "0.500", "0.988", "0.000"]
+    assert columns["n_voxels"] == ["9", "10", "100", "1"] and columns["volume_mm3"][0] == "15333"
+    for table in tables.values():
+        for n, entry in enumerate(table["header"][3:], start=3):
+            places = {len(row["cells"][n]["text"].partition(".")[2]) for row in table["rows"]}
+            assert len(places) == 1, entry["name"]
+    first = tables["Chimap"]["rows"][0]["cells"]
+    assert float(first[list(columns).index("skewness")]["sort"]) == 0.0004679, "sorted by the whole number"
+
+
 def test_reference_regions_have_their_volumes(tree):
     reference = FACTS["reference"] | {"n_voxels": {"csf": 200, "wm": 100000}}
     make_scan(tree, "sub-01", facts={"reference": reference})
