@@ -45,6 +45,20 @@ def test_a_page_is_whole(browser, tree, name, width):
         assert page.evaluate(EXCESS) <= 0
 
 
+HIDDEN = """[...document.querySelectorAll("nav a")].filter((a) => { const b = a.getBoundingClientRect();
+  const n = a.closest("nav").getBoundingClientRect();
+  return b.left < n.left || b.right > Math.min(n.right, innerWidth) || b.bottom > n.bottom; })
+  .map((a) => a.textContent)"""
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 800])
+@pytest.mark.parametrize("name", ["sub-01", "group"])
+def test_every_entry_of_the_bar_is_seen(browser, tree, name, width):
+    with browser.page(tree / f"{name}.html", width) as page:
+        assert page.evaluate("document.querySelectorAll('nav a').length") >= 4
+        assert page.evaluate(HIDDEN) == []
+
+
 def means(page: Page, selector: str, column: int) -> list[str]:
     found: list[str] = page.evaluate(
         f"[...document.querySelectorAll('{selector} tbody tr')].map((r) => r.cells[{column}].textContent)"

@@ -112,6 +112,8 @@ def test_limits_and_labels_are_followed(study):
     from qsmals.qc.limits import with_overrides
 
     few = report(study, labels=["sub-01", "sub-06"], limits=with_overrides({"snr_first": {"check": 5, "fail": 1}}))
+    told = "The limits of one measure were set by --qc-thresholds: SNR of the first echo."
+    assert told in few.path.read_text() and "set by --qc-thresholds" not in report(study).path.read_text()
     assert few.verdicts == {"pass": 2} and [row.name for row in few.rows] == ["sub-01", "sub-06"]
 
 

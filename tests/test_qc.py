@@ -12,7 +12,7 @@ from qsmals.qc import phase, regions, signal, susceptibility
 from qsmals.qc.limits import LIMITS, with_overrides
 from qsmals.qc.measures import MEASURES
 from qsmals.qc.scan import ScanArrays, measure_scan
-from qsmals.qc.verdict import Reason, Verdict, judge, judged_words, worst_of
+from qsmals.qc.verdict import Reason, Verdict, judge, judged_words, moved_words, worst_of
 from qsmals.recon.dipole import dipole_field
 from qsmals.recon.field.resolution import acquired_steps
 from qsmals.recon.grid import Grid
@@ -379,6 +379,42 @@ def test_limits_are_overridden_one_by_one():
     assert judge({"rim_offset": -5.0}, limits=limits).word == "fail"
     assert judge({"snr_first": float("nan")}, limits=limits).word == "pass"
     assert "beyond ±1" in judge({"rim_offset": -5.0}, limits=limits).reasons[0].text
+
+
+def test_a_limit_that_was_moved_says_who_set_it():
+    given = {"snr_first": {"check": 20}, "rim_offset": {"check": "off", "fail": "off"}, "asymmetry": {"check": 30}}
+    limits = with_overrides(given)
+    assert limits["snr_first"].origin == (
+        "set by the user's file (--qc-thresholds) in place of check below 15, fail below 8"
+    )
+    assert limits["rim_offset"].origin.endswith("in place of check beyond ±25, fail beyond ±60")
+    assert limits["asymmetry"] == LIMITS["asymmetry"], "the same number is no other limit"
+    rim = MEASURES["rim_offset"].title
+    assert moved_words(limits) == (
+        f"The limits of 2 measures were set by --qc-thresholds: SNR of the first echo, {rim} (off)."
+    )
+    assert moved_words(LIMITS) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("snr_first", {"check": 5}, "to check below 5 is laxer than to fail below 8"),
+        ("snr_first", {"fail": 20}, "to check below 15 is laxer than to fail below 20"),
+        ("phase_noise", {"check": 0.7}, "to check above 0.7 is laxer than to fail above 0.6"),
+        ("rim_offset", {"fail": 20}, "to check beyond ±25 is laxer than to fail beyond ±20"),
+    ],
+)
+def test_a_check_laxer_than_the_fail_is_refused(name, values, words):
+    with pytest.raises(ValueError, match=f"{name}: {re.escape(words)}.*give both"):
+        with_overrides({name: values})
+    other = {"check": "fail", "fail": "check"}[next(iter(values))]
+    assert with_overrides({name: values | {other: "off"}})[name].replaced is not None, "where one is off, none is laxer"
+
+
+def test_a_limit_is_a_finite_number():
+    with pytest.raises(ValueError, match=r"snr_first.check is a number or 'off', not nan"):
+        with_overrides({"snr_first": {"check": float("nan")}})
 
 
 def test_measures_without_a_value_are_listed_as_not_judged():

@@ -15,6 +15,7 @@ import pytest
 from qsmals.bids.errors import InvalidInput
 from qsmals.bids.names import sidecar_path
 from qsmals.interfaces.report import DrawFigures
+from qsmals.qc.limits import with_overrides
 from qsmals.qc.measures import MEASURES
 from qsmals.qc.verdict import Verdict, with_limits
 from qsmals.reports import figures
@@ -170,6 +171,11 @@ def test_a_clean_scan_passes(tmp_path):
     html = written.path.read_text()
     links = re.findall(r'<a href="#([^"]+)">', html[html.index('class="basis"') : html.index("</header>")])
     assert len(links) == 6 and set(links) <= set(page.ids)
+    assert "set by --qc-thresholds:" not in page.text
+    moved = with_overrides({"snr_first": {"check": 10}})
+    page = Page(write_subject_report(tmp_path, "01", run_facts=RUN, limits=moved).path)
+    assert "(other limits were set on simulated heads)" in page.text
+    assert "were set by --qc-thresholds: SNR of the first echo." in page.text
 
 
 def test_limits_can_be_moved(tree, tmp_path):
@@ -179,7 +185,12 @@ def test_limits_can_be_moved(tree, tmp_path):
     written = write_subject_report(tree, "01", run_facts=RUN, limits=limits)
     assert "snr_first" in [r.measure for r in written.verdict.reasons]
     assert "below 50" in written.path.read_text()
-    for content in ("[nothing]\ncheck = 1", "[snr_first]\ncheck = true", "[snr_first]\nlow = 1", "snr_first = 1", "["):
+    told = "The limits of one measure were set by --qc-thresholds: SNR of the first echo."
+    html = written.path.read_text()
+    assert html.index("<header") < html.index(told) < html.index("</header>")
+    assert "set by the user&#39;s file (--qc-thresholds) in place of check below 15, fail below 8" in html
+    refused = ("[nothing]\ncheck = 1", *(f"[snr_first]\n{line}" for line in ("check = 5", "check = true", "low = 1")))
+    for content in (*refused, "snr_first = 1", "["):
         file.write_text(content)
         with pytest.raises(InvalidInput, match="limits of quality"):
             read_limits(file)
@@ -191,7 +202,9 @@ def test_the_consensus_is_answered_with_evidence(tree):
     lines = {line.item: line for line in conformance(scan, steps, {"qsmals": "1.0"})}
     assert list(lines) == [*(f"C{n}" for n in range(1, 10)), *(f"R{n}" for n in range(1, 6))]
     assert lines["C3"].answer == lines["C4"].answer == lines["C5"].answer == lines["C8"].answer == "met"
-    assert lines["C6"].answer == "not met" and lines["C6"].evidence == "LBV; by the choice of the study"
+    assert lines["C6"].answer == "not met" and lines["C6"].evidence == (
+        "LBV in place of a SHARP-based method or PDF, by the choice of the study"
+    )
     assert lines["C7"].answer == "unknown" and lines["C9"].answer == "unknown" and "flip angle" in lines["C9"].evidence
     assert lines["C3"].evidence == "ROMEO" and lines["C8"].evidence.startswith(
         "whole brain (the mapped voxels); offsets"
@@ -200,7 +213,8 @@ def test_the_consensus_is_answered_with_evidence(tree):
     assert lines["C2"].evidence.startswith("phase images present; Siemens integers")
     assert lines["R4"].evidence.startswith("files in ppm, page and plots in ppb")
     own = conformance(scan, steps | {"inversion": {"method": "weak-harmonic"}}, {})
-    assert "because LBV" in next(line.evidence for line in own if line.item == "C6")
+    told = next(line.evidence for line in own if line.item == "C6")
+    assert told.startswith("LBV in place of a SHARP-based method or PDF, because LBV, which solves")
     assert counted(own).split(", ")[1] == "1 not met" and "docs/" not in " ".join(line.evidence for line in own)
 
 
@@ -232,13 +246,28 @@ def test_the_caption_names_the_groups_behind_the_published_means(tree):
     name = "sub-01_seg-als_desc-regions_Chimap.svg"
     caption = dict(shown(tree))[name]
     assert "106 adults with a mean age of 62.1 years (Min et al.)" in caption and "Bhattarai et al.)" not in caption
-    assert "± the standard deviation between those adults" in caption and "paramagnetic part alone" in caption
+    assert "± the standard deviation between those adults, of the paramagnetic part" in caption
+    assert "another area" not in caption and "Dotted" not in caption
     assert "scaled to 45 years" in caption and "relative to the mean of the whole brain" in caption
     assert "is approximate" in caption
     report(tree, age=None)
     assert "The subject's age is not known, and nothing is scaled to it." in dict(shown(tree))[name].replace(
         "&#39;", "'"
     )
+
+
+def test_a_published_mean_of_another_area_says_so(tree):
+    assert EXPECTED["precentral"].area and EXPECTED["precentral"].sd_ppb is None
+    table = tree / "sub-01/anat/sub-01_seg-als_desc-roi_Chimap.tsv"
+    table.write_text(table.read_text().replace("caudate", "precentral").replace("putamen", "paracentral"))
+    report(tree)
+    caption = dict(shown(tree))["sub-01_seg-als_desc-regions_Chimap.svg"]
+    assert "Dotted: means of other areas than the regions of the table (precentral: four areas of the" in caption
+    assert "standard deviation" not in caption, "none of the regions has one"
+    rows = [{"name": "precentral", "hemisphere": "L", "mean": 0.01}]
+    same = {"precentral": replace(EXPECTED["precentral"], area="")}
+    dashes = [figures.region_plot(rows, expected=e).decode().count("stroke-dasharray") for e in (EXPECTED, same)]
+    assert dashes[0] == dashes[1] + 1
 
 
 def test_the_viewer_asks_for_nothing_and_is_the_same_twice(tree):
@@ -465,6 +494,16 @@ def test_the_volumes_of_the_mask_lead_from_the_brain_to_the_map(tree):
     places = [page.text.index(part) for part in words]
     assert places == sorted(places) and "Threshold of phase quality (0 to 1): 0.56" in page.text
     assert "Rule of that threshold: capped" in page.text
+    rim = "or lies at the rim where background and brain cannot be told apart."
+    assert rim in dict(shown(tree))["sub-01_desc-mask_MEGRE.png"]
+
+
+def test_a_rim_that_was_not_lost_is_not_explained(tree):
+    write_quality(tree / "sub-01/anat", "sub-01", brain_volume=1400.0, brain_kept=100 * (1234.5 - 0.6) / 1400)
+    _, page = report(tree)
+    assert "with reliable phase1234 ml" in page.text and "lost to background removal" not in page.text
+    caption = dict(shown(tree))["sub-01_desc-mask_MEGRE.png"]
+    assert caption.endswith("what lies between the lines has no reliable phase.")
 
 
 def test_the_volumes_of_the_mask_as_far_as_they_are_known(tmp_path):
@@ -796,6 +835,38 @@ def test_the_page_has_susceptibility_in_ppb_and_the_file_in_ppm(tree):
         assert float(cells[column[name]]["sort"]) == pytest.approx(row[name]), name
 
 
+def test_a_column_has_the_same_digits_in_every_row(tmp_path):
+    values = {
+        "mean": [0.109, 0.1102, -0.00003, -0.0205],
+        "skewness": [0.0004679, -1.25, 12.0, 0.0],
+        "kurtosis": [3.0, -0.5, 100.125, 0.0],
+        "positive_fraction": [1.0, 0.5, 0.98765, 0.0],
+        "coverage": [1.0, 0.75, 0.98765, 0.5],
+        "volume_mm3": [15332.625, 9.0, 100.5, 0.0],
+    }
+    names = {"name": [f"area_{n}" for n in range(4)], "hemisphere": ["B"] * 4, "n_voxels": [9, 10, 100, 1]}
+    anat = tmp_path / "sub-01/anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-01_Chimap.nii.gz").touch()
+    for quantity in ("Chimap", "R2starmap"):
+        (anat / f"sub-01_seg-als_desc-roi_{quantity}.tsv").write_text(table_text(names | values))
+    tables = {t.quantity: region_table(t, tmp_path) for t in find_scans(tmp_path, "01")[0][0].tables}
+    columns = {
+        entry["name"]: [row["cells"][n]["text"] for row in tables["Chimap"]["rows"]]
+        for n, entry in enumerate(tables["Chimap"]["header"])
+    }
+    assert columns["mean"] == ["109.0", "110.2", "0.0", "−20.5"]
+    assert columns["skewness"] == ["0.00", "−1.25", "12.00", "0.00"]
+    assert columns["positive_fraction"] == ["1.000", "0.500", "0.988", "0.000"]
+    assert columns["n_voxels"] == ["9", "10", "100", "1"] and columns["volume_mm3"][0] == "15333"
+    for table in tables.values():
+        for n, entry in enumerate(table["header"][3:], start=3):
+            places = {len(row["cells"][n]["text"].partition(".")[2]) for row in table["rows"]}
+            assert len(places) == 1, entry["name"]
+    first = tables["Chimap"]["rows"][0]["cells"]
+    assert float(first[list(columns).index("skewness")]["sort"]) == 0.0004679, "sorted by the whole number"
+
+
 def test_reference_regions_have_their_volumes(tree):
     reference = FACTS["reference"] | {"n_voxels": {"csf": 200, "wm": 100000}}
     make_scan(tree, "sub-01", facts={"reference": reference})
@@ -818,7 +889,7 @@ def test_the_region_plot_shows_sides_and_the_published_range():
     assert "pallidum" in svg and "thalamus" in svg and "unknown" not in svg
     assert svg.count("not measured") == 1, "a region that was lost keeps its line"
     assert "mean susceptibility (ppb)" in svg and "published mean" in svg and "<dc:date>" not in svg
-    assert "± SD between subjects" in svg
+    assert "± SD, paramagnetic part" in svg
     without = {name: replace(values, sd_ppb=None) for name, values in EXPECTED.items()}
     lines = [figures.region_plot(rows, expected=known).decode().count("line2d") for known in (EXPECTED, without)]
     assert lines[0] == lines[1] + 2, "a bar each for pallidum and thalamus"

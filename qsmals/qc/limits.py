@@ -1,5 +1,6 @@
 """From which value a measure asks for a look, and from which a scan is not usable: one table, with its origin."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -33,6 +34,8 @@ class Limit:
         Faults of docs/planted_faults.md that go beyond them; empty where none does.
     severe : str
         The meaning of a value beyond the limit to fail, where that differs.
+    replaced : tuple of float or None, optional
+        The program's own limits, to check and to fail, where the user's file set others.
     """
 
     measure: str
@@ -44,12 +47,21 @@ class Limit:
     why: str
     faults: tuple[str, ...] = ()
     severe: str = ""
+    replaced: tuple[float | None, float | None] | None = None
 
     @property
     def origin(self) -> str:
         """Where the numbers come from, in words."""
+        if self.replaced is not None:
+            own = zip(("check", "fail"), self.replaced, strict=True)
+            words = ", ".join(f"{word} {OFF if bound is None else self.bound(bound)}" for word, bound in own)
+            return f"set by the user's file (--qc-thresholds) in place of {words}"
         low, high = (shown(self.measure, value) for value in self.clean)
         return f"clean simulated heads have {low if low == high else f'{low} to {high}'}; {self.why}"
+
+    def bound(self, limit: float) -> str:
+        """One of the limits with its side, in words: ``below 15``, ``beyond ±25``."""
+        return f"beyond ±{limit:g}" if self.bad == "beyond" else f"{self.bad} {limit:g}"
 
     def level(self, value: float) -> Literal["", "check", "fail"]:
         """How a value is judged; NaN, which is a measure that does not apply, is not."""
@@ -383,7 +395,7 @@ def with_overrides(content: Mapping[str, Any]) -> dict[str, Limit]:
     Raises
     ------
     ValueError
-        A measure without limits, another key, or something that is no number.
+        A measure without limits, another key, something that is no number, or a check laxer than the fail.
 
     Examples
     --------
@@ -399,13 +411,17 @@ def with_overrides(content: Mapping[str, Any]) -> dict[str, Limit]:
         old = limits[name]
         check = _number(values["check"], f"{name}.check") if "check" in values else old.check
         fail = _number(values["fail"], f"{name}.fail") if "fail" in values else old.fail
-        limits[name] = replace(old, check=check, fail=fail)
+        new = replace(old, check=check, fail=fail)
+        if check is not None and fail is not None and (check < fail if old.bad == "below" else check > fail):
+            laxer = f"to check {new.bound(check)} is laxer than to fail {new.bound(fail)}"
+            raise ValueError(f"{name}: {laxer}, and no scan would be checked; give both")
+        limits[name] = replace(new, replaced=(old.check, old.fail)) if new != old else old
     return limits
 
 
 def _number(value: Any, where: str) -> float | None:
     if value == OFF:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{where} is a number or {OFF!r}, not {value!r}")
     return float(value)

@@ -112,6 +112,25 @@ def judged_words(verdict: Verdict, limits: Mapping[str, Limit] = LIMITS) -> str:
     return f"{known} of {every} measures apply; not judged: {'; '.join(verdict.not_judged)}."
 
 
+def moved_words(limits: Mapping[str, Limit]) -> str:
+    """Which limits the user's file set, as a sentence; empty where it set none.
+
+    Examples
+    --------
+    >>> from qsmals.qc.limits import with_overrides
+    >>> moved_words(with_overrides({"snr_first": {"check": 20}, "streaking": {"check": "off", "fail": "off"}}))
+    'The limits of 2 measures were set by --qc-thresholds: SNR of the first echo, Streaking (off).'
+    """
+    known = with_limits(limits)
+    titles = [
+        MEASURES[name].title + ("" if name in known else " (off)")
+        for name in MEASURES
+        if name in limits and limits[name].replaced is not None
+    ]
+    counted = f"{len(titles)} measures" if len(titles) > 1 else "one measure"
+    return f"The limits of {counted} were set by --qc-thresholds: {', '.join(titles)}." if titles else ""
+
+
 def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
     """All reasons together, the worst first, the verdict that follows from them, and all that was not judged."""
     reasons = [reason for verdict in verdicts for reason in verdict.reasons]
@@ -124,8 +143,8 @@ def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
 def _reason(limit: Limit, level: Literal["check", "fail"], value: float, detail: str) -> Reason:
     measure = MEASURES[limit.measure]
     bound = limit.check if level == "check" else limit.fail
-    side = {"below": "below", "above": "above", "beyond": "beyond ±"}[limit.bad]
     where = f" ({detail})" if detail else ""
     meaning = limit.severe if level == "fail" and limit.severe else limit.meaning
-    text = f"{measure.title} is {shown(limit.measure, value)}{where}, {side} {bound:g}: {meaning}."
-    return Reason(level, text.replace("± ", "±"), measure.figure, limit.measure)
+    assert bound is not None
+    text = f"{measure.title} is {shown(limit.measure, value)}{where}, {limit.bound(bound)}: {meaning}."
+    return Reason(level, text, measure.figure, limit.measure)

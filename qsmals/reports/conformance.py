@@ -102,7 +102,7 @@ def _one_of(asked: str, stage: str, methods: Mapping[str, str]) -> Line:
     if not method:
         return Line(item, asked, "unknown", "not recorded")
     met = method in RECOMMENDED[stage].methods
-    why = "" if met else f"; {reason(stage, methods)}"
+    why = "" if met else f" in place of {RECOMMENDED[stage].asked}, {reason(stage, methods)}"
     return Line(item, asked, "met" if met else "not met", f"{_title(stage, method)}{why}")
 
 

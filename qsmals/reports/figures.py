@@ -282,7 +282,7 @@ def planes(volume: Volume, *, scale: Scale, title: str, outline: Volume, through
 def region_plot(
     rows: Sequence[Mapping[str, Any]], *, expected: Mapping[str, Expected], unit_factor: float = 1000.0
 ) -> bytes:
-    """Mean of each region, left and right, over the mean ± SD that is published for healthy adults, as SVG.
+    """Mean of each region, left and right, over the mean that is published for healthy adults, as SVG.
 
     Parameters
     ----------
@@ -380,14 +380,19 @@ SIDE_WORDS = {"L": "left", "R": "right", "B": "both"}
 LOST = "#a40e26"
 
 
+ANOTHER_AREA, OF_A_PART = ":", "--"
+"""Lines of published values that are not of the same quantity as the means of the table."""
+
+
 def _draw_expected(axes: Any, place: int, values: Expected) -> None:
     if values.low_ppb is not None and values.high_ppb is not None:
         axes.barh(place, values.high_ppb - values.low_ppb, left=values.low_ppb, height=0.62, color="0.88", zorder=0)
     if values.mean_ppb is not None:
-        axes.plot([values.mean_ppb] * 2, [place - 0.31, place + 0.31], color="0.45", lw=1.5, zorder=1)
+        kind = ANOTHER_AREA if values.area else "-"
+        axes.plot([values.mean_ppb] * 2, [place - 0.31, place + 0.31], kind, color="0.45", lw=1.5, zorder=1)
         if values.sd_ppb is not None:
             ends = values.mean_ppb - values.sd_ppb, values.mean_ppb + values.sd_ppb
-            axes.plot(ends, [place] * 2, color="0.45", lw=1.0, zorder=1)
+            axes.plot(ends, [place] * 2, OF_A_PART, color="0.45", lw=1.0, zorder=1)
 
 
 def _region_legend(figure: Any, axes: Any, *, expected: bool) -> None:
@@ -398,7 +403,8 @@ def _region_legend(figure: Any, axes: Any, *, expected: bool) -> None:
     if expected:
         axes.bar(0, 0, color="0.88", label="alarm limits")
         axes.plot([], [], "|", color="0.45", ms=11, mew=1.5, label="published mean")
-        axes.plot([], [], color="0.45", lw=1.0, label="± SD between subjects")
+        axes.plot([], [], ANOTHER_AREA, color="0.45", lw=1.5, label="mean of another area")
+        axes.plot([], [], OF_A_PART, color="0.45", lw=1.0, label="± SD, paramagnetic part")
     handles, words = axes.get_legend_handles_labels()
     figure.legend(handles, words, loc="upper center", ncol=4, frameon=False, handletextpad=0.4, columnspacing=1.4)
 

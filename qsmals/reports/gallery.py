@@ -17,7 +17,8 @@ from qsmals.reports import figures
 from qsmals.reports.assess import Quality
 from qsmals.reports.collect import RegionTable, Scan
 from qsmals.reports.figures import Panel, Scale, Volume
-from qsmals.reports.published import ALARM_LIMITS, IRON, SD_WORDS, expected_at, group_words
+from qsmals.reports.published import ALARM_LIMITS, EXPECTED, IRON, SD_WORDS, area_words, expected_at, group_words
+from qsmals.reports.tables import lost_at_the_rim
 
 DEEP = ("caudate", "putamen", "pallidum", "thalamus", "substantia_nigra", "red_nucleus")
 PARTS_CAPTION = (
@@ -173,7 +174,7 @@ def _all_drawings(images: Images, scan: Scan, age: float | None) -> Iterator[Dra
     yield from _background_drawings(images)
     yield from _map_drawings(images)
     yield from _viewer_drawing(images)
-    yield from _label_drawings(images)
+    yield from _label_drawings(images, rim=RIM if math.isfinite(lost_at_the_rim(scan)[0]) else "")
     yield from _template_drawings(images)
     for table in scan.tables:
         if table.quantity == "Chimap":
@@ -187,10 +188,8 @@ MEASURED = (
     "Orange: where the map has values, the voxels of the file desc-brain_mask. Brain outside that line is lost to "
     "every map and table."
 )
-WHOLE_BRAIN = (
-    "Blue, under it: the brain of the T1w image; what lies between the lines has no reliable phase, or lies at the rim "
-    "where background and brain cannot be told apart."
-)
+WHOLE_BRAIN = " Blue, under it: the brain of the T1w image; what lies between the lines has no reliable phase{rim}."
+RIM = ", or lies at the rim where background and brain cannot be told apart"
 AIR_SHARE = 0.1
 """Of the brain's median signal, shown white in the air: ghosts that count begin at half of it."""
 NOISE_SCALE = Scale(0, 10, "noise of the total field (ppb)", "viridis")
@@ -454,13 +453,13 @@ def _r2star(images: Images) -> bytes:
     return figures.mosaic(images.inside("r2star"), scale=scale, title=f"{images.prefix}: R2*", around=images.mask)
 
 
-def _label_drawings(images: Images) -> Iterator[Drawing]:
+def _label_drawings(images: Images, *, rim: str) -> Iterator[Drawing]:
     if images.has("magnitude", "mask"):
         yield Drawing(
             "registration",
             "desc-mask_MEGRE.png",
             "Brain and mapped voxels on the gradient echo",
-            MEASURED + (f" {WHOLE_BRAIN}" if images.has("tissues_on_gre") else ""),
+            MEASURED + (WHOLE_BRAIN.format(rim=rim) if images.has("tissues_on_gre") else ""),
             lambda: _mask_mosaic(images),
             ("magnitude", "mask", "tissues_on_gre", "chi"),
         )
@@ -642,7 +641,8 @@ def _published_words(names: set[str], age: float | None) -> str:
         )
     else:
         scaled = ""
-    return " ".join(part for part in (groups, SD_WORDS, scaled) if part) + " "
+    spread = SD_WORDS if any(EXPECTED[name].sd_ppb is not None for name in names & EXPECTED.keys()) else ""
+    return " ".join(part for part in (groups, area_words(names), spread, scaled) if part) + " "
 
 
 def _viewer_drawing(images: Images) -> Iterator[Drawing]:

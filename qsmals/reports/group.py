@@ -22,7 +22,7 @@ from qsmals.engine.lock import LockHeld, SubjectLock
 from qsmals.engine.summary import SubjectSummary
 from qsmals.qc.limits import LIMITS, Limit
 from qsmals.qc.measures import MEASURES
-from qsmals.qc.verdict import Reason, Verdict
+from qsmals.qc.verdict import Reason, Verdict, moved_words
 from qsmals.reports.assess import assess_run, assess_scan
 from qsmals.reports.collect import Scan, find_scans
 from qsmals.reports.crosslink import GROUP_LINK, GROUP_PAGE, link_to_group
@@ -308,6 +308,7 @@ def _page(rows: Sequence[Row], limits: Mapping[str, Limit], output_dir: Path, wa
         table_name=TABLE_NAME,
         tables=tables,
         kinds=WORDS,
+        moved=moved_words(limits),
         alarm_limits=ALARM_LIMITS,
     )
 

@@ -78,6 +78,8 @@ class Expected:
         The study with the mean.
     sd_ppb : float or None
         Standard deviation between the subjects of that group, see :data:`SD_WORDS`.
+    area : str
+        What the study measured, where that is another area than the region of the tables.
     """
 
     low_ppb: float | None
@@ -85,12 +87,13 @@ class Expected:
     mean_ppb: float | None = None
     source: Citation | None = None
     sd_ppb: float | None = None
+    area: str = ""
 
 
 # Means of Min et al.: paramagnetic plus diamagnetic part of the atlas's tables (chi_para_ROI_stats.csv and
 # chi_dia_ROI_stats.csv, commit baeb0cd). SDs: of the paramagnetic part, which varies most; none is given for the sum.
 # Bhattarai et al.: mean of the four areas of the primary motor cortex in the controls of table 2, 27.8, 29.7, 27.0 and
-# 28.3, and of their SDs, the standard errors 0.9, 1.1, 0.8 and 0.8 times the root of 11.
+# 28.3; no SD, as one between subjects of the mean of four areas does not follow from theirs.
 EXPECTED: dict[str, Expected] = {
     "pallidum": Expected(70, 200, 119.3, MIN_2024, 10.4),
     "substantia_nigra": Expected(60, 220, 104.5, MIN_2024, 14.4),
@@ -100,7 +103,7 @@ EXPECTED: dict[str, Expected] = {
     "putamen": Expected(10, 110, 66.8, MIN_2024, 20.6),
     "caudate": Expected(15, 75, 39.4, MIN_2024, 7.4),
     "accumbens": Expected(None, None, 22.0, MIN_2024),
-    "precentral": Expected(0, 55, 28.2, BHATTARAI_2020, 3.0),
+    "precentral": Expected(0, 55, 28.2, BHATTARAI_2020, area="four areas of the primary motor cortex"),
     "paracentral": Expected(0, 55),
     "thalamus": Expected(-25, 45, 2.1, MIN_2024, 4.1),
     "hippocampus": Expected(-25, 40),
@@ -110,8 +113,8 @@ EXPECTED: dict[str, Expected] = {
 }
 
 SD_WORDS = (
-    "Bars: ± the standard deviation between those adults (Min et al.: of the paramagnetic part alone, as none is given "
-    "for the whole)."
+    "Dashed: ± the standard deviation between those adults, of the paramagnetic part of the susceptibility alone, as "
+    "none is given for the whole."
 )
 """What the figure of the regions says of its bars."""
 
@@ -171,6 +174,18 @@ def group_words(names: Collection[str]) -> str:
     sources = dict.fromkeys(v.source.key for name, v in EXPECTED.items() if name in names and v.source)
     groups = [f"{g.n} adults {_age_words(g)} ({g.study})" for g in (GROUPS[key] for key in sources)]
     return f"Published means: {', '.join(groups)}." if groups else ""
+
+
+def area_words(names: Collection[str]) -> str:
+    """Which of those regions have a published mean of another area; empty for none.
+
+    Examples
+    --------
+    >>> area_words({"precentral", "putamen"})
+    'Dotted: means of other areas than the regions of the table (precentral: four areas of the primary motor cortex).'
+    """
+    others = [f"{name.replace('_', ' ')}: {v.area}" for name, v in EXPECTED.items() if name in names and v.area]
+    return f"Dotted: means of other areas than the regions of the table ({'; '.join(others)})." if others else ""
 
 
 def _age_words(group: Group) -> str:

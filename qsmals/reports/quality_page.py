@@ -25,7 +25,8 @@ A measure that does not apply (one echo, air blanked by the scanner, a template 
 ## Other limits
 
 The limits below are replaced, one by one, by a TOML file given with `--qc-thresholds FILE` at either level; with
-`--reports-only` the pages are written anew without any processing:
+`--reports-only` the pages are written anew without any processing. Every page then names the measures whose limits the
+file set. A limit to check that is laxer than the limit to fail is refused: give both.
 
 ```toml
 [snr_first]
@@ -62,7 +63,7 @@ def _measure(name: str, measure: Measure, limit: Limit | None) -> str:
     lines = [f"\n**{measure.title}**{unit}, `{name}`. {measure.definition}. Source: {measure.source}."]
     if limit is not None:
         bounds = [
-            f"{word} {_bound(limit, b)}" for word, b in (("check", limit.check), ("fail", limit.fail)) if b is not None
+            f"{word} {limit.bound(b)}" for word, b in (("check", limit.check), ("fail", limit.fail)) if b is not None
         ]
         lines.append(f"Limits: {', '.join(bounds)}; {limit.origin}; {_exercised(limit)}.")
     else:
@@ -76,10 +77,6 @@ def _exercised(limit: Limit) -> str:
     if not names:
         return "not exercised by a planted fault"
     return f"exercised by the planted fault{'s' if len(limit.faults) > 1 else ''} {names}"
-
-
-def _bound(limit: Limit, bound: float) -> str:
-    return {"below": f"below {bound:g}", "above": f"above {bound:g}", "beyond": f"beyond ±{bound:g}"}[limit.bad]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from qsmals.engine.files import write_text
 from qsmals.qc.limits import LIMITS, Limit
-from qsmals.qc.verdict import Reason, Verdict, judged_words, with_limits
+from qsmals.qc.verdict import Reason, Verdict, judged_words, moved_words, with_limits
 from qsmals.reports.acquisition import acquisition, echo_table, with_unit
 from qsmals.reports.assess import assess_subject
 from qsmals.reports.collect import PARTLY, Scan, find_scans
@@ -117,6 +117,7 @@ def write_subject_report(
         verdict=VERDICTS[verdict.word],
         reasons=_reasons(verdict, pages),
         basis=[_basis(page, of_scans[page["prefix"]], limits) for page in pages] if verdict.word == "pass" else [],
+        moved=moved_words(limits),
         of_scans={prefix: VERDICTS[v.word] for prefix, v in of_scans.items()},
         judged={prefix: judged_words(v, limits) for prefix, v in of_scans.items()},
         warnings=_unique([*_of_scans(scans, "warnings"), *(why for scan in scans for why in scan.left_out)]),
@@ -162,7 +163,6 @@ def _basis(page: Mapping[str, Any], verdict: Verdict, limits: Mapping[str, Limit
         "unknown": unknown,
         "places": {word: place for word, place in found.items() if place},
         "counted": page["counted"],
-        "moved": sum(limits[name] != LIMITS.get(name) for name in limits),
     }
 
 

@@ -16,6 +16,10 @@ MAP_UNITS = {"Chimap": "ppb", "R2starmap": "1/s", "T2starmap": "s", "S0map": "ar
 SHOWN_FACTORS = {"Chimap": 1000.0}
 """From the unit of a file to that of the page: susceptibility is in ppm there, and in ppb on every card and plot."""
 
+MAP_DIGITS = {"Chimap": 1, "R2starmap": 1, "T2starmap": 4, "S0map": 1}
+DIGITS = {"volume_mm3": 0, "coverage": 3, "positive_fraction": 3, "skewness": 2, "kurtosis": 2}
+"""Digits after the point in a column: of the map's unit on the page, and of other columns."""
+
 MAP_NAMES = {"Chimap": "susceptibility", "R2starmap": "R2*", "T2starmap": "T2*", "S0map": "S0"}
 REFERENCE_NAMES = {
     "brain": "whole brain (the mapped voxels)",
@@ -32,6 +36,7 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
     """A region table as the page shows it: header with units, and cells with what to sort by."""
     unit, factor = MAP_UNITS.get(table.quantity, ""), SHOWN_FACTORS.get(table.quantity, 1.0)
     in_unit = {name for name in table.columns if name in COLUMNS and COLUMNS[name].unit == MAP_UNIT}
+    digits = DIGITS | dict.fromkeys(in_unit, MAP_DIGITS.get(table.quantity, 3))
     header = []
     for name in table.columns:
         column = COLUMNS.get(name)
@@ -46,7 +51,9 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
         )
     rows = [
         {
-            "cells": [_table_cell(n, factor * row[n] if n in in_unit else row[n]) for n in table.columns],
+            "cells": [
+                _table_cell(n, factor * row[n] if n in in_unit else row[n], digits.get(n)) for n in table.columns
+            ],
             "low": low_coverage(row),
             "part": not low_coverage(row) and row.get("coverage", 1.0) < PARTLY,
         }
@@ -69,18 +76,18 @@ def table_anchor(prefix: str, table: RegionTable) -> str:
     return f"{prefix}-table-{table.atlas}-{table.quantity}"
 
 
-def _table_cell(name: str, value: Any) -> dict[str, Any]:
-    return _cell_words(name, value) | {"head": name == "name", "printed": name in PRINTED}
+def _table_cell(name: str, value: Any, digits: int | None) -> dict[str, Any]:
+    return _cell_words(value, digits) | {"head": name == "name", "printed": name in PRINTED}
 
 
-def _cell_words(name: str, value: Any) -> dict[str, str]:
+def _cell_words(value: Any, digits: int | None) -> dict[str, str]:
     if isinstance(value, str):
         return {"text": value, "sort": value, "kind": "word"}
     if isinstance(value, int | np.integer):
         return {"text": str(value), "sort": str(value), "kind": "number"}
     if not np.isfinite(value):
         return {"text": "n/a", "sort": "", "kind": "number"}
-    words = f"{value:.0f}" if name == "volume_mm3" else f"{value:.3f}" if name == "coverage" else f"{value:.4g}"
+    words = f"{value:.4g}" if digits is None else f"{value:z.{digits}f}"  # z: no −0.0
     return {"text": words.replace("-", "−"), "sort": repr(float(value)), "kind": "number"}
 
 
@@ -159,12 +166,12 @@ def mask_table(scan: Scan) -> dict[str, Any]:
     source = str(facts.get("source") or "phase")
     part = next((words for word, words in MASK_PARTS.items() if word in source), "where the field was used")
     from_t1w = scan.facts is not None and not {"t1w", "t1w_on_gre"}.isdisjoint(scan.facts.images)
-    of_field, of_map = _number(facts.get("volume_ml")), brain * mapped / 100.0
+    of_field = _number(facts.get("volume_ml"))
     volumes = (
         ("brain of the T1w image" if from_t1w else "brain", brain, np.nan),
         (part, of_field, 100.0 - _number(facts.get("dropped_percent"))),
-        ("of it lost to background removal, at the rim", *_lost(of_field - of_map, brain)),
-        (MAPPED_WORDS, of_map, mapped),
+        ("of it lost to background removal, at the rim", *lost_at_the_rim(scan)),
+        (MAPPED_WORDS, brain * mapped / 100.0, mapped),
     )
     others = {k: v for k, v in facts.items() if k not in ("source", "volume_ml", "dropped_percent")}
     return {
@@ -177,9 +184,21 @@ def mask_table(scan: Scan) -> dict[str, Any]:
 MAPPED_WORDS = "with a susceptibility (mapped): the file desc-brain_mask, and the whole brain as reference"
 
 
-def _lost(lost_ml: float, brain_ml: float) -> tuple[float, float]:
-    """A lost volume, ml, and its share of the brain, percent; not known where nothing was lost."""
-    return (lost_ml, 100.0 * lost_ml / brain_ml) if lost_ml > 0 and brain_ml > 0 else (np.nan, np.nan)
+LEAST_LOST_PERCENT = 0.05
+"""Of the brain: less is shown as 0.0 %."""
+
+
+def lost_at_the_rim(scan: Scan) -> tuple[float, float]:
+    """What background removal took of the voxels whose field was used: ml, and percent of the brain.
+
+    NaN where nothing was lost, or where it is not known.
+    """
+    facts = scan.facts.mask if scan.facts else {}
+    measures = scan.quality.values if scan.quality else {}
+    brain, mapped = (_number(measures.get(name)) for name in ("brain_volume", "brain_kept"))
+    lost_ml = _number(facts.get("volume_ml")) - brain * mapped / 100.0
+    percent = 100.0 * lost_ml / brain if brain > 0 else np.nan
+    return (lost_ml, percent) if percent >= LEAST_LOST_PERCENT else (np.nan, np.nan)
 
 
 def _number(value: Any) -> float:
