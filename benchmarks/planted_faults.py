@@ -1,13 +1,15 @@
 """Clean heads that should pass, and heads with planted faults that must be found: the verdicts on both.
 
-    python benchmarks/planted_faults.py WORK_DIR [--docs docs] [--only NAME ...] [--voxel-size-mm MM] [--measured-only]
+    python benchmarks/planted_faults.py WORK_DIR [--docs docs] [--only NAME ...] [--others N] [--voxel-size-mm MM]
+        [--measured-only]
 
 Simulates ten people of different seeds, field strengths, tilts and vendors as one data set and runs `qsmals --sloppy`
 on all: the limits were set so that these pass. Other heads, which had no part in the limits, are run as they
 would be for a study, without `--sloppy`. Then one fault at a time is done to the first of the ten, and one to the same
 head with three echoes: in its images where the fault is one of images, in an intermediate result of the run where it is
 one of a step, and the run goes on from there. The verdicts are written to docs/planted_faults.md. What is in WORK_DIR
-already is not made again, and with `--measured-only` nothing else is made: the page says which heads were not run.
+already is not made again, with `--others` only the first N of the other heads are made, and with `--measured-only`
+nothing is: the page says which heads were not run.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from qsmals.qc.measures import MEASURES
 from qsmals.qc.verdict import Reason, Verdict
 from qsmals.reports.assess import assess_scan
 from qsmals.reports.collect import Scan, find_scans
+from qsmals.workflows.participant import LOW_EFFORT
 
 SEED = 7
 LOW_FIELD = ("--field-strength", "1.5", "--echo-times-ms", "5", "12", "19", "26", "33", "40")
@@ -384,14 +387,13 @@ Result = tuple[Scan, Verdict]
 IGNORED = shutil.ignore_patterns("figures", "*.h5", "*_space-MNI*", "*_space-T1w*")
 
 
-def clean_verdicts(study: Study, voxel_mm: float, *, measured_only: bool) -> dict[str, Result]:
-    """Verdicts of all heads without fault, or of those that were run."""
+def clean_verdicts(study: Study, voxel_mm: float, *, at_most: int) -> dict[str, Result]:
+    """Verdicts of the first heads without fault, and of those of the others that were run."""
     found = {}
     for number, name in enumerate(study.heads, 1):
-        if measured_only and not (study.root / f"clean-{number:02d}").is_dir():
+        if number > at_most and not (study.root / f"clean-{number:02d}").is_dir():
             continue
-        scan = find_scans(study.clean(number, voxel_mm), f"{number:02d}")[0][0]
-        found[name] = (scan, assess_scan(scan))
+        found[name] = assessed(study.clean(number, voxel_mm), f"{number:02d}")
         print(f"clean, {name}: {_words(found[name][1])}", flush=True)
     return found
 
@@ -420,7 +422,16 @@ def judged(place: Path) -> Result:
     entry = json.loads(summary.read_text())["subjects"]["sub-01"] if summary.is_file() else {}
     if entry.get("status") == "invalid":
         return Scan("sub-01", None, {}, (), ()), Verdict(entry["verdict"], (Reason("fail", entry["why"], "refusal"),))
-    scan = find_scans(place, "01")[0][0]
+    return assessed(place, "01")
+
+
+def assessed(place: Path, label: str) -> Result:
+    """Verdict on a subject's only scan, but for what `--sloppy` says of itself."""
+    scan = find_scans(place, label)[0][0]
+    if scan.facts:
+        scan = replace(
+            scan, facts=replace(scan.facts, warnings=tuple(w for w in scan.facts.warnings if w != LOW_EFFORT))
+        )
     return scan, assess_scan(scan)
 
 
@@ -544,6 +555,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("work_dir", type=Path)
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--only", nargs="+", default=[], choices=FAULTS, help="some faults; no page then")
+    parser.add_argument("--others", type=int, default=len(UNSEEN), help="how many of the other clean heads")
     parser.add_argument("--voxel-size-mm", type=float, default=2.5)
     parser.add_argument("--measured-only", action="store_true", help="run nothing more")
     options = parser.parse_args(argv)
@@ -552,9 +564,9 @@ def main(argv: list[str] | None = None) -> int:
     clean: dict[str, Result] = {}
     unseen: dict[str, Result] = {}
     if not options.only:
-        clean = clean_verdicts(study, voxel_mm, measured_only=given)
+        clean = clean_verdicts(study, voxel_mm, at_most=0 if given else len(CLEAN))
         others = Study(options.work_dir / "unseen", UNSEEN, sloppy=False)
-        unseen = clean_verdicts(others, voxel_mm, measured_only=given)
+        unseen = clean_verdicts(others, voxel_mm, at_most=0 if given else options.others)
         page = document(clean, unseen, faulty, image_measures(study), voxel_mm, measured_only=given)
         write_text(options.docs / "planted_faults.md", page)
     missed = [name for name, (_, v) in faulty.items() if v.word == "pass" or not naming(FAULTS[name], v)]
