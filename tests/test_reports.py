@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from qsmals.anatomy.atlases import ALS
 from qsmals.bids.errors import InvalidInput
 from qsmals.bids.names import sidecar_path
 from qsmals.interfaces.report import DrawFigures
@@ -288,6 +289,17 @@ def test_the_table_holds_every_column_and_marks_low_coverage(tree):
     assert f"<strong>{told['RegistrationFailed']}.</strong>" in html
     assert html.count('<tr class="low">') == 1 and "1 of 7 regions have less than 50 %" in html
     assert re.search(r'<tr class="low">\s*<td[^>]*>77</td><th scope="row"[^>]*>lost</th>', html)
+
+
+def test_cortex_far_from_the_rest_is_marked(tmp_path):
+    make_scan(tmp_path, "sub-01")
+    index = {region.name: region.index for region in ALS.regions if region.hemisphere == "L"}
+    names = ["cuneus", "insula", "fusiform", "frontal_pole"]
+    rows = {"index": [index[name] for name in names], "name": names, "hemisphere": ["L"] * 4}
+    rows |= {"coverage": [1.0] * 4, "mean": [0.01, 0.012, 0.008, -0.022]}
+    (tmp_path / "sub-01/anat/sub-01_seg-als_desc-roi_Chimap.tsv").write_text(table_text(rows))
+    html = write_subject_report(tmp_path, "01", run_facts=RUN, hurry=True).path.read_text()
+    assert html.count('<tr class="far">') == 1 and "1 cortical region lies more than 25 ppb from the median" in html
 
 
 def test_a_table_without_statistics_names_the_registration_and_not_the_coverage(tmp_path):

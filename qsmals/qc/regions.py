@@ -77,16 +77,18 @@ def asymmetry(rows: Sequence[Row]) -> tuple[float, str]:
     return known[name], name
 
 
-def unlike_cortex(rows: Iterable[Row]) -> list[str]:
-    """Cortical regions, but for the motor cortex, far from the median of all: ``left frontal pole −25 ppb``."""
+def far_cortex(rows: Iterable[Row]) -> list[Row]:
+    """Rows of cortical regions, but for the motor cortex, that lie far from the median of all (ppm)."""
     rows = list(rows)
     numbers = set(cortical_labels(rows))
     cortex = [row for row in rows if row.get("index") in numbers and np.isfinite(row["mean"])]
-    if not cortex:
-        return []
-    middle = float(np.median([row["mean"] for row in cortex]))
-    far = [row for row in cortex if 1000.0 * abs(row["mean"] - middle) > ALIKE_PPB]
-    return [_with_mean(row) for row in far if row["name"] not in MOTOR]
+    middle = float(np.median([row["mean"] for row in cortex])) if cortex else float("nan")
+    return [row for row in cortex if 1000.0 * abs(row["mean"] - middle) > ALIKE_PPB and row["name"] not in MOTOR]
+
+
+def unlike_cortex(rows: Iterable[Row]) -> list[str]:
+    """The same in words: ``left frontal pole −25 ppb``."""
+    return [_with_mean(row) for row in far_cortex(rows)]
 
 
 def _with_mean(row: Row) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from qsmals.engine.files import write_text
 from qsmals.qc.limits import LIMITS, Limit
+from qsmals.qc.regions import ALIKE_PPB
 from qsmals.qc.verdict import Reason, Verdict, judged_words, moved_words, with_limits
 from qsmals.reports.acquisition import acquisition, echo_table, with_unit
 from qsmals.reports.assess import assess_subject
@@ -132,6 +133,7 @@ def write_subject_report(
         parameters=parameters,
         minimum_coverage=MINIMUM_COVERAGE,
         partly=PARTLY,
+        alike_ppb=ALIKE_PPB,
     )
     path = write_text(output_dir / f"sub-{label}.html", page)
     if (output_dir / GROUP_PAGE).exists():  # asked after writing: a group page that comes now links what it finds

@@ -8,6 +8,7 @@ import numpy as np
 
 from qsmals.qc.limits import Limit
 from qsmals.qc.measures import MEASURES, shown
+from qsmals.qc.regions import far_cortex
 from qsmals.reports.assess import Quality
 from qsmals.reports.collect import PARTLY, RegionTable, Scan, low_coverage
 from qsmals.roi.table import COLUMNS, MAP_UNIT
@@ -49,6 +50,7 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
                 "printed": name in PRINTED,
             }
         )
+    far = [row["index"] for row in far_cortex(table.rows)] if table.quantity == "Chimap" else []
     rows = [
         {
             "cells": [
@@ -56,6 +58,7 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
             ],
             "low": low_coverage(row),
             "part": not low_coverage(row) and row.get("coverage", 1.0) < PARTLY,
+            "far": row.get("index") in far,
         }
         for row in table.rows
     ]
@@ -67,6 +70,7 @@ def region_table(table: RegionTable, output_dir: Path) -> dict[str, Any]:
         "rows": rows,
         "low": sum(row["low"] for row in rows),
         "part": sum(row["part"] for row in rows),
+        "far": sum(row["far"] for row in rows),
         "failed": table.registration_failed,
     }
 
