@@ -12,6 +12,7 @@ from qsmals.cli.parser import Request
 from qsmals.engine.lock import SubjectLock
 from qsmals.engine.progress import announce
 from qsmals.engine.summary import SubjectSummary, now
+from qsmals.settings import Resources, Settings
 from qsmals.workflows.participant import run_folder, subject_graph
 from qsmals.workflows.plan import Limits, RunPlan
 from qsmals.workflows.quality import FIGURES_STEP
@@ -121,3 +122,24 @@ def test_two_studies_do_not_meet_in_one_work_folder(plan: RunPlan, caplog: pytes
     assert taken == ["01", "03"]
     assert f"sub-02 in {run_folder(plan.settings)} is being worked on by" in caplog.text
     assert not list(Path(plan.settings.output_dir).glob("logs/*.lock"))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "asked", "threads"),
+    [
+        ("MultiProc", {}, 1),
+        ("MultiProc", {"omp_nthreads": 6}, 1),
+        ("SLURM", {}, 8),
+        ("SLURM", {"omp_nthreads": 12}, 12),
+        ("SLURM", {"omp_nthreads": 12, "nprocs": 4}, 4),
+    ],
+)
+def test_the_processors_of_the_driver_bound_its_own_steps_only(
+    plugin: str, asked: dict[str, int], threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    (tmp_path / "plugin.yml").write_text(f"plugin: {plugin}\n")
+    resources = Resources(use_plugin=str(tmp_path / "plugin.yml"), **asked)
+    settings = Settings("bids", "out", "work", resources=resources)
+    assert participant.limits(settings).omp_nthreads == threads

@@ -1,6 +1,7 @@
 """The participant level: find, check, run, report."""
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -42,7 +43,7 @@ from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
 from qsmals.engine.files import sweep
 from qsmals.engine.lock import Holder, LockHeld, SubjectLock
-from qsmals.engine.plugins_config import check_plugin
+from qsmals.engine.plugins_config import PluginSettings, check_plugin, load_plugin_file, make_plugin
 from qsmals.engine.progress import Step
 from qsmals.engine.resources import cpu_limit, memory_limit
 from qsmals.engine.signals import Interrupted
@@ -362,16 +363,20 @@ def make_plan(
 
 def limits(settings: Settings) -> Limits:
     """What the run may use: the options, else what the job, container or machine allows."""
+    chosen = settings.resources.use_plugin
+    here = not chosen or load_plugin_file(Path(chosen)).is_local
     nprocs = settings.resources.nprocs or max(int(cpu_limit().value), 1)
-    omp = settings.resources.omp_nthreads or min(nprocs, MAX_OMP_NTHREADS)
-    if omp > nprocs:
+    # elsewhere a step has the processors that it asks for, whatever this machine has
+    most = nprocs if here or settings.resources.nprocs else math.inf
+    omp = settings.resources.omp_nthreads or int(min(most, MAX_OMP_NTHREADS))
+    if omp > most:
         log.warning("--omp-nthreads %d is more than --nprocs %d: %d is used", omp, nprocs, nprocs)
     allowed, asked = memory_limit(), settings.resources.memory_gb
-    if asked and asked > allowed.value:
+    if here and asked and asked > allowed.value:
         text = "--mem %.1f GB is more than %s allows (%.1f GB): steps may be killed"
         log.warning(text, asked, allowed.source, allowed.value)
     memory_gb = asked or allowed.value * MEMORY_SHARE
-    return Limits(nprocs, min(omp, nprocs), memory_gb)
+    return Limits(nprocs, int(min(omp, most)), memory_gb)
 
 
 def run_locked(plan: RunPlan, invalid: Sequence[SubjectSummary], run_id: str, request: Request) -> int:
@@ -564,7 +569,6 @@ def execute(plan: RunPlan, end: Callable[[str, Done], None]) -> Done:
     ``end`` is called with the label of each subject all of whose steps have ended well, as soon as they have, and with
     what they left; where it fails, the subject is left to the end of the run.
     """
-    from qsmals.engine.plugins_config import PluginSettings, load_plugin_file, make_plugin
     from qsmals.engine.progress import NodesFailed, log_progress
     from qsmals.workflows.participant import init_run_wf, node_names
     from qsmals.workflows.quality import FIGURES_STEP
