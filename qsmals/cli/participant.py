@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +40,7 @@ from qsmals.bids.naming import strip_prefix
 from qsmals.cli import writing
 from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
+from qsmals.engine.background import map_in_threads
 from qsmals.engine.files import sweep
 from qsmals.engine.lock import Holder, LockHeld, SubjectLock
 from qsmals.engine.plugins_config import PluginSettings, check_plugin, load_plugin_file, make_plugin
@@ -149,11 +149,7 @@ def check_all(subjects: Sequence[SubjectInputs], settings: Settings) -> dict[str
     """Read every voxel of every subject, several at a time, and log all that is wrong."""
     b0_tesla = settings.acquisition.field_strength_tesla
     n_threads = settings.resources.nprocs or int(cpu_limit().value)
-    pool = ThreadPoolExecutor(min(n_threads, 8))
-    try:
-        checked = list(pool.map(lambda s: check_subject(s, b0_tesla=b0_tesla), subjects))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # a signal must not wait for a cohort to be read
+    checked = map_in_threads(lambda s: check_subject(s, b0_tesla=b0_tesla), subjects, min(n_threads, 8))
     for result in checked:
         if not result.ok:
             log.error("sub-%s cannot be processed:\n%s", result.label, format_faults(result.faults))
