@@ -1,12 +1,15 @@
 # qsmals as an image.
 #
-#   docker build --build-arg VERSION=0.1.0 --build-arg REVISION=$(git rev-parse HEAD) -t qsmals .
+#   docker build -t qsmals .
+#   docker build --build-arg VERSION=0.1.0 --build-arg REVISION=$(git rev-parse HEAD) -t qsmals:0.1.0 .
 #   docker run --rm -u $(id -u):$(id -g) -v /data:/data:ro -v /out:/out qsmals /data /out participant
 #
 # Everything that a run needs is inside: no network, a read-only root file system, any uid and no
 # capabilities are fine. Only OUTPUT_DIR (and the work folder, by default in it) are written.
 
 ARG BASE=python:3.11-slim-bookworm
+# the package's own, if no other is given: a label cannot ask for it
+ARG VERSION=0.1.0.dev0
 
 # -- build: a virtual environment from the lock file, then the package ------------------------------
 FROM ${BASE} AS build
@@ -17,11 +20,10 @@ RUN /opt/qsmals/bin/pip install --quiet --require-hashes --no-deps --requirement
 COPY pyproject.toml README.md LICENSE /src/
 COPY qsmals /src/qsmals
 COPY workflows /src/workflows
-ARG VERSION=
-RUN if [ -n "$VERSION" ]; then \
-      sed -i "s/^__version__ = .*/__version__ = \"$VERSION\"/" /src/qsmals/__init__.py; \
-    fi \
- && /opt/qsmals/bin/pip install --quiet --no-deps /src \
+ARG VERSION
+# without isolation: what it is built with is in the lock file too
+RUN sed -i "s/^__version__ = .*/__version__ = \"${VERSION:?}\"/" /src/qsmals/__init__.py \
+ && /opt/qsmals/bin/pip install --quiet --no-deps --no-build-isolation /src \
  && /opt/qsmals/bin/pip check \
  && /opt/qsmals/bin/pip uninstall --quiet --yes pip \
  && find /opt/qsmals -depth -type d \( -name tests -o -name test \) \
@@ -46,10 +48,10 @@ ENV PATH=/opt/qsmals/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     NO_ET=1 \
     MPLBACKEND=Agg
-ARG VERSION=
+ARG VERSION
 ARG REVISION=
 ARG CREATED=
-ENV QSMALS_DOCKER_TAG=qsmals:${VERSION:-unversioned}
+ENV QSMALS_DOCKER_TAG=qsmals:${VERSION}
 LABEL org.opencontainers.image.title="qsmals" \
       org.opencontainers.image.description="BIDS App for quantitative susceptibility mapping in amyotrophic lateral sclerosis" \
       org.opencontainers.image.licenses="Apache-2.0" \

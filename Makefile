@@ -1,7 +1,9 @@
 # make demo: from nothing to maps, tables and their comparison with the truth
 # make test: the whole test suite in an environment of its own
-# make test-system: a SLURM cluster, containers and failures made on purpose; as root on Debian, else much is skipped
-#   (SYSTEM="-m 'not slow'": what needs no whole run and no image, in minutes)
+# make test-system: a SLURM cluster, containers and failures made on purpose; as root on Debian, else much is skipped,
+#   as the last lines say (SYSTEM="-m 'not slow'": what needs no whole run and no image, in minutes).
+#   QSMALS_APPTAINER: the command of Apptainer; QSMALS_BUILD: a command in place of docker build (CONTEXT TAG OPTIONS);
+#   QSMALS_IMAGE: an image that is there already, in place of one of this checkout
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -4,7 +4,7 @@ Jobs are run at once by the command that submits them; the name of a job says ho
 (ends without a word), ``waits`` (never gets its turn), ``stuck`` (will never run, and the system knows),
 ``refused``, ``slow`` (runs only once nothing more is refused for now), ``late`` (SLURM: the same, and the
 answer to its submission is lost). The first submission meets a controller that is away, the first question
-is not answered; :func:`refuse` makes more submissions fail.
+is not answered; :func:`refuse` makes more submissions fail, and :func:`free` gives what waits its turn.
 """
 
 import stat
@@ -22,7 +22,7 @@ COMMANDS = {
 }
 
 PROGRAM = r"""
-import json, pathlib, re, subprocess, sys
+import json, pathlib, re, subprocess, sys, time
 here, name, args = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[0]).name, sys.argv[1:]
 notes = here / "state.json"
 jobs = json.loads(notes.read_text()) if notes.exists() else {}
@@ -59,15 +59,14 @@ def left(word):
     return count > 0
 
 def put_by(job, script):
-    folder = [a.removeprefix("--chdir=") for a in args if a.startswith("--chdir=")]
-    (here / f"slow-{job}").write_text("\n".join([script, *folder]))
+    (here / f"slow-{job}").write_text(script)
     note(job, "WAITS")
 
 def catch_up():
     if any((here / word).exists() and int((here / word).read_text()) for word in ("full", "away")):
         return
     for file in here.glob("slow-*"):
-        done = subprocess.run(["bash", file.read_text().splitlines()[0]], capture_output=True)
+        done = subprocess.run(["bash", file.read_text()], capture_output=True)
         note(file.name.removeprefix("slow-"), "FAILED" if done.returncode else "DONE")
         file.unlink()
 
@@ -84,6 +83,8 @@ def submit(refusal, away, full, answer):
     before = re.findall(r"afterok:([\w.:]+)|-hold_jid (\S+)|done\((\d+)\)|-a (\d+)", " ".join(args))
     before = [n for group in before for part in group if part for n in re.split("[:,]", part)]
     job = str(1 + len(jobs))
+    place = [title, *(a.removeprefix("--chdir=") for a in args if a.startswith("--chdir="))]
+    (here / f"place-{job}").write_text("|".join(place))
     if "slow" in title or "late" in title:
         put_by(job, script)
         if "late" in title:
@@ -94,12 +95,14 @@ def submit(refusal, away, full, answer):
         state = "NEVER"
     elif "vanishes" in title:
         state = "KILLED"
-    elif "waits" in title or "stuck" in title:
+    elif ("waits" in title and not (here / "free").exists()) or "stuck" in title:
         state = "WAITS" if "waits" in title else "STUCK"
     else:
         done = subprocess.run(["bash", script], capture_output=True, text=True)
         state = "FAILED" if done.returncode else "DONE"
     note(job, state)
+    if "dawdles" in title:
+        time.sleep(1.5)
     print(answer.format(job))
 
 def silent(text):
@@ -113,7 +116,7 @@ def cancel():
         if jobs.get(job.split(".")[0]) in ("WAITS", "STUCK"):
             note(job.split(".")[0], "KILLED")
 
-if name in ("squeue", "qstat", "bjobs", "oarstat", "condor_q") and "--name" not in " ".join(args):
+if name in ("squeue", "qstat", "bjobs", "oarstat", "condor_q") and "%Z" not in " ".join(args):
     catch_up()
 queued = {job: state for job, state in jobs.items() if state in ("WAITS", "STUCK")}
 """
@@ -126,9 +129,9 @@ if name == "sbatch":
     submit("sbatch: error: Invalid qos specification", "sbatch: error: Unable to contact slurm controller",
            "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates "
            "accounting/QOS policy (job submit limit, user's size and/or time limits)", "{};cluster")
-elif name == "squeue" and any(a.startswith("--name=") for a in args):
+elif name == "squeue" and "%Z" in args[-1]:
     for job in queued:
-        print(job, (here / f"slow-{job}").read_text().splitlines()[1])
+        print(f"{job}|{(here / f'place-{job}').read_text()}")
 elif name == "squeue":
     silent("slurm_load_jobs error: Socket timed out on send/recv operation")
     for job, state in jobs.items():
@@ -274,6 +277,11 @@ def install(folder: Path, system: str) -> Path:
         script.write_text(text)
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return folder
+
+
+def free(folder: Path) -> None:
+    """Let jobs that wait have their turn, from the next submission on."""
+    (folder / "free").touch()
 
 
 def refuse(folder: Path, why: str, times: int) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -13,12 +16,14 @@ from nipype import Node, Workflow
 from nipype.interfaces.utility import Function
 
 from qsmals.engine.batch import BatchPlugin, GraphPlugin
+from qsmals.engine.job_notes import write_note
 from qsmals.engine.plugin import LocalPlugin
 from qsmals.engine.plugins_config import PluginSettings, load_plugin_file, make_plugin
 from qsmals.engine.progress import NodesFailed, nipype_settings
-from qsmals.engine.queues import QUEUES, Needs
+from qsmals.engine.queues import QUEUES, Needs, Note
 from qsmals.engine.queues.queue import ask
-from tests.fake_cluster import COMMANDS, install, refuse
+from qsmals.engine.signals import Interrupted, interruptible
+from tests.fake_cluster import COMMANDS, free, install, refuse
 
 # how each is asked for 3 processors and 2 GB, and a quarter more than that
 ASKED = {
@@ -134,6 +139,115 @@ def test_no_job_is_left_behind(cluster, tmp_path):
     with pytest.raises(NodesFailed):
         wf.run(plugin=engine("SLURM"))
     assert (cluster / "cancelled").read_text() == "1\n"
+
+
+class Killed(BaseException):
+    """Ends a run where it stands."""
+
+
+def leave(wf, plugin):
+    """Run until the jobs are in the queue, and end as ``kill -9`` ends a run: nothing is cleaned up."""
+
+    def die(*args):
+        raise Killed
+
+    plugin._abandon, plugin._get_result = lambda: None, die
+    with pytest.raises(Killed):
+        wf.run(plugin=plugin)
+
+
+def notes(tmp_path):
+    return {path.name: json.loads(path.read_text()) for path in (tmp_path / "work").rglob("*.job")}
+
+
+@pytest.mark.timeout(120)
+def test_jobs_of_a_run_that_was_killed_end_before_the_next_begins(system, tmp_path, caplog):
+    folder = tmp_path / "bin"
+    leave(graph(tmp_path, ["waits"]), engine(system))
+    (note,) = notes(tmp_path).values()
+    assert note["job"].startswith("1") and note["name"] == "wf.waits"
+    free(folder)
+    plugin = engine(system)
+    graph(tmp_path, ["waits"]).run(plugin=plugin)
+    assert [step.state for step in plugin.steps] == ["done"]
+    assert (folder / "cancelled").read_text() == f"{note['job']}\n"
+    assert json.loads((folder / "state.json").read_text()) == {"1": "KILLED", "2": "DONE"}
+    assert "jobs of an earlier run are cancelled" in caplog.text and not notes(tmp_path)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("here", [True, False])
+def test_another_engine_ends_the_jobs_of_a_killed_run(here, cluster, tmp_path, monkeypatch, caplog):
+    code = (
+        "import sys; from pathlib import Path; from tests.test_engine_batch import engine, graph; "
+        "graph(Path(sys.argv[1]), ['waits']).run(plugin=engine('SLURM'))"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[1])
+    try:
+        until = time.monotonic() + 60
+        while not any(note["job"] for note in notes(tmp_path).values()):
+            assert time.monotonic() < until and run.poll() is None
+            time.sleep(0.1)
+    finally:
+        run.kill()
+        run.wait()
+    if not here:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(LocalPlugin, "_poll_s", 0.05)
+    plugin = LocalPlugin({"n_procs": 1, "memory_gb": 1, "progress": print})
+    graph(tmp_path, ["waits"]).run(plugin=plugin)
+    assert [step.state for step in plugin.steps] == ["done"]
+    assert (cluster / "cancelled").exists() == here == (not notes(tmp_path))
+    assert ("which cannot be asked here; cancel them, should they be there: 1" in caplog.text) != here
+
+
+@pytest.mark.timeout(120)
+def test_a_run_without_an_answer_about_earlier_jobs_does_not_begin(cluster, tmp_path, monkeypatch):
+    leave(graph(tmp_path, ["waits"]), engine("SLURM"))
+    (cluster / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(TimeoutError, match=r"does not say whether jobs of an earlier run.* \*\.job below .*work/wf"):
+        graph(tmp_path, ["waits"]).run(plugin=engine("SLURM", outage_s=0.2))
+    assert submissions(cluster, "batchscript") == (2, 1)
+
+
+@pytest.mark.timeout(120)
+def test_a_job_of_the_same_number_elsewhere_is_let_be(cluster, tmp_path):
+    leave(graph(tmp_path, ["waits"]), engine("SLURM"))
+    (cluster / "place-1").write_text("wf.waits|/elsewhere")
+    free(cluster)
+    graph(tmp_path, ["waits"]).run(plugin=engine("SLURM"))
+    assert not (cluster / "cancelled").exists()
+
+
+@pytest.mark.timeout(120)
+def test_a_job_that_was_taken_as_its_run_was_killed_is_found_by_its_name(cluster, tmp_path):
+    leave(graph(tmp_path, ["waits"]), engine("SLURM"))
+    write_note(str(tmp_path / "work/wf/waits"), Note("SLURM", "wf.waits", str(tmp_path / "work/wf/batch")))
+    free(cluster)
+    graph(tmp_path, ["waits"]).run(plugin=engine("SLURM"))
+    assert (cluster / "cancelled").read_text() == "1\n"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("hurry_s", [5.0, 0.2])
+def test_a_signal_during_a_submission_leaves_no_job(hurry_s, cluster, tmp_path, monkeypatch):
+    """The answer is waited for, and where it takes too long the job is looked for."""
+    (cluster / "was_away").touch()
+    monkeypatch.setattr("qsmals.engine.queues.queue.HURRY_S", hurry_s)
+
+    def stop():
+        while not (cluster / "state.json").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Interrupted), interruptible():
+        graph(tmp_path, ["waits_dawdles", "b"]).run(plugin=engine("SLURM"))
+    thread.join()
+    assert (cluster / "cancelled").read_text() == "1\n"
+    assert submissions(cluster, "batchscript") == (1, 1)
+    assert [note["job"] for note in notes(tmp_path).values()] == ["1" if hurry_s > 1 else None]
 
 
 def submissions(folder, name):
@@ -321,6 +435,19 @@ def test_dagman_runs_the_graph_and_tells_of_each_node(tmp_path, monkeypatch):
     assert (folder / "asked").read_text().count("-maxjobs 5") == 3
     assert "PARENT N0 CHILD N1" in dag and "PARENT N1 CHILD N2" in dag
     assert "DAGNodeName" in (folder / "cancelled").read_text()  # what was behind the failed one
+
+
+@pytest.mark.timeout(120)
+def test_dagman_of_a_killed_run_is_ended(tmp_path, monkeypatch):
+    folder = use("Condor", tmp_path, monkeypatch)
+
+    def dagman():
+        return make_plugin(PluginSettings("CondorDAGMan", dict(FAST)), progress=lambda step: None)
+
+    leave(chain(tmp_path, "a", "b"), dagman())
+    assert [note["job"] for note in notes(tmp_path).values()] == ["7", "7"]
+    chain(tmp_path, "a", "b").run(plugin=dagman())
+    assert (folder / "cancelled").read_text().splitlines()[0] == "7" and not notes(tmp_path)
 
 
 class Task:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from qsmals import __version__
 from qsmals.cli.parser import build_parser, parse
 from qsmals.engine.lock import this_process
 from qsmals.engine.summary import Failure, SubjectSummary, merge_summary, now
@@ -33,12 +34,24 @@ def locked():
 
 def test_lock_holds_every_dependency():
     names = locked()
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = project["project"]["dependencies"] + project["build-system"]["requires"]
     wanted += (ROOT / "containers/requirements.in").read_text().splitlines()
     for line in wanted:
         if line and not line.startswith("#"):
             name = re.match(r"[A-Za-z0-9._-]+", line)[0].lower()
             assert name in names, f"{name} is missing: run containers/lock.sh"
+
+
+def test_the_image_is_built_from_the_lock_alone():
+    recipe = (ROOT / "Dockerfile").read_text()
+    installs = re.findall(r"pip install (.*?)(?: \\)?$", recipe, re.MULTILINE)
+    assert len(installs) == 2 and all("--no-deps" in options for options in installs)
+    assert "--require-hashes" in installs[0] and "--no-build-isolation" in installs[1]
+
+
+def test_the_image_has_the_version_of_the_package():
+    assert re.findall(r"^ARG VERSION=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE) == [__version__]
 
 
 def test_lock_names_no_registry():

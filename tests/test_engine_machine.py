@@ -13,6 +13,7 @@ import pytest
 from scipy import fft
 
 from qsmals.engine import resources
+from qsmals.engine.background import map_in_threads
 from qsmals.engine.resources import (
     cpu_limit,
     memory_limit,
@@ -138,6 +139,12 @@ def test_threads():
     with pytest.raises(ValueError, match="at least one"), threads(0):
         pass
     assert thread_environment(4, itk_threads=1)["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == "1"
+
+
+def test_map_in_threads_keeps_the_order_and_ends_at_an_error():
+    assert map_in_threads(lambda n: n * n, range(20), 3) == [n * n for n in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        map_in_threads(lambda n: 1 // n, [1, 0, 2], 2)
 
 
 def prepare(work_dir, environ, tail=""):

@@ -1,5 +1,9 @@
 """A study in one run: locks, windows, the order of its subjects, and what is written when one of them has ended."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,11 @@ from qsmals.cli.parser import Request
 from qsmals.engine.lock import SubjectLock
 from qsmals.engine.progress import announce
 from qsmals.engine.summary import SubjectSummary, now
+from qsmals.settings import Resources, Settings
 from qsmals.workflows.participant import run_folder, subject_graph
 from qsmals.workflows.plan import Limits, RunPlan
 from qsmals.workflows.quality import FIGURES_STEP
-from tests.bids_trees import Visit
+from tests.bids_trees import Visit, write_tree
 from tests.test_workflows import plan_of
 
 LABELS = ("01", "02", "03")
@@ -121,3 +126,55 @@ def test_two_studies_do_not_meet_in_one_work_folder(plan: RunPlan, caplog: pytes
     assert taken == ["01", "03"]
     assert f"sub-02 in {run_folder(plan.settings)} is being worked on by" in caplog.text
     assert not list(Path(plan.settings.output_dir).glob("logs/*.lock"))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "asked", "threads"),
+    [
+        ("MultiProc", {}, 1),
+        ("MultiProc", {"omp_nthreads": 6}, 1),
+        ("SLURM", {}, 8),
+        ("SLURM", {"omp_nthreads": 12}, 12),
+        ("SLURM", {"omp_nthreads": 12, "nprocs": 4}, 4),
+    ],
+)
+def test_the_processors_of_the_driver_bound_its_own_steps_only(
+    plugin: str, asked: dict[str, int], threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    (tmp_path / "plugin.yml").write_text(f"plugin: {plugin}\n")
+    resources = Resources(use_plugin=str(tmp_path / "plugin.yml"), **asked)
+    settings = Settings("bids", "out", "work", resources=resources)
+    assert participant.limits(settings).omp_nthreads == threads
+
+
+READS_SLOWLY = """
+import sys, time
+from qsmals.cli import main, participant
+
+def check(*args, **words):
+    print("reading", flush=True)
+    time.sleep(100)
+
+participant.check_subject = check
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_signal_does_not_wait_for_slow_reading(tmp_path: Path) -> None:
+    bids = write_tree(tmp_path / "bids", *map(Visit, LABELS), empty=True)
+    words = [bids, tmp_path / "out", "participant", "--skip-bids-validation"]
+    run = subprocess.Popen([sys.executable, "-c", READS_SLOWLY, *map(str, words)], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line == "reading\n":
+            break
+    began = time.monotonic()
+    run.send_signal(signal.SIGTERM)
+    rest = run.stdout.read()
+    assert run.wait() == 143 and time.monotonic() - began < 8
+    assert "stopped by SIGTERM; run the same command again" in rest
+    (log,) = (tmp_path / "out/logs").glob("*.log")
+    assert "stopped by SIGTERM" in log.read_text()

@@ -1,13 +1,13 @@
 """The participant level: find, check, run, report."""
 
 import logging
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,9 +40,10 @@ from qsmals.bids.naming import strip_prefix
 from qsmals.cli import writing
 from qsmals.cli.methods import step_parameters
 from qsmals.cli.parser import Request
+from qsmals.engine.background import map_in_threads
 from qsmals.engine.files import sweep
 from qsmals.engine.lock import Holder, LockHeld, SubjectLock
-from qsmals.engine.plugins_config import check_plugin
+from qsmals.engine.plugins_config import PluginSettings, check_plugin, load_plugin_file, make_plugin
 from qsmals.engine.progress import Step
 from qsmals.engine.resources import cpu_limit, memory_limit
 from qsmals.engine.signals import Interrupted
@@ -148,11 +149,7 @@ def check_all(subjects: Sequence[SubjectInputs], settings: Settings) -> dict[str
     """Read every voxel of every subject, several at a time, and log all that is wrong."""
     b0_tesla = settings.acquisition.field_strength_tesla
     n_threads = settings.resources.nprocs or int(cpu_limit().value)
-    pool = ThreadPoolExecutor(min(n_threads, 8))
-    try:
-        checked = list(pool.map(lambda s: check_subject(s, b0_tesla=b0_tesla), subjects))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # a signal must not wait for a cohort to be read
+    checked = map_in_threads(lambda s: check_subject(s, b0_tesla=b0_tesla), subjects, min(n_threads, 8))
     for result in checked:
         if not result.ok:
             log.error("sub-%s cannot be processed:\n%s", result.label, format_faults(result.faults))
@@ -362,16 +359,20 @@ def make_plan(
 
 def limits(settings: Settings) -> Limits:
     """What the run may use: the options, else what the job, container or machine allows."""
+    chosen = settings.resources.use_plugin
+    here = not chosen or load_plugin_file(Path(chosen)).is_local
     nprocs = settings.resources.nprocs or max(int(cpu_limit().value), 1)
-    omp = settings.resources.omp_nthreads or min(nprocs, MAX_OMP_NTHREADS)
-    if omp > nprocs:
+    # elsewhere a step has the processors that it asks for, whatever this machine has
+    most = nprocs if here or settings.resources.nprocs else math.inf
+    omp = settings.resources.omp_nthreads or int(min(most, MAX_OMP_NTHREADS))
+    if omp > most:
         log.warning("--omp-nthreads %d is more than --nprocs %d: %d is used", omp, nprocs, nprocs)
     allowed, asked = memory_limit(), settings.resources.memory_gb
-    if asked and asked > allowed.value:
+    if here and asked and asked > allowed.value:
         text = "--mem %.1f GB is more than %s allows (%.1f GB): steps may be killed"
         log.warning(text, asked, allowed.source, allowed.value)
     memory_gb = asked or allowed.value * MEMORY_SHARE
-    return Limits(nprocs, min(omp, nprocs), memory_gb)
+    return Limits(nprocs, int(min(omp, most)), memory_gb)
 
 
 def run_locked(plan: RunPlan, invalid: Sequence[SubjectSummary], run_id: str, request: Request) -> int:
@@ -564,7 +565,6 @@ def execute(plan: RunPlan, end: Callable[[str, Done], None]) -> Done:
     ``end`` is called with the label of each subject all of whose steps have ended well, as soon as they have, and with
     what they left; where it fails, the subject is left to the end of the run.
     """
-    from qsmals.engine.plugins_config import PluginSettings, load_plugin_file, make_plugin
     from qsmals.engine.progress import NodesFailed, log_progress
     from qsmals.workflows.participant import init_run_wf, node_names
     from qsmals.workflows.quality import FIGURES_STEP

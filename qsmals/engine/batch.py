@@ -12,7 +12,8 @@ What nipype 1.11 and 1.12 do wrong, and what is done here instead, on every syst
 * a question that is not answered is read as "the job has finished": here it says nothing about the job;
 * ``LOGNAME`` unset is a ``KeyError``;
 * processors and memory of a node never reach the batch system, nor its threads the libraries;
-* jobs stay in the queue when the run ends early: here they are cancelled;
+* jobs stay in the queue when the run ends early: here they are cancelled, and those of a run that was killed by the
+  next one (:mod:`qsmals.engine.job_notes`);
 * a result left by an earlier attempt is taken for the result of a job that died;
 * the engines that submit the whole graph (SLURMGraph and its like) return before anything has run:
   here they wait, and say of each node what became of it.
@@ -26,23 +27,23 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nipype.pipeline.plugins.base import SGELikeBatchManagerBase
 from nipype.pipeline.plugins.tools import create_pyscript
 
+from qsmals.engine.job_notes import remove_note, write_note
 from qsmals.engine.progress import Measure, Reporting
-from qsmals.engine.queues import UNKNOWN, Needs, Queue, Refused, Silent, ask
+from qsmals.engine.queues import OUTAGE_S, POLL_S, QUEUES, UNKNOWN, Needs, Note, Queue, Refused, Silent, ask
 from qsmals.engine.resources import GB, MIB
-from qsmals.engine.signals import check_interrupted
+from qsmals.engine.signals import check_interrupted, held
 from qsmals.engine.threads import thread_environment
 
 log = logging.getLogger(__name__)
 
-POLL_S = 5.0
-OUTAGE_S = 1800.0  # a controller being upgraded
 RESULT_WAIT_S = 60.0  # until a network share shows what another machine wrote
 QUICK_WAIT_S = 2.0  # the same, for a job of which it is known that it ended badly
 LONGEST_PAUSE = 12  # in poll_s, between two tries to submit
@@ -158,6 +159,7 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
         set_logname()
         super().__init__("#!/bin/bash", plugin_args={k: v for k, v in args.items() if k in self.NIPYPE_ARGS})
         self.queue = queue
+        self._system = next(name for name, kind in QUEUES.items() if isinstance(queue, kind))
         self._user_args = str(args.get(queue.args_key) or "")
         self._itk_threads: int | None = args.get("itk_threads")
         self._poll_s = float(args.get("poll_s", POLL_S))
@@ -169,7 +171,7 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
         super()._reset_reporting()
         self._door = Door(self._poll_s, self._outage_s)
         self._put_off: dict[str, Path] = {}  # script by output folder of the nodes that were handed back
-        self._unanswered: set[str] = set()  # output folders of nodes whose submission may have come through
+        self._unanswered: dict[str, Note] = {}  # by output folder of nodes whose submission may have come through
         self._pending: dict[str, str] = {}  # nipype's name: output folder by job
         self._logs: dict[str, Path] = {}
         self._submitted: dict[str, float] = {}
@@ -203,26 +205,35 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
         check_interrupted()
         if self._door.is_shut():
             return None
-        script = self._put_off.pop(node.output_dir(), None) or self._prepare(node, updatehash)
+        folder = node.output_dir()
+        script = self._put_off.pop(folder, None) or self._prepare(node, updatehash)
         needs = self._needs(node, script.parent)
-        try:
-            if error := self._door.given_up():
-                raise error
-            job = self._found(node, needs) or self.queue.submit(str(script), needs, self._given(node), after)
-            self._door.took()
-        except Refused as error:
-            if error.passing == "away":
-                self._unanswered.add(node.output_dir())
-            if self._door.refused(error, ours=not self._alive.isdisjoint(self._in_queue())):
-                self._put_off[node.output_dir()] = script
-                return None
-            job = f"refused-{len(self._refused) + 1}"
-            self._refused[job] = str(error)
-        self._pending[job] = node.output_dir()
-        self._logs[job] = self.queue.log_of(needs, job)
-        self._submitted[job] = time.monotonic()
-        self._alive.add(job)
-        return job
+        note = Note(self._system, needs.name, str(script.parent))
+        with held():  # what the batch system has taken is known here before the run ends
+            try:
+                if error := self._door.given_up():
+                    raise error
+                self._note(folder, note)
+                job = self._found(folder) or self.queue.submit(str(script), needs, self._given(node), after)
+                self._pending[job] = folder
+                self._alive.add(job)
+                self._door.took()
+                self._note(folder, replace(note, job=job))
+            except Refused as error:
+                if error.passing == "away":
+                    self._unanswered[folder] = note
+                if self._door.refused(error, ours=not self._alive.isdisjoint(self._in_queue())):
+                    self._put_off[folder] = script
+                    return None
+                job = f"refused-{len(self._refused) + 1}"
+                self._pending[job], self._refused[job] = folder, str(error)
+            self._logs[job] = self.queue.log_of(needs, job)
+            self._submitted[job] = time.monotonic()
+            return job
+
+    def _note(self, folder: str, note: Note) -> None:
+        """Note the job of the node that works in ``folder`` for a later run."""
+        write_note(folder, note)
 
     def _prepare(self, node: Any, updatehash: bool) -> Path:
         """Write the script; a result that is there before any try is an earlier run's."""
@@ -257,11 +268,15 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
         general = "" if own.get("overwrite") else self._user_args
         return shlex.split(general) + shlex.split(own.get(self.queue.args_key, ""))
 
-    def _found(self, node: Any, needs: Needs) -> str | None:
-        """The node's job, if an earlier try that had no answer has left it in the queue."""
-        if node.output_dir() not in self._unanswered:
+    def _found(self, folder: str) -> str | None:
+        """The job of the node that works in ``folder``, if a try that had no answer has left it in the queue."""
+        if folder not in self._unanswered:
             return None
-        return next(iter(sorted(self.queue.find(needs) - self._submitted.keys())), None)
+        try:
+            left = self.queue.left([self._unanswered[folder]])
+        except Silent as silence:
+            raise Refused(str(silence), passing="away") from silence
+        return next(iter(sorted(left - self._submitted.keys())), None)
 
     def _in_queue(self) -> list[str]:
         """Jobs that were taken and whose end has not been dealt with."""
@@ -322,17 +337,25 @@ class BatchPlugin(Reporting, SGELikeBatchManagerBase):  # type: ignore[misc]  # 
         return _failed(f"job {taskid} ended without a result: {end}", _tail_of(self._logs[taskid]))
 
     def _clear_task(self, taskid: str) -> None:
-        del self._pending[taskid]
+        folder = self._pending.pop(taskid)
+        may_be_there = taskid in self._alive or (taskid in self._refused and folder in self._unanswered)
+        if not may_be_there:
+            remove_note(folder)
         self._alive.discard(taskid)
         if taskid not in self._refused:
             self._door.job_ended()
 
     def _abandon(self) -> None:
-        """Cancel what is still in the queue."""
-        if left := self._in_queue():
+        """Cancel what is still in the queue; the notes stay, by which the next run sees to it that it has ended."""
+        left, self._pending = self._in_queue(), {}
+        if left:
             log.warning("cancelling jobs %s", " ".join(left))
             self._cancel(left)
-        self._pending = {}
+        if self._unanswered:
+            with suppress(Silent):
+                if lost := sorted(self.queue.left(self._unanswered.values()) - set(left)):
+                    log.warning("cancelling jobs that were taken without an answer: %s", " ".join(lost))
+                    self._cancel(lost)
 
     def _cancel(self, jobs: Sequence[str]) -> None:
         done = ask(self.queue.cancel(jobs))

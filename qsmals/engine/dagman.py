@@ -7,13 +7,16 @@ graph is one DAG; DAGMan writes the state of each node into a file, which is rea
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qsmals.engine.batch import GraphPlugin
-from qsmals.engine.queues import UNKNOWN, Needs, Refused, Silent, ask
+from qsmals.engine.job_notes import write_note
+from qsmals.engine.queues import UNKNOWN, Needs, Note, Refused, Silent, ask
 from qsmals.engine.queues.condor import Condor
 from qsmals.engine.queues.queue import State
+from qsmals.engine.signals import held
 
 STATUS_S = 10  # seconds between two states that DAGMan writes
 # of DAGMan's node states, those after which nothing comes: done, error, and (behind an error) futile
@@ -108,6 +111,7 @@ class DagManPlugin(GraphPlugin):
         super()._reset_reporting()
         self.queue.lines, self.queue.folder, self.queue.cluster = [], None, ""
         self._started = False
+        self._notes: dict[str, Note] = {}
 
     def __init__(self, queue: DagMan, plugin_args: Mapping[str, Any] | None = None) -> None:
         self.queue = queue
@@ -119,13 +123,21 @@ class DagManPlugin(GraphPlugin):
             return
         super()._send_procs_to_workers(updatehash, graph)
         limit = [] if math.isinf(self._at_once) else ["-maxjobs", str(self._at_once)]
-        try:
-            self.queue.start([*limit, *self._user_args.split()])
-        except Refused as error:
-            if self._door.refused(error, ours=False):
-                return
-            self._refused |= dict.fromkeys(self._pending, str(error))
-        self._started = True
+        with held():
+            try:
+                self.queue.start([*limit, *self._user_args.split()])
+            except Refused as error:
+                if self._door.refused(error, ours=False):
+                    return
+                self._refused |= dict.fromkeys(self._pending, str(error))
+            else:
+                for folder, note in self._notes.items():
+                    write_note(folder, replace(note, job=self.queue.cluster))
+            self._started = True
+
+    def _note(self, folder: str, note: Note) -> None:
+        """Written once DAGMan has a number, which is that of all its jobs."""
+        self._notes[folder] = note
 
     def _abandon(self) -> None:
         """End DAGMan, which ends its jobs."""

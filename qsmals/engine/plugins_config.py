@@ -9,10 +9,10 @@ from typing import Any
 from qsmals.engine.queues import QUEUES
 
 # nipype's names that mean "this machine"
-LOCAL = ("MultiProc", "LegacyMultiProc", "Local")
+LOCAL = ("MultiProc", "LegacyMultiProc", "Local", "Linear")
 # those that hand the whole graph over at once, by the batch system that they use
 GRAPHS = {"SLURMGraph": "SLURM", "SGEGraph": "SGE", "PBSGraph": "PBS"}
-NAMES = (*LOCAL, "Linear", *QUEUES, *GRAPHS, "CondorDAGMan", "IPython")
+NAMES = (*LOCAL, *QUEUES, *GRAPHS, "CondorDAGMan", "IPython")
 
 
 class UnusablePlugin(ValueError):
@@ -25,6 +25,11 @@ class PluginSettings:
 
     plugin: str = "MultiProc"
     plugin_args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the steps run on this machine."""
+        return self.plugin in LOCAL
 
 
 def load_plugin_file(path: Path) -> PluginSettings:
@@ -72,7 +77,7 @@ def make_plugin(settings: PluginSettings, **defaults: Any) -> Any:
     """
     name = settings.plugin
     _check_name(name, None)
-    if name in (*LOCAL, "Linear"):
+    if settings.is_local:
         return _local(settings, defaults)
     wanted = ("progress", "naming", "max_jobs", "itk_threads")
     args = {key: defaults[key] for key in wanted if key in defaults} | settings.plugin_args

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qsmals.engine.files import write_text
+from qsmals.engine.job_notes import end_earlier
+from qsmals.engine.queues import OUTAGE_S, POLL_S
 from qsmals.engine.signals import check_interrupted
 from qsmals.engine.summary import Failure, duration
 
@@ -170,6 +172,8 @@ class Reporting:
 
     REPORTING_ARGS = frozenset({"progress", "naming"})
 
+    _poll_s, _outage_s = POLL_S, OUTAGE_S  # patience with a batch system
+
     # of nipype's DistributedPluginBase
     procs: list[Any]
     mapnodesubids: dict[int, int]
@@ -192,7 +196,8 @@ class Reporting:
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
         """Run ``graph`` to its end; raises :class:`NodesFailed` if a node failed.
 
-        Whatever ends the run, :meth:`_abandon` ends what it had started.
+        Jobs that a run before has left for these nodes end first. Whatever ends this one, :meth:`_abandon` ends what
+        it had started.
         """
         self._reset_reporting()
         self.nodes = frozenset(node.fullname for node in graph.nodes())
@@ -202,6 +207,7 @@ class Reporting:
                 self._totals[unit] = self._totals.get(unit, 0) + 1
         config = {**config, "execution": {**config["execution"], **self._execution_settings()}}
         try:
+            end_earlier(graph.nodes(), poll_s=self._poll_s, outage_s=self._outage_s)
             super().run(graph, config, updatehash=updatehash)  # type: ignore[misc]
         except Exception as error:
             check_interrupted()

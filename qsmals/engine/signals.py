@@ -10,6 +10,7 @@ from types import FrameType
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU", "SIGUSR2")
 
 _received: int | None = None
+_held = False
 
 
 class Interrupted(BaseException):
@@ -35,6 +36,29 @@ def check_interrupted() -> None:
     """
     if _received is not None:
         raise Interrupted(_received)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let a stop signal wait for the end of the block, which ends soon once :func:`is_awaited` says that one has come.
+
+    Raises
+    ------
+    Interrupted
+        At the end of the block.
+    """
+    global _held
+    _held = True
+    try:
+        yield
+    finally:
+        _held = False
+    check_interrupted()
+
+
+def is_awaited() -> bool:
+    """Whether a stop signal waits for the end of a :func:`held` block."""
+    return _held and _received is not None
 
 
 @contextmanager
@@ -71,6 +95,8 @@ def _on_signal(signum: int, frame: FrameType | None) -> None:
     global _received
     if _received is None:
         _received = signum
-        raise Interrupted(signum)
+        if not _held:
+            raise Interrupted(signum)
+        return
     if signum == signal.SIGINT:
         os._exit(128 + signum)

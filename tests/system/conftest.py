@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from qsmals import __version__
 from tests.system.machine import (
     CHEAP,
     MARK,
@@ -97,7 +96,7 @@ def image() -> Iterator[str]:
     if given := os.environ.get("QSMALS_IMAGE"):
         yield given
         return
-    build_image(ROOT, TAG, "--build-arg", f"VERSION={__version__}")
+    build_image(ROOT, TAG)
     yield TAG
     must(engine(), "rmi", TAG)
 

@@ -8,7 +8,7 @@ from qsmals.engine.queues.gridengine import GridEngine
 from qsmals.engine.queues.lsf import Lsf
 from qsmals.engine.queues.oar import Oar
 from qsmals.engine.queues.pbs import Pbs
-from qsmals.engine.queues.queue import UNKNOWN, Needs, Queue, Refused, Silent, ask
+from qsmals.engine.queues.queue import OUTAGE_S, POLL_S, UNKNOWN, Needs, Note, Queue, Refused, Silent, ask
 from qsmals.engine.queues.slurm import Slurm
 
 QUEUES: dict[str, type[Queue]] = {
@@ -21,4 +21,4 @@ QUEUES: dict[str, type[Queue]] = {
 }
 """By nipype's name."""
 
-__all__ = ["QUEUES", "UNKNOWN", "Needs", "Queue", "Refused", "Silent", "ask"]
+__all__ = ["OUTAGE_S", "POLL_S", "QUEUES", "UNKNOWN", "Needs", "Note", "Queue", "Refused", "Silent", "ask"]

@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from qsmals.engine.signals import is_awaited
+
 Passing = Literal["away", "full"]
 """Why a later try may help: the system is away, or it holds as many jobs as it may."""
 State = Literal["alive", "over", "stuck"]
 """``stuck``: in the queue, and the batch system itself says that it will never run."""
-LIMIT_S = 120.0
+POLL_S = 5.0  # between two questions for all jobs
+OUTAGE_S = 1800.0  # a controller being upgraded
+LIMIT_S = 120.0  # for the answer to a command
+HURRY_S = 5.0  # the same, once the run has been told to stop
 LOOK_S = 0.5  # between two looks at what a command says that has not ended
 UNKNOWN = "unknown to the batch system"
 
@@ -44,6 +49,16 @@ class Needs:
     log: Path
 
 
+@dataclass(frozen=True)
+class Note:
+    """How a job is known: its system by nipype's name, its own name, its folder, and its number once it has one."""
+
+    system: str
+    name: str
+    folder: str
+    job: str | None = None
+
+
 def ask(command: Sequence[str], stop_at: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run a command of the batch system; one that hangs is one that failed.
 
@@ -65,6 +80,8 @@ def ask(command: Sequence[str], stop_at: Sequence[str] = ()) -> subprocess.Compl
                     return subprocess.CompletedProcess(command, process.returncode, told, complaint)
                 except subprocess.TimeoutExpired as waiting:
                     said = (waiting.stderr or b"").decode(errors="replace")  # bytes, whatever was asked for
+                if is_awaited():
+                    until = min(until, time.monotonic() + HURRY_S)
                 if any(word in said for word in stop_at):
                     return subprocess.CompletedProcess(command, 1, "", said)
                 if time.monotonic() > until:
@@ -159,9 +176,17 @@ class Queue(ABC):
             return "full"
         return "away" if any(word.lower() in words.lower() for word in self.transient) else None
 
-    def find(self, needs: Needs) -> set[str]:
-        """Jobs in the queue that may be this one, of which the submission was refused for want of an answer."""
-        return set()
+    def left(self, notes: Iterable[Note]) -> set[str]:
+        """Jobs of ``notes`` that are in the queue; one without a number is not found.
+
+        Raises
+        ------
+        Silent
+            There was no answer.
+        """
+        jobs = sorted({note.job for note in notes if note.job})
+        states = self.states(jobs) if jobs else {}
+        return {job for job, state in states.items() if state != "over"}
 
     def tail(self, script: str) -> list[str]:
         """The last words of the submission: the script."""

@@ -1,8 +1,8 @@
 """SLURM: sbatch, squeue, scontrol, scancel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from qsmals.engine.queues.queue import UNKNOWN, Needs, Queue, Silent, State, ask
+from qsmals.engine.queues.queue import UNKNOWN, Needs, Note, Queue, Silent, State, ask
 
 
 class Slurm(Queue):
@@ -55,11 +55,22 @@ class Slurm(Queue):
                 found[words[0]] = "over" if words[1] in self._over else "stuck" if reason in self._stuck else "alive"
         return found
 
-    def find(self, needs: Needs) -> set[str]:
-        """By name and folder: a controller that answers too late has taken the job all the same."""
-        done = ask(["squeue", "--noheader", "--me", f"--name={needs.name}", "--format=%A %Z"])
-        rows = (line.strip().split(maxsplit=1) for line in done.stdout.splitlines())
-        return {row[0] for row in rows if len(row) > 1 and row[1] == str(needs.log.parent)}
+    def left(self, notes: Iterable[Note]) -> set[str]:
+        """By folder, and number or name.
+
+        A controller that answers too late has taken the job all the same, and another cluster may have a job of the
+        same number.
+        """
+        wanted = {(word, note.folder) for note in notes for word in (note.job, note.name)}
+        done = ask(["squeue", "--noheader", "--me", "--format=%A|%j|%Z"])
+        if done.returncode != 0:
+            raise Silent(done.stderr.strip())
+        rows = (line.strip().split("|", maxsplit=2) for line in done.stdout.splitlines())
+        return {
+            job
+            for job, name, folder in (row for row in rows if len(row) == 3)
+            if {(job, folder), (name, folder)} & wanted
+        }
 
     def end_of(self, job: str) -> str:
         """State, reason and exit code, as the controller remembers them for some minutes."""
