@@ -369,7 +369,7 @@ def test_the_page_says_of_each_limit_whether_a_fault_exercises_it():
     assert page.count("not exercised by a planted fault") == sum(not limit.faults for limit in LIMITS.values())
     origins = [limit.origin for limit in LIMITS.values()]
     assert len(set(origins)) > 20 and "with a margin (benchmarks" not in page
-    assert "clean simulated heads have 4.6 ppb to 6.1 ppb; far above" in page
+    assert "clean simulated heads have 4.4 ppb to 5.8 ppb; far above" in page
 
 
 def test_limits_are_overridden_one_by_one():
