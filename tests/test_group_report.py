@@ -335,13 +335,18 @@ def test_what_all_scans_have_is_told_once(tmp_path):
     assert 'id="parameters"' in written.path.read_text()
 
 
-def test_a_refused_run_is_a_row_of_its_own(tmp_path):
+@pytest.mark.parametrize(
+    ("sessions", "expected"),
+    [(["B"], [("sub-01", "fail"), ("sub-01 ses-A", "pass")]), (["A", "B"], [("sub-01 ses-A", "fail")])],
+)
+def test_a_refused_run_fails_the_sessions_that_it_was_about(tmp_path, sessions, expected):
     one(tmp_path, "sub-01_ses-A", "20260101")
     log = tmp_path / "sub-01/log/20260102"
     log.mkdir()
-    (log / "run.json").write_text(json.dumps({"errors": [{"step": "Input check", "message": "no EchoTime"}]}))
+    refusal = {"sessions": sessions, "errors": [{"step": "Input check", "message": "no EchoTime"}]}
+    (log / "run.json").write_text(json.dumps(refusal))
     rows = write_group_report(tmp_path).rows
-    assert [(row.name, row.verdict.word) for row in rows] == [("sub-01", "fail"), ("sub-01 ses-A", "pass")]
+    assert [(row.name, row.verdict.word) for row in rows] == expected
 
 
 def test_a_column_of_participants_does_not_hide_one_of_the_table(tmp_path):

@@ -93,7 +93,8 @@ class Task:
     def began(self):
         """When its last attempt began, else when it was submitted, in seconds."""
         try:
-            return int((self.run / "attempts" / str(self.index)).read_text().split("\n")[-2].split()[0])
+            began, _ = (self.run / "attempts" / str(self.index)).read_text().split("\n")[-2].split()
+            return int(began)
         except (OSError, IndexError, ValueError):
             return int((self.run / "subjects.txt").stat().st_mtime)
 
@@ -242,7 +243,7 @@ def describe(label, entry, task, queues, sessions):
     waiting = task.queue(queues) if task else None
     if waiting:
         return [f"{label}  {waiting}"]
-    killer = task.killer() if task else None
+    killer = task.killer() if task and task.ended() != "0" else None
     if killer and (entry is None or task.changed() > when(entry)):
         told = "; it had got to: " + entry["why"] if entry and entry.get("why") else ""
         return [f"{label}  killed  {killer} (see {task.log}){told}"]

@@ -297,7 +297,7 @@ def summarise_invalid(
         sessions=dict.fromkeys(sessions, "invalid"),
         session_whys=dict.fromkeys(sessions, why),
     )
-    report = writing.write_refusal(Path(request.settings.output_dir), checked, request, run_id)
+    report = writing.write_refusal(Path(request.settings.output_dir), checked, sessions, request, run_id)
     return _with_verdict(entry, report)
 
 

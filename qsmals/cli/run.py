@@ -26,7 +26,7 @@ log = logging.getLogger("qsmals")
 def run(request: Request) -> int:
     """Do what was asked; returns the exit code and never raises but for a bug in the interpreter."""
     settings = request.settings
-    run_id = f"{time.strftime('%Y%m%dT%H%M%S')}_{uuid.uuid4().hex[:8]}"
+    run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}_{uuid.uuid4().hex[:8]}"  # UTC: names are sorted by time
     try:
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
         changed = prepare_environment(Path(settings.work_dir))

@@ -153,7 +153,10 @@ def errors_of(scan: ScanPlan, subject: SubjectPlan, entry: SubjectSummary) -> li
     label = unit_label(scan.unit.gre.prefix)
     failures = [f for f in entry.failures if _is_of(f.unit, label) or not any(_is_of(f.unit, o) for o in others)]
     session = scan.unit.gre.session or ""
-    if failures or entry.failures or entry.sessions.get(session, entry.status) == "ok":
+    beside = [unit_label(prefix) for prefix in subject.of_session(session).prefixes]
+    explained = any(_is_of(f.unit, other) for f in entry.failures for other in beside)
+    status = entry.sessions.get(session, "ok" if entry.failures else entry.status)
+    if failures or explained or status == "ok":
         return [_error(failure) for failure in failures]
     return [{"step": "run", "message": entry.session_whys.get(session, entry.why), "traceback": ""}]
 
@@ -196,8 +199,10 @@ def complete_facts(scan: ScanPlan, settings: Settings, *, errors: Sequence[Mappi
     write_json(scan.facts_file, strict_json({**facts, "software": dict(scan.software), **own}))
 
 
-def write_refusal(output_dir: Path, checked: CheckedSubject, request: Request, run_id: str) -> "SubjectReport":
-    """The page of a subject whose input was refused, with every fault."""
+def write_refusal(
+    output_dir: Path, checked: CheckedSubject, sessions: Sequence[str], request: Request, run_id: str
+) -> "SubjectReport":
+    """The page of a subject whose input was refused, with every fault; ``sessions`` are those that were asked for."""
     errors = [
         {
             "step": INPUT_CHECK,
@@ -211,7 +216,7 @@ def write_refusal(output_dir: Path, checked: CheckedSubject, request: Request, r
         "run": run_id,
         "version": __version__,
         "command": " ".join(request.command),
-        "status": "failed",
+        "sessions": list(sessions),
         "errors": errors,
         "age": age_of(Path(request.settings.bids_dir), checked.label),
     }

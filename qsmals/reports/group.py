@@ -22,7 +22,7 @@ from qsmals.engine.lock import LockHeld, SubjectLock
 from qsmals.engine.summary import SubjectSummary
 from qsmals.qc.limits import LIMITS, Limit
 from qsmals.qc.measures import MEASURES
-from qsmals.qc.verdict import Reason, Verdict, moved_words
+from qsmals.qc.verdict import Reason, Verdict, moved_words, worst_of
 from qsmals.reports.assess import assess_run, assess_scan
 from qsmals.reports.collect import Scan, find_scans
 from qsmals.reports.crosslink import GROUP_LINK, GROUP_PAGE, link_to_group
@@ -152,15 +152,25 @@ def _rows(
     entry: SubjectSummary | None,
     limits: Mapping[str, Limit],
 ) -> Iterable[Row]:
-    """One row a scan; one for a subject without any, or whose latest run was refused."""
+    """One row a scan; one for a subject without any, or whose latest run was refused for sessions that have none."""
     page = f"{name}.html" if (output_dir / f"{name}.html").is_file() else ""
     run_facts = _run_facts(output_dir / name / "log")
     scans, _ = find_scans(output_dir, name.removeprefix("sub-"))
-    if not scans or run_facts.get("errors"):
+    refused = {scan.prefix for scan in scans if _is_of_run(scan, run_facts)} if run_facts.get("errors") else set()
+    if not scans or (run_facts.get("errors") and not refused):
         yield Row({"participant_id": name}, _without_scan(run_facts, entry), page, person)
     for scan in scans:
+        verdict = assess_scan(scan, limits)
+        if scan.prefix in refused:
+            verdict = worst_of([assess_run(scans, run_facts), verdict])
         measures = scan.quality.values if scan.quality else {}
-        yield Row(_identity(scan.prefix), assess_scan(scan, limits), page, person, measures, _regions(scan))
+        yield Row(_identity(scan.prefix), verdict, page, person, measures, _regions(scan))
+
+
+def _is_of_run(scan: Scan, run_facts: Mapping[str, Any]) -> bool:
+    """Whether a scan's session is one of those that a refused run was asked for; all are where it does not say."""
+    sessions = run_facts.get("sessions")
+    return sessions is None or parse_name(f"{scan.prefix}_Chimap.nii.gz").entities.get("ses", "") in sessions
 
 
 def _run_facts(log: Path) -> dict[str, Any]:
