@@ -380,3 +380,6 @@ def test_the_methods_of_a_study_come_from_all_its_subjects(tmp_path):
         "In 1 of 3 scans (sub-03) instead: Laplacian.\n\n### References\n\n- Laplacian 1.\n- ROMEO 1.\n"
     )
     assert (tmp_path / "logs/CITATION.bib").read_text().count("@article") == 2
+    make_scan(tmp_path, "sub-05", facts={"methods": ""})
+    collect_citation(tmp_path, ["sub-05"])
+    assert (tmp_path / "logs/CITATION.md").read_text() == text, "a scan that says nothing leaves the text as it is"

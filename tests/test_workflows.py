@@ -694,3 +694,12 @@ def test_a_run_that_was_stopped_is_an_error_of_the_sessions_that_it_left(tmp_pat
     entry = SubjectSummary("sub-01", "failed", "stopped by SIGTERM (9 steps left)", **fates)
     told = [[error["message"] for error in errors_of(scan, subject, entry)] for scan in subject.scans]
     assert told == [[], ["stopped by SIGTERM (3 steps left)"]]
+
+
+def test_a_session_that_was_not_ended_says_so_beside_another_that_failed(tmp_path: Path) -> None:
+    (subject,) = plan_of(tmp_path, [Visit("01", "A"), Visit("01", "B")]).subjects
+    fates = {"sessions": {"A": "failed", "B": "failed"}, "session_whys": {"B": "stopped by SIGTERM (3 steps left)"}}
+    failures = (Failure("sub-01 ses-A", "unwrap", "no phase"),)
+    entry = SubjectSummary("sub-01", "failed", "unwrap: no phase", failures=failures, **fates)
+    told = [[error["message"] for error in errors_of(scan, subject, entry)] for scan in subject.scans]
+    assert told == [["no phase"], ["stopped by SIGTERM (3 steps left)"]]

@@ -62,12 +62,15 @@ def write_citation(output_dir: Path, plan: RunPlan) -> None:
 
 
 def collect_citation(output_dir: Path, subjects: Iterable[str]) -> None:
-    """The same for a study whose subjects had runs of their own: from what the newest run of each scan says of it."""
+    """The same for a study whose subjects had runs of their own: from what the newest run of each scan says of it.
+
+    Where a scan says nothing, as after a run of a version that did not, the text of the latest run stays.
+    """
     from qsmals.reports.facts import newest_facts
 
     logs = [output_dir / name / "log" for name in subjects]
-    facts = [scan for log in logs for scan in newest_facts(log, None)[0].values() if scan.methods]
-    if facts:
+    facts = [scan for log in logs for scan in newest_facts(log, None)[0].values()]
+    if facts and all(scan.methods for scan in facts):
         text = joined_text({unit_label(scan.prefix): scan.methods for scan in facts})
         _write_citation(output_dir, text, joined_bibtex(scan.bibtex for scan in facts))
 
