@@ -429,9 +429,8 @@ def assessed(place: Path, label: str) -> Result:
     """Verdict on a subject's only scan, but for what `--sloppy` says of itself."""
     scan = find_scans(place, label)[0][0]
     if scan.facts:
-        scan = replace(
-            scan, facts=replace(scan.facts, warnings=tuple(w for w in scan.facts.warnings if w != LOW_EFFORT))
-        )
+        warnings = tuple(text for text in scan.facts.warnings if text != LOW_EFFORT)
+        scan = replace(scan, facts=replace(scan.facts, warnings=warnings))
     return scan, assess_scan(scan)
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from qsmals.qc.regions import ALIKE_PPB
+
 OWN = "own definition"
 PERCENT, SHARE, ANY = (0.0, 100.0), (0.0, 1.0), (None, None)
 
@@ -264,8 +266,8 @@ MEASURES: dict[str, Measure] = {
     "cortex_outliers": Measure(
         "Cortical regions far from the others",
         "",
-        "Number of cortical regions, left and right and but for the motor cortex, whose mean is more than 25 ppb from "
-        "the median of all cortical regions",
+        "Number of cortical regions, left and right and but for the motor cortex, whose mean is more than "
+        f"{ALIKE_PPB:g} ppb from the median of all cortical regions",
         OWN,
         "regions",
         "Map",

@@ -30,7 +30,7 @@ CORTEX = ("cortex", "motor_cortex")
 """Tissues of FreeSurfer's cortical labels."""
 
 ALIKE_PPB = 25.0
-"""Cortical regions lie within this of their median. Chosen: twice what lies between the regions of a simulated head."""
+"""Cortical regions lie within this of their median, by choice; docs/planted_faults.md has how many do not."""
 
 
 def mean_of(rows: Iterable[Row], name: str, hemisphere: str = "B") -> float:
